@@ -1,0 +1,74 @@
+"""taskrunner: runs JSON task files, step by step, idempotently.
+
+    from taskrunner import run
+
+    result = run("tasks/quickstart.json", env={"PORT": 8765})
+    print(result.status, result.ok, result.skipped)
+
+Everything else is imported when it is first used, so that the command starts quickly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from taskrunner.api import LoadedFile, compile, load, run, start, validate
+    from taskrunner.errors import (
+        EngineDiedError,
+        LockHeldError,
+        NotFoundError,
+        Problem,
+        StateError,
+        TargetError,
+        TaskFileError,
+        TaskrunnerError,
+        UsageError,
+    )
+    from taskrunner.events import Event
+    from taskrunner.model.models import (
+        File,
+        LogPattern,
+        Metadata,
+        Probe,
+        Retries,
+        Service,
+        Task,
+        TaskFile,
+        Variable,
+    )
+    from taskrunner.runs import Result, Run, RunInfo, attach, history
+    from taskrunner.transports.local import LocalTransport
+
+_HOMES = {
+    "taskrunner.api": "LoadedFile compile load run start validate",
+    "taskrunner.errors": "EngineDiedError LockHeldError NotFoundError Problem StateError TargetError"
+    " TaskFileError TaskrunnerError UsageError",
+    "taskrunner.events": "Event",
+    "taskrunner.model.models": "File LogPattern Metadata Probe Retries Service Task TaskFile Variable",
+    "taskrunner.runs": "Result Run RunInfo attach history",
+    "taskrunner.transports.local": "LocalTransport",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "EngineDiedError", "Event", "File", "LoadedFile", "LocalTransport", "LockHeldError",
+    "LogPattern", "Metadata", "NotFoundError", "Probe", "Problem", "Result", "Retries", "Run",
+    "RunInfo", "Service", "StateError", "TargetError", "Task", "TaskFile", "TaskFileError",
+    "TaskrunnerError", "UsageError", "Variable", "__version__", "attach", "compile", "history",
+    "load", "run", "start", "validate",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'taskrunner' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,210 @@
+"""The library: load and check a task file, or build one in Python; run it and follow it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskrunner import packs, runs
+from taskrunner.errors import Problem, TaskFileError, UsageError
+from taskrunner.model import checks
+from taskrunner.model.compile import Plan, Selection, compile_plan
+from taskrunner.model.document import Document
+from taskrunner.model.variables import text_of
+from taskrunner.transports import Transport
+from taskrunner.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from taskrunner.events import Event
+    from taskrunner.model.models import TaskFile
+
+Value = str | int | float | bool
+
+
+class LoadedFile:
+    """A task file that has been read: where it is, and its JSON with positions."""
+
+    def __init__(self, document: Document, path: Path | None) -> None:
+        self.document = document
+        self.path = path
+
+    @property
+    def model(self) -> TaskFile:
+        """The file as typed objects. Raises TaskFileError when it is not valid."""
+        from taskrunner.model.models import TaskFile
+
+        problems = checks.structure(self.document)
+        if problems:
+            raise TaskFileError(problems)
+        return TaskFile.model_validate(self.document.data)
+
+
+def load(file: str | Path | TaskFile | LoadedFile) -> LoadedFile:
+    """Read a task file: a path, a pack's name, or one that was built in Python.
+
+    Raises NotFoundError, and TaskFileError when it is not JSON; `validate` says the rest.
+    """
+    if isinstance(file, LoadedFile):
+        return file
+    if isinstance(file, (str, Path)):
+        path = packs.find(str(file))
+        return LoadedFile(Document.read(path, _shown(path)), path)
+    text = json.dumps(file.to_json(), indent=2, ensure_ascii=False)
+    return LoadedFile(Document("(built in Python)", text), None)
+
+
+def _shown(path: Path) -> str:
+    """A path as its user would write it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def validate(
+    file: str | Path | TaskFile | LoadedFile, env: Mapping[str, Value] | None = None
+) -> list[Problem]:
+    """Everything that is wrong with a task file, in the order of the file; [] when nothing is.
+
+    Variables that must be given may be missing: what can be checked without them is.
+    """
+    try:
+        loaded = load(file)
+        document = loaded.document
+        explicit = {name: text_of(value) for name, value in (env or {}).items()}
+        given = runs.environment_of_nodes()
+        from taskrunner.model.variables import declared
+
+        if isinstance(document.data, dict):
+            for name, entry in declared(document).items():
+                if entry.get("required"):
+                    given.setdefault(name, text_of((entry.get("choices") or [name])[0]))
+        compile_plan(document, path=loaded.path, given=given, explicit=explicit)
+    except TaskFileError as error:
+        return error.problems
+    return []
+
+
+def compile(
+    file: str | Path | TaskFile | LoadedFile,
+    *,
+    env: Mapping[str, Value] | None = None,
+    env_files: Iterable[str | Path] = (),
+    start: str | None = None,
+    until: str | None = None,
+    only: Iterable[str] = (),
+    reset: bool = False,
+    check: bool = False,
+    cwd: str | Path | None = None,
+) -> Plan:
+    """The plan that `run` would run: JSON, with every template replaced.
+
+    `env` gives values to variables; `start`, `until` and `only` choose steps as --from, --until and
+    --only do. Raises TaskFileError with every problem, NotFoundError for an unknown step id.
+    """
+    loaded = load(file)
+    given: dict[str, str] = {}
+    for path in env_files:
+        given.update(read_env_file(Path(path)))
+    given.update(runs.environment_of_nodes())
+    return compile_plan(
+        loaded.document,
+        path=loaded.path,
+        given=given,
+        explicit={name: text_of(value) for name, value in (env or {}).items()},
+        selection=Selection(start, until, tuple(only)),
+        reset=reset,
+        check=check,
+        cwd=Path(cwd) if cwd else None,
+    )
+
+
+def start(
+    file: str | Path | TaskFile | LoadedFile,
+    *,
+    env: Mapping[str, Value] | None = None,
+    env_files: Iterable[str | Path] = (),
+    start: str | None = None,
+    until: str | None = None,
+    only: Iterable[str] = (),
+    reset: bool = False,
+    check: bool = False,
+    cwd: str | Path | None = None,
+    transport: Transport | None = None,
+) -> runs.Run:
+    """Start a task file and return the run, which goes on whatever becomes of this process.
+
+    When the same run is under way already and nobody follows it, that run is returned. Raises
+    TaskFileError, NotFoundError, LockHeldError, StateError, TargetError.
+    """
+    transport = transport or LocalTransport()
+    plan = compile(
+        file, env=env, env_files=env_files, start=start, until=until, only=only,
+        reset=reset, check=check, cwd=cwd,
+    )  # fmt: skip
+    return begin(plan, transport)
+
+
+def begin(plan: Plan, transport: Transport) -> runs.Run:
+    """Start a compiled plan, and remember its file as the last one of its folder."""
+    run = runs.launch(plan, transport)
+    if isinstance(transport, LocalTransport) and os.path.isabs(plan["path"]):
+        runs.remember_last(transport.root, Path(plan["cwd"]), plan["path"])
+    return run
+
+
+def run(
+    file: str | Path | TaskFile | LoadedFile,
+    *,
+    on_event: Callable[[Event], object] | None = None,
+    env: Mapping[str, Value] | None = None,
+    env_files: Iterable[str | Path] = (),
+    start: str | None = None,
+    until: str | None = None,
+    only: Iterable[str] = (),
+    reset: bool = False,
+    check: bool = False,
+    cwd: str | Path | None = None,
+    transport: Transport | None = None,
+) -> runs.Result:
+    """Run a task file and wait for its end; a failed step is a result, not an exception.
+
+    `on_event` is called with every event. Raises what `start` raises, and EngineDiedError.
+    """
+    begun = globals()["start"](
+        file, env=env, env_files=env_files, start=start, until=until, only=only,
+        reset=reset, check=check, cwd=cwd, transport=transport,
+    )  # fmt: skip
+    with begun:
+        result: runs.Result = begun.result(on_event)
+    return result
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables of a file of NAME=value lines, as docker and systemd read them.
+
+    Empty lines and lines that start with # are passed over; `export ` before a name is allowed;
+    one pair of quotes around a value is taken off. Raises UsageError with the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError(f"{path}: {reason}") from error
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, separator, value = line.removeprefix("export ").partition("=")
+        name = name.strip()
+        if not separator or not name.isidentifier() or not name.isascii():
+            raise UsageError(f"{path}:{number}:1: expected NAME=value, got {line!r}")
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[name] = value
+    return found

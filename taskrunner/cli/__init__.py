@@ -1,0 +1,1 @@
+"""The command `taskrunner`: parses arguments, calls the library, shows events. No logic lives here."""

@@ -1,0 +1,82 @@
+"""`validate`, `lint`, `packs`, `schema`, `compile` and `completion`: nothing of these runs a step."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+
+from taskrunner import api, packs as packs_
+from taskrunner.cli.run import variables
+from taskrunner.errors import NotFoundError, Problem
+
+
+def validate(args: Namespace) -> int:
+    """Check files; every problem of each."""
+    return _report(args, [problem for file in args.files for problem in api.validate(file)])
+
+
+def lint(args: Namespace) -> int:
+    """Check files for what is valid, but unwise."""
+    from taskrunner.model.lint import lint as look
+
+    found = []
+    for file in args.files:
+        problems = api.validate(file)
+        found += problems or look(api.load(file).document)
+    return _report(args, found)
+
+
+def _report(args: Namespace, found: list[Problem]) -> int:
+    if args.json:
+        print(json.dumps([problem.as_dict() for problem in found], indent=2))
+    else:
+        for problem in found:
+            print(problem)
+        files, count = len(args.files), len(found)
+        said = f"{count} problem{'s'[: count != 1]}" if found else "no problems"
+        print(f"{said} in {files} file{'s'[: files != 1]}", file=sys.stderr)
+    return 1 if found else 0
+
+
+def packs(args: Namespace) -> int:
+    """List the packs."""
+    found = list(packs_.packs())
+    if args.json:
+        listed = [{"name": p.name, "path": str(p.path), "description": p.description} for p in found]
+        print(json.dumps(listed, indent=2))
+        return 0
+    width = max((len(pack.name) for pack in found), default=0)
+    for pack in found:
+        print(f"{pack.name:<{width}}  {pack.description}")
+    return 0
+
+
+def schema(args: Namespace) -> int:
+    """Print the JSON Schema."""
+    sys.stdout.write(packs_.schema_path().read_text(encoding="utf-8"))
+    return 0
+
+
+def compile_(args: Namespace) -> int:
+    """Print the plan."""
+    from taskrunner.cli.listing import masker
+
+    plan = api.compile(
+        args.file, env=variables(args.env), env_files=args.env_file, start=args.start,
+        until=args.until, only=args.only, reset=args.reset,
+    )  # fmt: skip
+    print(json.dumps(masker(plan).value(plan), indent=2))
+    return 0
+
+
+def completion(args: Namespace) -> int:
+    """Print the script for a shell."""
+    try:
+        import shtab
+    except ImportError as error:
+        raise NotFoundError("shell completion needs shtab", "pip install shtab") from error
+    from taskrunner.cli.arguments import overview
+
+    print(shtab.complete(overview(), args.shell))
+    return 0

@@ -1,0 +1,117 @@
+"""`status`, `logs`, `cancel`, `history` and `show`: what runs there are, and how they went."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+
+from taskrunner import runs
+from taskrunner.cli.words import duration, skipped, summary
+from taskrunner.errors import UsageError
+from taskrunner.transports.local import LocalTransport
+
+
+def status(args: Namespace) -> int:
+    """The runs under way, each with the step that it is at; the last one when there is none."""
+    transport = LocalTransport()
+    found = [known for known in runs.history(50, transport) if known.status == "running"]
+    if args.json:
+        print(json.dumps([known.as_dict() for known in found], indent=2))
+        return 0
+    if not found:
+        print("nothing is running")
+        for known in runs.history(1, transport):
+            print("last: " + _line(known))
+    for known in found:
+        print(_line(known))
+        current = _current(runs.Run(known.run, transport))
+        if current:
+            print(f"    at {current}")
+    return 0
+
+
+def _current(run: runs.Run) -> str:
+    plan = run.transport.plan(run.id) or {"steps": []}
+    step, count = "", len(plan["steps"])
+    for event in run.so_far():
+        if event["type"] == "step.started":
+            step = f"{event['step']} ({event['index'] + 1}/{count}), since {duration(time.time() - event['time'])}"
+    return step
+
+
+def logs(args: Namespace) -> int:
+    """Print what the steps of a run have printed; with --follow, as it comes."""
+    with runs.attach(args.run) as run:
+        if args.step:
+            run.log(args.step)  # an unknown step is an error, not silence
+        last = ""
+        for event in run.events(output=True) if args.follow else run.so_far(output=True):
+            if event["type"] == "output" and args.step in (None, event["step"]):
+                if not args.step and event["step"] != last:
+                    print(f"==> {event['step']} <==", flush=True)
+                    last = event["step"]
+                sys.stdout.write(event["text"])
+                sys.stdout.flush()
+    return 0
+
+
+def cancel(args: Namespace) -> int:
+    """Ask a run to stop, and wait until it has."""
+    transport = LocalTransport()
+    name = args.run
+    if name == "last":
+        live = [known.run for known in runs.history(50, transport) if known.status == "running"]
+        if len(live) != 1:
+            what = "nothing is running" if not live else "several runs are under way: " + ", ".join(live)
+            raise UsageError(what, "name the run: taskrunner cancel RUN" if live else "")
+        name = live[0]
+    run = runs.attach(name, transport)
+    if not run.cancel():
+        print(f"run {run.id} has ended already")
+        return 0
+    print(f"run {run.id} is asked to stop", flush=True)
+    for event in run.events():
+        if event["type"] == "run.finished":
+            print(summary(event))
+    return 0
+
+
+def history(args: Namespace) -> int:
+    """The past runs, the newest first."""
+    found = runs.history(args.count)
+    if args.json:
+        print(json.dumps([known.as_dict() for known in found], indent=2))
+        return 0
+    for known in found:
+        print(_line(known))
+    return 0
+
+
+def show(args: Namespace) -> int:
+    """How each step of a run went."""
+    transport = LocalTransport()
+    run = runs.attach(args.run, transport)
+    if args.json:
+        for event in run.so_far():
+            print(json.dumps(event))
+        return 0
+    known = runs.info(run.id, transport)
+    if known:
+        print(_line(known))
+    for event in run.so_far():
+        if event["type"] == "step.skipped":
+            print(f"  –  {event['step']}  {skipped(event)}")
+        elif event["type"] == "step.finished":
+            why = f"  {event['detail']}" if "detail" in event else ""
+            mark = {"ok": "✓", "failed": "✗"}.get(event["status"], "■")
+            print(f"  {mark}  {event['step']}  {duration(event['duration'])}{why}")
+    return 0
+
+
+def _line(known: runs.RunInfo) -> str:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.started))
+    took = f" {duration(known.duration)}" if known.duration is not None else ""
+    failures = f"  failed: {', '.join(known.failures)}" if known.failures else ""
+    return f"{known.run}  {started}  {known.status}{took}  {known.name} ({known.file}){failures}"

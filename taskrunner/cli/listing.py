@@ -1,0 +1,86 @@
+"""`--list` and `--dry-run`: the steps of a file, and what would become of each."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from taskrunner import runs
+from taskrunner.api import LoadedFile
+from taskrunner.cli.words import skipped
+from taskrunner.engine.masking import Masker
+from taskrunner.errors import TaskFileError
+from taskrunner.model import cache, checks
+from taskrunner.model.compile import title
+from taskrunner.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from taskrunner.events import StepPlanned
+
+
+def show_steps(file: LoadedFile, as_json: bool) -> int:
+    """List the steps; the variables need no values for it."""
+    document = file.document
+    if not cache.Valid(document.text):
+        problems = checks.structure(document)
+        if problems:
+            raise TaskFileError(problems)
+    tasks = document.data["tasks"]
+    if as_json:
+        keys = ("id", "name", "description", "skip_if")
+        listed = [{key: task[key] for key in keys if key in task} for task in tasks]
+        print(json.dumps({"name": title(document), "file": document.name, "tasks": listed}, indent=2))
+        return 0
+    print(f"{title(document)}  ({document.name})")
+    width = max((len(task["id"]) for task in tasks), default=0)
+    for task in tasks:
+        print(f"  {task['id']:<{width}}  {task.get('name', '')}".rstrip())
+    return 0
+
+
+def dry_run(plan: dict[str, Any], transport: LocalTransport, args: Namespace) -> int:
+    """Show every step, expanded and masked, and whether it would run; guards are evaluated."""
+    masked = masker(plan).value(plan)
+    run = runs.Run(runs.new_id(), transport)
+    transport.start(run.id, {**plan, "run": run.id, "dry": True})
+    status = 0
+    try:
+        for event in run.events():
+            if event["type"] == "run.finished":
+                status = event["exit"]
+            elif event["type"] == "step.planned":
+                if args.json:
+                    print(json.dumps({**event, "definition": masked["steps"][event["index"]]}))
+                else:
+                    _show(masked["steps"][event["index"]], event)
+    finally:
+        transport.discard(run.id)
+    return status
+
+
+def masker(plan: dict[str, Any]) -> Masker:
+    return Masker([plan["variables"][name] for name in plan["secrets"]])
+
+
+def _show(step: dict[str, Any], event: StepPlanned) -> None:
+    name = "" if step["name"] == step["id"] else f"  {step['name']}"
+    verdict = f"skip: {skipped(event)}" if event["reason"] else "run"
+    if event.get("detail") and not event["reason"]:
+        verdict = f"fail: {event['detail']}"
+    print(f"{step['id']}{name}\n    would {verdict}")
+    if step.get("guard") is not None:
+        print(_indent("skip_if", step["guard"]))
+    for command in step["commands"]:
+        print(_indent("$", command["text"]))
+    for key in ("service", "wait_for", "files", "outputs"):
+        if step.get(key):
+            value = (
+                {k: v for k, v in step[key].items() if k != "definition"} if key == "service" else step[key]
+            )
+            print(_indent(key, json.dumps(value)))
+
+
+def _indent(label: str, text: str) -> str:
+    first, *rest = text.split("\n")
+    return "\n".join([f"    {label} {first}", *(f"      {line}" for line in rest)])

@@ -1,0 +1,64 @@
+"""The entry point: finds the command, and turns every error into one message and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from taskrunner import __version__
+from taskrunner.cli import arguments
+from taskrunner.errors import TaskFileError, TaskrunnerError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given == ["--version"]:
+        print(f"taskrunner {__version__}")
+        return 0
+    args = arguments.parse(given)
+    try:
+        module, name = args.handler.split(":")
+        return int(getattr(import_module(f"taskrunner.cli.{module}"), name)(args))
+    except TaskrunnerError as error:
+        if args.debug:
+            raise
+        _report(error, bool(getattr(args, "json", False)))
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`); there is nobody to tell.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        kind = type(error).__name__
+        print(f"taskrunner: internal error: {kind}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _report(error: TaskrunnerError, as_json: bool) -> None:
+    if as_json:
+        problems = error.problems if isinstance(error, TaskFileError) else []
+        said = {"type": "error", "message": str(error), "hint": error.hint, "exit": error.exit_status,
+                "problems": [problem.as_dict() for problem in problems]}  # fmt: skip
+        print(json.dumps(said), flush=True)
+        return
+    if isinstance(error, TaskFileError):
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        count = len(error.problems)
+        print(f"taskrunner: {count} problem{'s'[: count != 1]}; nothing was run", file=sys.stderr)
+        return
+    print(f"taskrunner: {error}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)

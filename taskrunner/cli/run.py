@@ -1,0 +1,152 @@
+"""`taskrunner FILE`, `run` and `attach`: start or find a run, show its events, pass signals on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskrunner.errors import UsageError
+from taskrunner.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from taskrunner import runs
+    from taskrunner.cli.show import Renderer
+
+CANCELLED = 130
+
+
+class Detached(Exception):
+    """The user has stopped following; the run goes on."""
+
+
+def run(args: Namespace) -> int:
+    """Compile, then list, try dry, start detached, or run and show."""
+    transport = LocalTransport()
+    if not args.list:
+        transport.warm()
+    # The rest is imported while the engine comes up.
+    from taskrunner import api
+    from taskrunner.cli.show import renderer
+
+    file = args.file or _last(args, transport)
+    loaded = api.load(file)
+    if args.list:
+        from taskrunner.cli.listing import show_steps
+
+        return show_steps(loaded, args.json)
+    plan = api.compile(
+        loaded, env=variables(args.env), env_files=args.env_file, start=args.start,
+        until=args.until, only=args.only, reset=args.reset, check=args.check,
+    )  # fmt: skip
+    if args.dry_run:
+        from taskrunner.cli.listing import dry_run
+
+        return dry_run(plan, transport, args)
+    begun = api.begin(plan, transport)
+    if args.detach:
+        print(begun.id)
+        _say(args, f"follow it with `taskrunner attach {begun.id}`")
+        return 0
+    if begun.attached:
+        _say(args, f"attached to run {begun.id}, which is under way")
+    return watch(begun, renderer(args, plan, lambda step: resume(args, plan, step)))
+
+
+def attach(args: Namespace) -> int:
+    """Show a run from its beginning."""
+    from taskrunner import runs
+    from taskrunner.cli.show import renderer
+
+    found = runs.attach(args.run)
+    plan = found.transport.plan(found.id) or {}
+    return watch(found, renderer(args, plan, lambda step: resume(args, plan, step)))
+
+
+def watch(run: runs.Run, show: Renderer) -> int:
+    """Show a run until it ends. The first Ctrl-C or SIGTERM asks it to stop, the second leaves it."""
+    asked = False
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise Detached
+        asked = True
+        if run.cancel():
+            show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
+
+    def leave(number: int, _: Any) -> None:
+        raise Detached
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, leave)
+    status = CANCELLED
+    try:
+        with run, show:
+            for event in run.events(output=show.wants_output):
+                show.event(event)
+                if event["type"] == "run.finished":
+                    status = event["exit"]
+    except Detached:
+        show.note(f"left run {run.id}, which goes on; `taskrunner attach {run.id}` shows it")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status
+
+
+def variables(given: list[str]) -> dict[str, str]:
+    """The values of --env options. Raises UsageError for what is not NAME=VALUE."""
+    found = {}
+    for item in given:
+        name, separator, value = item.partition("=")
+        if not name.isidentifier() or not name.isascii():
+            raise UsageError(f"--env {item}: expected NAME=VALUE", "for example --env PORT=8100")
+        if not separator:
+            if name not in os.environ:
+                raise UsageError(
+                    f"--env {name}: there is no {name} in the environment", f"give it as {name}=value"
+                )
+            value = os.environ[name]
+        if "\0" in value:
+            raise UsageError(f"--env {name}: a value cannot hold a NUL character")
+        found[name] = value
+    return found
+
+
+def resume(args: Namespace, plan: dict[str, Any], step: str) -> str:
+    """The command that goes on at a step, as it can be typed; no secret is in it."""
+    import shlex
+
+    words = ["taskrunner", getattr(args, "file", None) or plan.get("file", "")]
+    for item in getattr(args, "env", ()):
+        name = item.partition("=")[0]
+        words += ["--env", name if name in plan.get("secrets", ()) else item]
+    for path in getattr(args, "env_file", ()):
+        words += ["--env-file", path]
+    if getattr(args, "until", None):
+        words += ["--until", args.until]
+    return shlex.join([*words, "--from", step])
+
+
+def _last(args: Namespace, transport: LocalTransport) -> Path:
+    if args.start is None:
+        raise UsageError(
+            "which task file?", "`taskrunner FILE`, or `taskrunner --from STEP` to go on with the last one"
+        )
+    from taskrunner import runs
+
+    path = runs.last_file(transport.root, Path.cwd())
+    args.file = str(path)
+    _say(args, f"going on with {path}, the file run last in this folder")
+    return path
+
+
+def _say(args: Namespace, text: str) -> None:
+    if not (args.quiet or args.json):
+        print(text, file=sys.stderr)

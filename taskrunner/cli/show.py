@@ -1,0 +1,191 @@
+"""Shows the events of a run: plain lines, JSON lines, or (in `terminal`) a live view."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from taskrunner.cli.words import duration, skipped, summary
+
+if TYPE_CHECKING:
+    from taskrunner.events import Event, StepFinished
+
+Resume = Callable[[str], str]
+"""From a step's id to the command that goes on there."""
+
+
+class Renderer(Protocol):
+    """Shows events. As a context manager it owns what it has drawn on the screen."""
+
+    wants_output: bool
+
+    def event(self, event: Event) -> None: ...
+    def note(self, text: str) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def renderer(args: Namespace, plan: dict[str, Any], resume: Resume) -> Renderer:
+    """The renderer that the arguments and the terminal ask for."""
+    if args.json:
+        return JsonLines(args.verbose)
+    if args.quiet:
+        return Quiet(plan, resume)
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not args.verbose:
+        from taskrunner.cli.terminal import Live
+
+        return Live(plan, resume)
+    return Plain(plan, resume, args.verbose)
+
+
+class JsonLines:
+    """Each event as the line of JSON that it is."""
+
+    def __init__(self, output: bool) -> None:
+        self.wants_output = output
+
+    def event(self, event: Event) -> None:
+        print(json.dumps(event), flush=True)
+
+    def note(self, text: str) -> None:
+        print(json.dumps({"type": "note", "time": round(time.time(), 3), "message": text}), flush=True)
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Plain:
+    """Timestamped lines for logs and CI: [RUN] [SKIP] [OK] [FAIL] [DONE]."""
+
+    def __init__(self, plan: dict[str, Any], resume: Resume, output: bool = False) -> None:
+        self.wants_output = output
+        self._names = {step["id"]: step["name"] for step in plan.get("steps", ())}
+        self._guarded = {step["id"] for step in plan.get("steps", ()) if step.get("guard") is not None}
+        self._file = plan.get("file", "")
+        self._resume = resume
+        self._announced: set[str] = set()
+        self._middle_of_line = False
+
+    def event(self, event: Event) -> None:
+        kind = event["type"]
+        if event["type"] == "step.started":
+            # A guarded step is announced when its guard is known not to hold.
+            if event["step"] not in self._guarded or "adopted" in event:
+                self._announce(event["time"], event["step"])
+        elif event["type"] == "step.running":
+            self._announce(event["time"], event["step"])
+        elif event["type"] == "step.skipped":
+            self._line(event["time"], "SKIP", f"{self._title(event['step'])} ({skipped(event)})")
+        elif event["type"] == "step.finished":
+            self._announce(event["time"], event["step"])
+            took = duration(event["duration"])
+            if event["status"] == "ok":
+                self._line(event["time"], "OK", f"{self._title(event['step'])} ({took})")
+            else:
+                self._line(event["time"], "FAIL", f"{self._title(event['step'])} ({took}): {_why(event)}")
+                if event["status"] == "failed":
+                    self._explain(event)
+        elif event["type"] == "output":
+            self._write(event["text"])
+        elif event["type"] == "run.finished":
+            self._line(event["time"], "DONE", summary(event))
+        elif text := detail(event):
+            self._line(event["time"], "WARN" if kind in ("warning", "check.finished") else "INFO", text)
+
+    def note(self, text: str) -> None:
+        self._line(time.time(), "INFO", text)
+
+    def _announce(self, when: float, step: str) -> None:
+        if step not in self._announced:
+            self._announced.add(step)
+            self._line(when, "RUN", self._title(step))
+
+    def _title(self, step: str) -> str:
+        name = self._names.get(step, step)
+        return step if name == step else f"{step} {name}"
+
+    def _explain(self, event: StepFinished) -> None:
+        for line in failure(event, self._file, self._resume, tail=not self.wants_output):
+            print("    " + line, flush=True)
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        self._middle_of_line = not text.endswith("\n")
+
+    def _line(self, when: float, tag: str, text: str) -> None:
+        if self._middle_of_line:
+            sys.stdout.write("\n")
+            self._middle_of_line = False
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+        print(f"{stamp} [{tag}] {text}", flush=True)
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Quiet(Plain):
+    """Failures only."""
+
+    def event(self, event: Event) -> None:
+        if event["type"] == "step.finished" and event["status"] == "failed":
+            self._line(event["time"], "FAIL", f"{self._title(event['step'])}: {_why(event)}")
+            self._explain(event)
+        elif event["type"] == "check.finished" and event["again"]:
+            self._line(event["time"], "WARN", detail(event))
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+
+def detail(event: Event) -> str:
+    """What the less common events say, "" for those that are shown otherwise."""
+    if event["type"] == "run.started" and "previous" in event:
+        return f"going on from run {event['previous']}, whose engine was lost"
+    if event["type"] == "step.retrying":
+        return (
+            f"{event['step']}: {event['detail']}; attempt {event['attempt']} of"
+            f" {event['attempts']} in {duration(event['delay'])}"
+        )
+    if event["type"] == "service":
+        return f"service {event['name']} {event['state']} (pid {event['pid']})"
+    if event["type"] == "waiting":
+        return f"{event['step']}: waiting for {event['for']}"
+    if event["type"] == "warning":
+        return event["message"]
+    if event["type"] == "check.finished":
+        if not event["again"]:
+            return "idempotent: no guarded step would run a second time"
+        steps = "; ".join(f"{item['step']} ({item['detail']})" for item in event["again"])
+        return f"not idempotent, these steps would run again: {steps}"
+    return ""
+
+
+def failure(event: StepFinished, file: str, resume: Resume, tail: bool) -> list[str]:
+    """What a failed step needs said: its command, the end of its output, how to go on."""
+    lines = []
+    command = event.get("command")
+    if command:
+        first, *rest = command["source"].splitlines() or [""]
+        lines.append(f"{file}:{command['line']}: {first}")
+        lines += ["  " + line for line in rest[:5]] + ["  ..."] * (len(rest) > 5)
+    if tail:
+        lines += ["| " + line for line in event.get("tail", ())]
+    if not event.get("tolerated"):
+        lines.append(f"to go on from here: {resume(event['step'])}")
+    return lines
+
+
+def _why(event: StepFinished) -> str:
+    return event.get("detail", event["status"])

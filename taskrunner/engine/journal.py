@@ -1,0 +1,80 @@
+"""What is remembered of a task file between runs: the steps that succeeded, by their content."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from . import layout
+from .events import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable
+
+COMPACT_AT = 1 << 20
+
+
+class Journal:
+    """An append-only file of `{"step", "key", "run", "time"}` and `{"forget": [step, ...]}` lines.
+
+    `key` is the hash of the step's definition and of the variables it names. A line is on disk
+    (fsync) when `record` returns. A line that a crash has cut is passed over. Nothing is written
+    until there is something to remember.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        data = layout.read_bytes(path)
+        self._entries: dict[str, dict[str, Any]] = {}
+        for entry in map(parse, data.split(b"\n")):
+            if entry is not None:
+                self._apply(entry)
+        self._size = len(data)
+        self._cut = bool(data) and not data.endswith(b"\n")
+        self._fd = -1
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        for step in entry.get("forget") or ():
+            self._entries.pop(step, None)
+        if "step" in entry and "key" in entry:
+            self._entries[entry["step"]] = entry
+
+    def find(self, step: str, key: str) -> dict[str, Any] | None:
+        """The entry of a step that succeeded with exactly this content."""
+        entry = self._entries.get(step)
+        return entry if entry is not None and entry["key"] == key else None
+
+    def record(self, step: str, key: str, run: str) -> None:
+        """Remember that the step succeeded. Raises OSError when that is not safely on disk."""
+        self._append({"step": step, "key": key, "run": run, "time": round(time.time(), 3)})
+
+    def forget(self, steps: Iterable[str] | None) -> None:
+        """Forget these steps; all of them when None."""
+        wanted = self._entries if steps is None else steps
+        known = [step for step in wanted if step in self._entries]
+        if known:
+            self._append({"forget": known})
+
+    def _open(self) -> None:
+        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        if self._size > COMPACT_AT:
+            kept = [json.dumps(entry) for entry in self._entries.values()]
+            layout.write_atomic(self._path, "".join(line + "\n" for line in kept).encode())
+            self._cut = False
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(self._path, flags, 0o600)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        if self._fd < 0:
+            self._open()
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            layout.write_all(self._fd, b"\n" + line if self._cut else line)
+        except OSError:
+            self._cut = True
+            raise
+        self._cut = False
+        os.fdatasync(self._fd)
+        self._apply(entry)

@@ -1,0 +1,129 @@
+"""Where the state lives, and how a file is written so that a crash cannot halve it.
+
+<root>/runs/<run id>/   plan.json  events.jsonl  logs/  steps/  engine.json  cancel  followers
+<root>/journal/<key>.jsonl         what is remembered of a task file between runs
+<root>/locks/<key>                 held (flock) by the engine that runs the task file
+<root>/services/<name>/            a service's record and its log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator
+
+PLAN = "plan.json"
+EVENTS = "events.jsonl"
+ENGINE = "engine.json"
+FOLLOWERS = "followers"
+RESERVE = "reserve"
+RESERVE_BYTES = 64 * 1024
+
+
+def default_root(environ: Any = os.environ) -> str:
+    """The state root: `TASKRUNNER_HOME`, else `taskrunner` under the XDG state home."""
+    home = environ.get("TASKRUNNER_HOME")
+    if home:
+        return os.path.abspath(os.path.expanduser(home))
+    state = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(state, "taskrunner")
+
+
+def run_dir(root: str, run: str) -> str:
+    return os.path.join(root, "runs", run)
+
+
+def root_of(directory: str) -> str:
+    """The state root that a run directory belongs to."""
+    return os.path.dirname(os.path.dirname(os.path.abspath(directory)))
+
+
+def journal_path(root: str, key: str) -> str:
+    return os.path.join(root, "journal", key + ".jsonl")
+
+
+def lock_path(root: str, key: str) -> str:
+    return os.path.join(root, "locks", key)
+
+
+def service_dir(root: str, name: str) -> str:
+    return os.path.join(root, "services", slug(name))
+
+
+def slug(text: str) -> str:
+    """`text` as a file name: harmless characters only, at most 80 of them."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:80].lstrip(".") or "_"
+
+
+def log_path(directory: str, index: int, step: str) -> str:
+    """The log of a step: all output of its guard and commands, secrets masked."""
+    return os.path.join(directory, "logs", "%03d-%s.log" % (index + 1, slug(step)))
+
+
+def write_atomic(path: str, data: bytes) -> None:
+    """Write a private file so that a reader sees all of it or the one before."""
+    temporary = "%s.%d.tmp" % (path, os.getpid())
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_bytes(path: str) -> bytes:
+    """The file's content, or nothing when it is not there."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def tail(path: str, lines: int = 20, limit: int = 8192) -> list[str]:
+    """The last lines of a log, read from its end; undecodable bytes are replaced."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            data = file.read(limit)
+    except OSError:
+        return []
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
+    # A progress bar rewrites its line with carriage returns: only the last state is of use.
+    return [line.rsplit("\r", 1)[-1] for line in text.splitlines()][-lines:]
+
+
+def read_by_offset(path: str, offset: int, limit: int = 1 << 20) -> bytes:
+    """Up to `limit` bytes from `offset`; nothing when the file is not there yet."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(limit)
+    except FileNotFoundError:
+        return b""
+
+
+@contextlib.contextmanager
+def open_append(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,96 @@
+"""The engine's own small command line, as it is on a node: `python3 engine.pyz VERB RUN_DIR`.
+
+run RUN_DIR [BELL]   run the plan there, in the foreground; BELL is a descriptor to ring;
+                     with - for RUN_DIR, it comes as a line on stdin when it is known
+start RUN_DIR        the same, detached; a second start of the same run does nothing
+cancel RUN_DIR       ask the run to stop
+status RUN_DIR       print `running`, `finished STATUS` or `interrupted`
+version
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+
+from . import VERSION, layout, processes, runner
+from .events import parse, read_events
+
+CRASHED = 70  # EX_SOFTWARE of sysexits(3)
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["version"]:
+        print(VERSION)
+        return 0
+    if len(argv) < 2 or argv[0] not in VERBS:
+        sys.stderr.write(__doc__ or "")
+        return 2
+    return VERBS[argv[0]](*argv[1:])
+
+
+def run(directory: str, bell: str = "-1") -> int:
+    """Run a plan; what the event log cannot hold is said on the bell and on stderr."""
+    if directory == "-":
+        directory = sys.stdin.readline().rstrip("\n")
+        if not directory:
+            return 0
+    fd = int(bell)
+    if fd >= 0:
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)
+    try:
+        return runner.run(directory, fd)
+    except runner.Fatal as error:
+        message = str(error)
+    except Exception:
+        import traceback
+
+        message = "the engine has crashed:\n" + traceback.format_exc()
+    sys.stderr.write(message + "\n")
+    if fd >= 0:
+        os.write(fd, message.encode() + b"\n")
+    return CRASHED
+
+
+def start(directory: str) -> int:
+    """Run a plan detached. Whoever calls it twice for one run directory starts one engine."""
+    fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    if os.path.exists(os.path.join(directory, layout.EVENTS)):
+        return 0
+    if os.fork() != 0:
+        os._exit(0)
+    os.setsid()
+    log = os.open(os.path.join(directory, "engine.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    return run(directory)
+
+
+def cancel(directory: str) -> int:
+    """Ask a run to stop; 0 when there is an engine to hear it, else 1."""
+    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
+    if known is None or not processes.alive(known):
+        return 1
+    os.kill(known["pid"], signal.SIGTERM)
+    return 0
+
+
+def status(directory: str) -> int:
+    if runner.engine_alive(directory):
+        print("running")
+        return 0
+    events, _ = read_events(os.path.join(directory, layout.EVENTS))
+    last = events[-1] if events else {}
+    print("finished %s" % last["status"] if last.get("type") == "run.finished" else "interrupted")
+    return 0
+
+
+VERBS = {"run": run, "start": start, "cancel": cancel, "status": status}

@@ -1,0 +1,56 @@
+"""Which TCP ports are listened on, and by whom (proc_net_tcp(5), proc_pid_fd(5))."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable
+
+LISTEN = "0A"
+
+
+def listening(pids: Iterable[int] | None) -> set[int]:
+    """The ports that any of the processes listens on; of all processes when None."""
+    sockets = _listeners()
+    if pids is None:
+        return set(sockets.values())
+    return {sockets[inode] for pid in pids for inode in _sockets_of(pid) if inode in sockets}
+
+
+def owner(port: int) -> str:
+    """ " by pid N (name)" for the process that listens on a port, "" when that cannot be seen."""
+    inodes = {inode for inode, found in _listeners().items() if found == port}
+    for name in os.listdir("/proc"):
+        if name.isdigit() and inodes & _sockets_of(int(name)):
+            with contextlib.suppress(OSError):
+                with open("/proc/%s/comm" % name) as file:
+                    return ", by pid %s (%s)" % (name, file.read().strip())
+    return ""
+
+
+def _listeners() -> dict[str, int]:
+    found = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            with open(table) as file:
+                next(file)
+                for line in file:
+                    fields = line.split()
+                    if fields[3] == LISTEN:
+                        found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
+    return found
+
+
+def _sockets_of(pid: int) -> set[str]:
+    found = set()
+    folder = "/proc/%d/fd" % pid
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):
+                target = os.readlink(os.path.join(folder, name))
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found

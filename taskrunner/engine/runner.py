@@ -1,0 +1,297 @@
+"""Runs one plan: takes the lock, goes through the steps, remembers, and says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+
+from . import VERSION, layout, processes, recovery, shells, steps
+from .context import Cancelled, Context, StepError
+from .events import EventLog, parse
+from .masking import Masker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OK, FAILED, CANCELLED = "ok", "failed", "cancelled"
+EXIT = {OK: 0, FAILED: 1, CANCELLED: 130}
+LOCKED = 4
+
+
+class Fatal(Exception):
+    """The run cannot go on, and may not be able to write that down."""
+
+
+def run(directory: str, bell: int = -1) -> int:
+    """Run the plan in a run directory; returns the exit status of the run.
+
+    Raises Fatal when the state cannot be written.
+    """
+    plan = recovery.load_plan(directory)
+    if plan is None:
+        raise Fatal("there is no whole plan in %s" % directory)
+    if plan.get("format") != VERSION:
+        raise Fatal("the plan has format %s, this engine knows %s" % (plan.get("format"), VERSION))
+    masker = Masker([plan["variables"][name] for name in plan["secrets"]])
+    try:
+        for folder in ("logs", "steps"):
+            os.makedirs(os.path.join(directory, folder), mode=0o700, exist_ok=True)
+        events = EventLog(directory, bell, masker)
+        if plan.get("dry"):
+            return Run(Context(directory, plan, events, masker), "").dry()
+        lock, holder = _lock(layout.root_of(directory), plan["key"], plan["run"])
+        if lock is None:
+            events.emit("run.refused", holder=holder)
+            recovery.scrub(directory)
+            return LOCKED
+        own = processes.identity(os.getpid())
+        layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
+        ctx = Context(directory, plan, events, masker)
+        os.chdir("/")  # a step may delete the folder the run was started in
+        return Run(ctx, holder).all()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+            raise Fatal("%s: %s" % (error.strerror, error.filename or directory)) from error
+        raise
+
+
+def _lock(root: str, key: str, run: str) -> tuple[int | None, str]:
+    """Take the task file's lock. Returns it with the run that held it last, or None and its holder.
+
+    The kernel frees the lock with its holder's death, whatever its kind; it is never stale.
+    """
+    path = layout.lock_path(root, key)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 200, 0).decode().strip()
+        os.close(fd)
+        return None, holder
+    previous = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+    os.pwrite(fd, run.encode().ljust(max(len(run), len(previous))), 0)
+    return fd, previous
+
+
+class Run:
+    """The state of one pass over the steps."""
+
+    def __init__(self, ctx: Context, previous: str) -> None:
+        self.ctx = ctx
+        self.previous = previous
+        self.counts = {"ok": 0, "skipped": 0}
+        self.failures: list[str] = []
+        self.status = OK
+        self.started = time.monotonic()
+
+    def all(self) -> int:
+        """Run the steps; returns the exit status."""
+        ctx, plan = self.ctx, self.ctx.plan
+        left = recovery.find(ctx, self.previous) if self.previous else None
+        self._announce(self.previous if left else None)
+        for message in plan.get("warnings", ()):
+            ctx.events.emit("warning", message=message)
+        ctx.journal.forget(plan["forget"])
+        if left is not None:
+            # Not done or asked to stop: the pass over the steps sees to both.
+            with contextlib.suppress(Cancelled, StepError):
+                recovery.settle(ctx, left)
+            recovery.scrub(left.directory)
+        for step in plan["steps"]:
+            self._step(step)
+        if self.status == OK and self.failures:
+            self.status = FAILED
+        if plan.get("check") and self.status == OK:
+            self._check()
+        return self._conclude()
+
+    def dry(self) -> int:
+        """Say of each step whether it would run. Only guards are run, and nothing is remembered."""
+        forgotten = self.ctx.plan["forget"]
+        self._announce(None)
+        for step in self.ctx.plan["steps"]:
+            skip = dict(step.get("skip") or {"reason": ""})
+            remembered = "" if forgotten is None or step["id"] in forgotten else self._remembered(step)
+            if self.ctx.control.cancelled:
+                self.status = CANCELLED
+                break
+            if not skip["reason"] and remembered:
+                skip = {"reason": "journal", "detail": remembered}
+            elif not skip["reason"] and step.get("guard") is not None:
+                try:
+                    skip["reason"] = "guard" if steps.guard_holds(self.ctx, step) else ""
+                except StepError as error:
+                    skip["detail"] = error.detail
+                except Cancelled:
+                    continue
+            self.ctx.events.emit("step.planned", step=step["id"], index=step["index"], **skip)
+        return self._conclude()
+
+    def _announce(self, previous: str | None) -> None:
+        plan = self.ctx.plan
+        self.ctx.events.emit(
+            "run.started",
+            run=self.ctx.run,
+            name=plan["name"],
+            file=plan["file"],
+            pid=os.getpid(),
+            steps=[{"id": step["id"], "name": step["name"]} for step in plan["steps"]],
+            previous=previous,
+        )
+
+    def _conclude(self) -> int:
+        ctx = self.ctx
+        if ctx.prepared is not None:
+            ctx.prepared.discard()
+        ctx.events.emit(
+            "run.finished",
+            status=self.status,
+            exit=EXIT[self.status],
+            duration=round(time.monotonic() - self.started, 3),
+            failed=len(self.failures),
+            failures=self.failures,
+            **self.counts,
+        )
+        recovery.scrub(ctx.directory)
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(ctx.directory, layout.RESERVE))
+        return EXIT[self.status]
+
+    def _step(self, step: dict[str, Any]) -> None:
+        ctx, events = self.ctx, self.ctx.events
+        about = {"step": step["id"], "index": step["index"]}
+        if ctx.control.cancelled:
+            self.status = CANCELLED
+            ctx.control.answer()
+        if step.get("skip"):
+            # Decided when the plan was made: `when`, --from, --until, --only.
+            self.counts["skipped"] += 1
+            events.emit("step.skipped", **about, **step["skip"])
+            return
+        if self.status != OK and not step.get("always"):
+            return
+        remembered = self._remembered(step)
+        if remembered and not (step.get("service") or step.get("wait_for")):
+            self.counts["skipped"] += 1
+            events.emit("step.skipped", **about, reason="journal", detail=remembered)
+            return
+        ctx.look_ahead = lambda: self._look_ahead(step["index"] + 1)
+        events.emit("step.started", **about, name=step["name"], attempt=1)
+        began = time.monotonic()
+        try:
+            reason = steps.run(ctx, step, bool(remembered))
+        except StepError as error:
+            self._failed(step, error, began)
+        except Cancelled:
+            self._cancelled(step, began)
+        else:
+            if reason:
+                self.counts["skipped"] += 1
+                events.emit("step.skipped", **about, reason=reason)
+            else:
+                # On disk before the next step starts, and before anybody is told.
+                if step["commands"] and not remembered:
+                    ctx.journal.record(step["id"], step["key"], ctx.run)
+                self.counts["ok"] += 1
+                events.emit("step.finished", **about, status=OK, duration=_since(began))
+        self._clear()
+
+    def _remembered(self, step: dict[str, Any]) -> str:
+        """Why the journal lets the step's commands be skipped; "" when it does not."""
+        if step.get("guard") is not None or step.get("always") or not step["commands"]:
+            return ""
+        entry = self.ctx.journal.find(step["id"], step["key"])
+        return "done in run %s" % entry["run"] if entry else ""
+
+    def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
+        self.failures.append(step["id"])
+        command = step["commands"][error.command] if error.command is not None else None
+        log = layout.log_path(self.ctx.directory, step["index"], step["id"])
+        self.ctx.events.emit(
+            "step.finished",
+            step=step["id"],
+            index=step["index"],
+            status=FAILED,
+            cause=error.cause,
+            detail=error.detail,
+            exit=error.exit,
+            command=command and {"source": command["source"], "line": command["line"]},
+            duration=_since(began),
+            tail=layout.tail(log),
+            tolerated=True if step.get("on_failure") == "continue" else None,
+        )
+        if self.status == OK and step.get("on_failure") != "continue":
+            self.status = FAILED
+
+    def _cancelled(self, step: dict[str, Any], began: float) -> None:
+        self.ctx.control.answer()
+        self.status = CANCELLED
+        self.ctx.events.emit(
+            "step.finished",
+            step=step["id"],
+            index=step["index"],
+            status=CANCELLED,
+            cause="cancelled",
+            duration=_since(began),
+        )
+
+    def _look_ahead(self, index: int) -> None:
+        """Start the process of the step at this index, if it is sure to need one."""
+        for step in self.ctx.plan["steps"][index : index + 1]:
+            if self.ctx.prepared is None and not step.get("skip") and not self._remembered(step):
+                self.ctx.prepared = shells.ahead(self.ctx, step)
+
+    def _clear(self) -> None:
+        """Remove the programs of what has finished."""
+        for shell in self.ctx.finished:
+            shell.forget()
+        self.ctx.finished.clear()
+
+    def _check(self) -> None:
+        """Evaluate the guards again: which steps would run a second time?"""
+        again = []
+        for step in self.ctx.plan["steps"]:
+            if step.get("skip") or step.get("guard") is None:
+                continue
+            try:
+                if not steps.guard_holds(self.ctx, step):
+                    again.append({"step": step["id"], "detail": "its skip_if does not hold after it"})
+            except StepError as error:
+                again.append({"step": step["id"], "detail": error.detail})
+            except Cancelled:
+                self.status = CANCELLED
+                return
+        self.ctx.events.emit("check.finished", again=again)
+        if again:
+            self.status = FAILED
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 4)
+
+
+def is_live(root: str, key: str) -> str:
+    """The run that holds a task file's lock now, or ""."""
+    try:
+        fd = os.open(layout.lock_path(root, key), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return ""
+    except BlockingIOError:
+        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+    finally:
+        os.close(fd)
+
+
+def engine_alive(directory: str) -> bool:
+    """Whether the engine of a run is at work."""
+    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
+    return known is not None and processes.alive(known)

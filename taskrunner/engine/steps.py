@@ -1,0 +1,185 @@
+"""One step: its guard and commands in one bash process, then its service, waits and files."""
+
+from __future__ import annotations
+
+import time
+
+from . import processes
+from .context import Cancelled, StepError
+from .shells import Shell, tag_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .context import Context
+    from .script import Marks
+
+GUARD_TIMEOUT = 60.0
+
+
+def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
+    """Run a step, with its retries. Returns "" when it ran, else the reason why it was skipped.
+
+    `commands_done`: the commands are remembered as done, so only its service and waits are asked.
+    Raises StepError when the last attempt failed, Cancelled when the run was asked to stop.
+    """
+    retries = step.get("retries") or {"attempts": 1}
+    attempts, delay = retries["attempts"], retries.get("delay", 0)
+    for attempt in range(1, attempts + 1):
+        try:
+            return _attempt(ctx, step, attempt, commands_done)
+        except StepError as error:
+            if attempt == attempts or error.cause == "guard":
+                raise
+            ctx.events.emit(
+                "step.retrying",
+                step=step["id"],
+                index=step["index"],
+                attempt=attempt + 1,
+                attempts=attempts,
+                delay=delay,
+                detail=error.detail,
+            )
+        ctx.control.sleep(delay)
+        if ctx.control.cancelled:
+            raise Cancelled
+        delay *= retries.get("backoff", 1)
+    raise AssertionError("a step has at least one attempt")
+
+
+def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bool) -> str:
+    # Few steps have a service or files: a run without them starts sooner without these modules.
+    guard = step.get("guard") if attempt == 1 else None
+    commands = [] if commands_done else [command["text"] for command in step["commands"]]
+    if step.get("files"):
+        # The guard decides first: a step that is skipped leaves no files either.
+        if guard is not None and _bash(ctx, step, "%d.guard" % attempt, guard, []):
+            return "guard"
+        guard = None
+        from . import transfer
+
+        transfer.place(ctx, step["files"])
+    if (guard is not None or commands) and _bash(ctx, step, str(attempt), guard, commands):
+        return "guard"
+    kept = False
+    if step.get("service"):
+        from . import services
+
+        kept = services.ensure(ctx, step, step["service"])
+    if step.get("wait_for"):
+        wait(ctx, step)
+    if step.get("outputs"):
+        from . import transfer
+
+        transfer.collect(ctx, step["outputs"])
+    return "service" if kept and not commands and not step.get("wait_for") else ""
+
+
+def guard_holds(ctx: Context, step: dict[str, Any]) -> bool:
+    """Evaluate a step's guard alone."""
+    return _bash(ctx, step, "check", step["guard"], [])
+
+
+def _bash(ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, commands: list[str]) -> bool:
+    """Run the step's process to its end; True when its guard held."""
+    shell = ctx.prepared
+    if shell is None or shell.tag != tag_of(ctx, step, attempt):
+        shell = Shell(ctx, step, attempt, guard, commands)
+    else:
+        ctx.prepared = None
+    ctx.finished.append(shell)
+    shell.go()
+    ctx.look_ahead()
+    try:
+        status, cause = _wait(ctx, step, shell, guard is not None)
+    finally:
+        marks = shell.ended()
+    return judge(step, marks, status, cause)
+
+
+def judge(step: dict[str, Any], marks: Marks, status: int, cause: str) -> bool:
+    """What the end of a step's process means: True for a guard that held, False for done."""
+    if cause == "cancelled":
+        raise Cancelled
+    if cause == "guard":
+        seconds = step.get("guard_timeout", GUARD_TIMEOUT)
+        raise StepError("guard", "the guard did not end within %g s" % seconds)
+    if cause == "timeout":
+        raise StepError("timeout", "did not end within %g s" % step["timeout"], status, marks.command)
+    if status:
+        detail = "exit status %d" % status
+        if status > 128 and marks.end is None:
+            detail += ", ended by signal %d" % (status - 128)
+        raise StepError("exit", detail, status, marks.command)
+    return marks.skipped
+
+
+def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tuple[int, str]:
+    """Wait for the end of the process, or bring it about; its exit status and the cause."""
+    control = ctx.control
+    timeout: float | None = step.get("timeout")
+    deadline = time.monotonic() + step.get("guard_timeout", GUARD_TIMEOUT) if guarded else None
+    if not guarded and timeout is not None:
+        deadline = time.monotonic() + timeout
+    pause = 0.05
+    while True:
+        status = control.ended(shell.pid)
+        if status is not None:
+            return status, "exit"
+        cause = "cancelled" if control.cancelled else ""
+        now = time.monotonic()
+        late = deadline is not None and now >= deadline
+        if guarded and not cause:
+            if shell.marks().guard is not None:
+                # The step's own time starts with the end of its guard.
+                guarded, late = False, False
+                deadline = None if timeout is None else now + timeout
+                ctx.events.emit("step.running", step=step["id"], index=step["index"])
+        if late and not cause:
+            cause = "guard" if guarded else "timeout"
+        if cause:
+            ended: list[int] = []
+
+            def reap() -> None:
+                found = control.ended(shell.pid)
+                if found is not None:
+                    ended.append(found)
+
+            immortal = processes.end_tree(shell.tag, shell.pid, ctx.grace, reap)
+            reap()
+            if immortal:
+                ctx.events.emit(
+                    "warning",
+                    step=step["id"],
+                    message="processes that cannot be ended: %s" % sorted(immortal),
+                )
+            return (ended or [137])[0], cause
+        left = None if deadline is None else deadline - now
+        if guarded:
+            # Only the marks tell when the guard has ended; most have before the first look.
+            left = min(pause, left or pause)
+            pause = min(pause * 1.5, 0.25)
+        control.pause(left)
+
+
+def wait(ctx: Context, step: dict[str, Any]) -> None:
+    """Ask `wait_for` until the answer is yes."""
+    from . import services
+    from .probes import describe, probe
+
+    wanted = step["wait_for"]
+    ctx.events.emit("waiting", step=step["id"], **{"for": describe(wanted)})
+    own_log = services.log_of(ctx, wanted["log"].get("service")) if "log" in wanted else ""
+    deadline = time.monotonic() + wanted["timeout"]
+    pause = 0.05
+    while True:
+        missing = probe(wanted, own_log)
+        if not missing:
+            return
+        if ctx.control.cancelled:
+            raise Cancelled
+        if time.monotonic() >= deadline:
+            raise StepError("wait_for", "not within %g s: %s" % (wanted["timeout"], missing))
+        ctx.control.sleep(min(pause, deadline - time.monotonic()))
+        pause = min(pause * 1.5, 1.0)

@@ -1,0 +1,103 @@
+"""Everything that can go wrong, as one small hierarchy.
+
+TaskrunnerError                exit status
+├── UsageError                 2  an option or argument makes no sense
+│   └── NotFoundError          2  no such task file, pack, step or run
+├── TaskFileError              2  the task file has problems; all of them are listed
+├── StateError                 2  the state folder cannot be read or written
+├── TargetError                3  the target cannot be reached, or cannot run the engine
+├── LockHeldError              4  another run of the same task file is under way
+└── EngineDiedError            1  the engine ended without saying how the run ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a task file, and where: `line` and `column` start at 1."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+    hint: str = ""
+    rule: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}: "
+        path = f"{self.path}: " if self.path else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        rule = f" [{self.rule}]" if self.rule else ""
+        return where + path + self.message + hint + rule
+
+    def as_dict(self) -> dict[str, Any]:
+        return self._asdict()
+
+
+class TaskrunnerError(Exception):
+    """The base of all errors of this package. `hint` says what to do about it."""
+
+    exit_status = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(TaskrunnerError):
+    """An option or argument makes no sense."""
+
+
+class NotFoundError(UsageError):
+    """There is no such task file, pack, step or run."""
+
+
+class TaskFileError(TaskrunnerError):
+    """A task file has problems; `problems` holds every one of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = list(problems)
+
+
+class StateError(TaskrunnerError):
+    """The state folder cannot be read or written."""
+
+
+class TargetError(TaskrunnerError):
+    """The target cannot be reached, or cannot run the engine."""
+
+    exit_status = 3
+
+
+class LockHeldError(TaskrunnerError):
+    """Another run of the same task file is under way; `run` is its id."""
+
+    exit_status = 4
+
+    def __init__(self, run: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.run = run
+
+
+class EngineDiedError(TaskrunnerError):
+    """The engine ended without saying how the run ended."""
+
+    exit_status = 1
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems as they stand in the file, each once."""
+    return sorted(set(problems), key=lambda problem: (problem.line, problem.column))
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A "did you mean" for a name that is not known, or ""."""
+    import difflib
+
+    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.55)
+    return "did you mean " + " or ".join(found) + "?" if found else ""

@@ -1,0 +1,205 @@
+"""Everything that must be right before the first command runs, beyond the shape of the JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taskrunner.errors import Problem, closest
+from taskrunner.model import shell
+from taskrunner.model import variables as var
+from taskrunner.model.document import Document
+from taskrunner.model.variables import Variables
+
+
+def structure(document: Document) -> list[Problem]:
+    """What the JSON Schema does not allow."""
+    # Imported here: a file that was found valid before is run without it (see `cache`).
+    from taskrunner.model import schema
+
+    return schema.problems(document)
+
+
+def meaning(document: Document, given: Mapping[str, str], explicit: Mapping[str, str]) -> list[Problem]:
+    """As much as can be said of a document whose shape is not right."""
+    if not isinstance(document.data, dict):
+        return []
+    try:
+        variables, problems = var.resolve(document, given, explicit, placeholders=True)
+        tasks = [var.render_task(_texts(task), variables.values) for _, task in _tasks(document)]
+        undefined = templates(document, variables)
+        refused = commands(document, tasks)[1]
+        return problems + ids(document) + undefined + beside(undefined, refused)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        # The shape is wrong in a way that leaves nothing to look at; that is reported already.
+        return []
+
+
+def _tasks(document: Document) -> list[tuple[int, dict[str, Any]]]:
+    tasks = document.data.get("tasks")
+    return [
+        (index, task)
+        for index, task in enumerate(tasks if isinstance(tasks, list) else ())
+        if isinstance(task, dict)
+    ]
+
+
+def beside(undefined: Sequence[Problem], refused: Sequence[Problem]) -> list[Problem]:
+    """The texts that bash refuses for a reason of their own, not for an undefined template."""
+    paths = {problem.path for problem in undefined}
+    return [problem for problem in refused if problem.path not in paths]
+
+
+def _texts(task: dict[str, Any]) -> dict[str, Any]:
+    """Those parts of a task of any shape that can be looked at as bash."""
+    elements = task.get("commands")
+    parts: dict[str, Any] = {
+        "commands": [
+            element if isinstance(element, str) else ""
+            for element in (elements if isinstance(elements, list) else ())
+        ]
+    }
+    if isinstance(task.get("skip_if"), str):
+        parts["skip_if"] = task["skip_if"]
+    return parts
+
+
+def ids(document: Document) -> list[Problem]:
+    """Step ids that are there twice."""
+    seen: dict[Any, int] = {}
+    problems = []
+    for index, task in _tasks(document):
+        name = task.get("id")
+        if not isinstance(name, str):
+            continue
+        place = ("tasks", index, "id")
+        if name in seen:
+            line = document.line(("tasks", seen[name], "id"))
+            problems.append(document.problem(place, f'the id "{name}" is taken, by line {line}'))
+        seen.setdefault(name, index)
+    return problems
+
+
+def templates(document: Document, variables: Variables) -> list[Problem]:
+    """Templates and `when` conditions whose variable nobody declares or supplies."""
+    problems = []
+    for index, task in _tasks(document):
+        for place, text, rest in var.task_strings(task, ("tasks", index)):
+            if "<<" not in text and "{{" not in text:
+                continue
+            for found in var.templates(text, rest):
+                if found.name not in variables.values:
+                    problems.append(var.undefined(document, place, found, variables.values))
+        when = task.get("when")
+        for name in when if isinstance(when, dict) else ():
+            if name not in variables.values and not name.startswith("_"):
+                hint = closest(name, variables.values)
+                message = f"the variable {name} is not defined"
+                problems.append(document.problem(("tasks", index, "when", name), message, hint, key=True))
+    return problems
+
+
+def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:
+    """Names given with --env that mean nothing to this file: most likely a misspelling."""
+    known = var.declared(document)
+    problems = []
+    for name in explicit:
+        if name in known or var.NODE.fullmatch(name) or re.search(rf"\b{name}\b", document.text):
+            continue
+        hint = closest(name, known) or "its variables: " + (", ".join(known) or "none")
+        problems.append(document.problem(("variables",), f"--env {name}: no such variable", hint))
+    return problems
+
+
+def commands(
+    document: Document, tasks: Sequence[Mapping[str, Any]]
+) -> tuple[list[list[shell.Group]], list[Problem]]:
+    """Each step's commands, and the problems of those that are not valid bash, like its guard."""
+    snippets: list[str] = []
+    places: list[tuple[int, int | None]] = []
+    for index, task in enumerate(tasks):
+        if task.get("skip_if") is not None:
+            snippets.append(task["skip_if"])
+            places.append((index, None))
+        command = (task.get("service") or {}).get("command")
+        if isinstance(command, str):
+            snippets.append(command)
+            places.append((index, -1))
+        for element, text in enumerate(task.get("commands") or ()):
+            snippets.append(text)
+            places.append((index, element))
+    refused = shell.check(snippets)
+    problems: list[Problem] = []
+    bad: dict[int, list[int]] = {}
+    for number, message in refused.items():
+        index, element = places[number]
+        if element is None:
+            problems.append(document.problem(("tasks", index, "skip_if"), f"not valid bash: {message}"))
+        elif element < 0:
+            place = ("tasks", index, "service", "command")
+            problems.append(document.problem(place, f"not valid bash: {message}"))
+        else:
+            bad.setdefault(index, []).append(element)
+    joined = []
+    for index, task in enumerate(tasks):
+        groups, errors = shell.group(task.get("commands") or [], bad.get(index, ()))
+        joined.append(groups)
+        for error in errors:
+            place = ("tasks", index, "commands", error.element)
+            problems.append(document.problem(place, f"not valid bash: {error.message}"))
+    return joined, problems
+
+
+def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    """What a schema cannot say of a step: parts that need or exclude each other."""
+    problems = []
+    for index, task in enumerate(tasks):
+        place = ("tasks", index)
+        if not any(task.get(part) for part in ("commands", "service", "wait_for", "files", "outputs")):
+            message = "the step does nothing"
+            problems.append(document.problem(place, message, "give it commands, a service or a wait_for"))
+        service = task.get("service")
+        if service:
+            inside = (*place, "service")
+            if service.get("state") == "stopped":
+                extra = [key for key in ("command", "ready") if key in service]
+                if extra:
+                    problems.append(
+                        document.problem((*inside, extra[0]), "a stopped service has none", key=True)
+                    )
+            elif not service.get("command"):
+                problems.append(document.problem(inside, '"command" is missing in "service"'))
+            if service.get("ready"):
+                problems += _probe(document, (*inside, "ready"), service["ready"], own_log=True)
+            for number, pattern in enumerate(service.get("fail_on") or ()):
+                problems += _pattern(document, (*inside, "fail_on", number), pattern)
+        if "wait_for" in task:
+            problems += _probe(document, (*place, "wait_for"), task["wait_for"], own_log=False)
+    return problems
+
+
+def _probe(
+    document: Document, place: tuple[str | int, ...], probe: Mapping[str, Any], own_log: bool
+) -> list[Problem]:
+    kinds = [kind for kind in ("http", "tcp", "file", "log") if kind in probe]
+    if len(kinds) != 1:
+        got = " and ".join(kinds) or "none"
+        return [document.problem(place, f"expected one of http, tcp, file and log, got {got}")]
+    log = probe.get("log")
+    if log is None:
+        return []
+    pattern = log if isinstance(log, str) else log["pattern"]
+    problems = _pattern(document, (*place, "log"), pattern)
+    if not own_log and (isinstance(log, str) or not (log.get("path") or log.get("service"))):
+        message = 'whose log? expected {"path" or "service", "pattern"}'
+        problems.append(document.problem((*place, "log"), message))
+    return problems
+
+
+def _pattern(document: Document, place: tuple[str | int, ...], pattern: str) -> list[Problem]:
+    try:
+        re.compile(pattern.encode())
+    except re.error as error:
+        return [document.problem(place, f"not a regular expression: {error}")]
+    return []

@@ -1,0 +1,249 @@
+"""Compiles a checked task file into the plan that the engine runs.
+
+A plan is JSON: the steps with every template replaced, the commands joined where they span
+elements, durations in seconds, and what was decided beforehand (`when`, --from, --until, --only).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskrunner.engine import VERSION
+from taskrunner.engine.layout import slug
+from taskrunner.errors import NotFoundError, TaskFileError, closest, in_order
+from taskrunner.model import cache, checks, shell
+from taskrunner.model.document import Document
+from taskrunner.model.variables import Variables, render_task, resolve, text_of
+
+Plan = dict[str, Any]
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+READY_TIMEOUT = 300.0
+SHORTEST_SECRET = 4
+
+
+class Selection(NamedTuple):
+    """Which steps to run: `start` (--from) to `until`, or `only` these."""
+
+    start: str | None = None
+    until: str | None = None
+    only: tuple[str, ...] = ()
+
+
+def title(document: Document) -> str:
+    """The task file's name: `metadata.name`, the older `name`, or the file's own."""
+    data = document.data
+    named = (data.get("metadata") or {}).get("name") or data.get("name")
+    return str(named or Path(document.name).stem)
+
+
+def compile_plan(
+    document: Document,
+    *,
+    path: Path | None,
+    given: Mapping[str, str] | None = None,
+    explicit: Mapping[str, str] | None = None,
+    selection: Selection = Selection(),
+    reset: bool = False,
+    check: bool = False,
+    cwd: Path | None = None,
+) -> Plan:
+    """The plan of a task file, still without a run id.
+
+    `path` is the file's identity on this machine; None for one that was built in Python, which is
+    known by its name. Raises TaskFileError with every problem, NotFoundError for an unknown step.
+    """
+    given, explicit = given or {}, explicit or {}
+    valid = cache.Valid(document.text)
+    problems = [] if valid else checks.structure(document)
+    if problems:
+        raise TaskFileError(in_order(problems + checks.meaning(document, given, explicit)))
+    variables, problems = resolve(document, given, explicit)
+    problems += checks.unused(document, explicit)
+    if not valid:
+        problems += checks.ids(document)
+    undefined = checks.templates(document, variables)
+    tasks = [render_task(task, variables.values) for task in document.data["tasks"]]
+    commands, refused = checks.commands(document, tasks)
+    problems += undefined + checks.beside(undefined, refused)
+    if not valid:
+        problems += checks.parts(document, tasks)
+    if problems:
+        raise TaskFileError(in_order(problems))
+    valid.remember()
+
+    known = [task["id"] for task in tasks]
+    skips = _selected(known, selection)
+    folder = path.resolve().parent if path else Path.cwd()
+    steps = []
+    for index, (task, own) in enumerate(zip(tasks, commands, strict=True)):
+        step = _step(document, index, task, own, variables, folder)
+        skip = skips.get(task["id"]) or _when(task, variables.values)
+        if skip:
+            step["skip"] = skip
+        steps.append(step)
+    identity = str(path.resolve()) if path else "python:" + title(document)
+    plan: Plan = {
+        "format": VERSION,
+        "name": title(document),
+        "file": document.name,
+        "path": identity,
+        "key": slug(Path(identity).stem) + "-" + _digest(identity)[:12],
+        "cwd": str(cwd or Path.cwd()),
+        "variables": variables.values,
+        "secrets": sorted(name for name in variables.secrets if variables.values[name]),
+        "warnings": [
+            f"the secret {name} is shorter than {SHORTEST_SECRET} characters: it cannot be masked"
+            for name in sorted(variables.secrets)
+            if 0 < len(variables.values[name]) < SHORTEST_SECRET
+        ],
+        "forget": None if reset else _forgotten(known, selection),
+        "check": check,
+        "steps": steps,
+    }
+    plan["fingerprint"] = _digest([plan["variables"], plan["steps"], plan["forget"], check])
+    return plan
+
+
+def seconds(duration: float | str) -> float:
+    """A duration of the task file (30, "30s", "10m", "500ms") in seconds."""
+    if isinstance(duration, str):
+        match = re.fullmatch(r"([0-9.]+)(ms|s|m|h|d)?", duration)
+        if match is None:
+            raise ValueError(f"not a duration: {duration!r}")
+        return float(match[1]) * UNITS[match[2] or "s"]
+    return float(duration)
+
+
+def _step(
+    document: Document,
+    index: int,
+    task: dict[str, Any],
+    groups: Sequence[shell.Group],
+    variables: Variables,
+    folder: Path,
+) -> dict[str, Any]:
+    step: dict[str, Any] = {
+        "id": task["id"],
+        "name": task.get("name") or task["id"],
+        "index": index,
+        "commands": [_command(document, index, group) for group in groups],
+        "env": {name: text_of(value) for name, value in (task.get("env") or {}).items()},
+    }
+    if task.get("skip_if") is not None:
+        step["guard"] = task["skip_if"]
+        step["guard_timeout"] = seconds(task.get("skip_if_timeout", 60))
+    if "timeout" in task:
+        step["timeout"] = seconds(task["timeout"])
+    if "retries" in task:
+        retries = task["retries"]
+        step["retries"] = {
+            "attempts": retries["attempts"],
+            "delay": seconds(retries.get("delay", 1)),
+            "backoff": retries.get("backoff", 1),
+        }
+    step.update({key: task[key] for key in ("cwd", "run_as", "on_failure", "always") if key in task})
+    if task.get("files"):
+        step["files"] = [
+            {"from": str(folder / os.path.expanduser(file["from"])), "to": file["to"]}
+            for file in task["files"]
+        ]
+    if task.get("outputs"):
+        step["outputs"] = [{"from": file["from"], "to": file["to"]} for file in task["outputs"]]
+    if "wait_for" in task:
+        step["wait_for"] = _probe(task["wait_for"])
+    if "service" in task:
+        step["service"] = _service(task, step, variables)
+    step["key"] = _key(step, variables)
+    return step
+
+
+def _command(document: Document, task: int, group: shell.Group) -> dict[str, Any]:
+    written = document.data["tasks"][task]["commands"][group.first : group.last + 1]
+    return {
+        "text": group.text,
+        "source": "\n".join(written),
+        "line": document.line(("tasks", task, "commands", group.first)),
+    }
+
+
+def _probe(probe: dict[str, Any]) -> dict[str, Any]:
+    log = probe.get("log")
+    asked = {**probe, "timeout": seconds(probe.get("timeout", READY_TIMEOUT))}
+    if isinstance(log, str):
+        asked["log"] = {"pattern": log}
+    return asked
+
+
+def _service(task: dict[str, Any], step: dict[str, Any], variables: Variables) -> dict[str, Any]:
+    service = dict(task["service"])
+    service["env"] = {name: text_of(value) for name, value in (service.get("env") or {}).items()}
+    service["ready"] = _probe(service.get("ready") or {})
+    service["stop_timeout"] = seconds(service.get("stop_timeout", 30))
+    # A server is another one when what it is started with is; how its health is asked is not.
+    made_of = [service.get("command"), service["env"], service.get("cwd"), step["env"],
+               step.get("cwd"), step.get("run_as")]  # fmt: skip
+    service["definition"] = _digest([made_of, _mentioned(made_of, variables)])
+    return service
+
+
+def _key(step: dict[str, Any], variables: Variables) -> str:
+    """The identity of what a step does: a journal entry counts only for the same key."""
+    made_of = [[command["text"] for command in step["commands"]], step["env"], step.get("cwd"),
+               step.get("run_as"), step.get("files")]  # fmt: skip
+    return _digest([made_of, _mentioned(made_of, variables)])
+
+
+def _mentioned(made_of: Any, variables: Variables) -> dict[str, str]:
+    """The variables that a step names, also as $NAME: it reads them from its environment."""
+    words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", json.dumps(made_of)))
+    return {name: variables.values[name] for name in sorted(words & variables.values.keys())}
+
+
+def _digest(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str, str]]:
+    """The steps that are passed over, and why. Raises NotFoundError for an unknown id."""
+    for name in (selection.start, selection.until, *selection.only):
+        if name is not None and name not in known:
+            hint = closest(name, known) or "the steps are " + ", ".join(known[:20])
+            raise NotFoundError(f"there is no step {name!r}", hint)
+    skips = {}
+    first = known.index(selection.start) if selection.start else 0
+    last = known.index(selection.until) if selection.until else len(known) - 1
+    for index, name in enumerate(known):
+        if selection.only and name not in selection.only:
+            skips[name] = {"reason": "only", "detail": "--only " + " ".join(selection.only)}
+        elif index < first:
+            skips[name] = {"reason": "from", "detail": f"--from {selection.start}"}
+        elif index > last:
+            skips[name] = {"reason": "until", "detail": f"--until {selection.until}"}
+    return skips
+
+
+def _forgotten(known: Sequence[str], selection: Selection) -> list[str]:
+    """Asked for by name, a step is run again whatever the journal says."""
+    if selection.only:
+        return [name for name in known if name in selection.only]
+    return list(known[known.index(selection.start) :]) if selection.start else []
+
+
+def _when(task: dict[str, Any], values: Mapping[str, str]) -> dict[str, str] | None:
+    for name, wanted in (task.get("when") or {}).items():
+        negated = isinstance(wanted, dict)
+        options = wanted["not"] if isinstance(wanted, dict) else wanted
+        texts = [text_of(item) for item in (options if isinstance(options, list) else [options])]
+        if (values.get(name, "") in texts) == negated:
+            wish = ("not " if negated else "") + " or ".join(texts)
+            return {"reason": "when", "detail": f"{name} is {values.get(name, '')!r}, not {wish}"
+                    if not negated else f"{name} is {values.get(name, '')!r}"}  # fmt: skip
+    return None

@@ -1,0 +1,189 @@
+"""The task file's types, for building one in Python; the JSON Schema is generated from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+ID = r"^[^\x00-\x1f\x7f]+$"
+DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Filled = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Scalar = Annotated[bool | int | float | Text, Field(union_mode="smart")]
+Duration = Annotated[float, Field(gt=0, le=31_536_000)] | Annotated[str, StringConstraints(pattern=DURATION)]
+Environment = dict[Name, Scalar]
+
+
+def _ignore_comments(schema: dict[str, Any]) -> None:
+    schema["patternProperties"] = {"^_": {}}
+    schema.pop("title", None)
+
+
+class Part(BaseModel):
+    """A JSON object of the task file: members that start with `_` are comments, others are known."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_ignore_comments)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_comments(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if not str(name).startswith("_")}
+        return data
+
+
+class Metadata(Part):
+    """What the file is for."""
+
+    name: Text | None = None
+    description: Text | None = None
+    version: Scalar | None = None
+
+
+class Variable(Part):
+    """A variable with more to say than its default."""
+
+    default: Scalar | None = Field(None, description="Its value when none is given.")
+    description: Text | None = None
+    required: bool = Field(False, description="It has no default: a value must be given.")
+    secret: bool = Field(False, description="It never appears in a log, an event or a listing.")
+    choices: Annotated[list[Scalar], Field(min_length=1)] | None = Field(
+        None, description="The values that it may have."
+    )
+
+
+class Retries(Part):
+    """Run a failed step again."""
+
+    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(description="How often at most, in all.")
+    delay: Duration = Field(1.0, description="Seconds (or 30s, 5m) before the second attempt.")
+    backoff: Annotated[float, Field(ge=1, le=100)] = Field(
+        1.0, description="The delay grows by this factor with each attempt."
+    )
+
+
+class LogPattern(Part):
+    """Lines of a log that match a regular expression."""
+
+    pattern: Filled
+    path: Filled | None = None
+    service: Filled | None = None
+
+
+class Probe(Part):
+    """A question that is asked until the answer is yes: one of http, tcp, file and log."""
+
+    http: Annotated[str, StringConstraints(pattern=r"^(https?://|.*<<|.*\{\{)")] | None = Field(
+        None, description="A URL that answers with 2xx, or with `status`."
+    )
+    status: Annotated[int, Field(ge=100, le=599)] | None = None
+    tcp: Annotated[str, StringConstraints(pattern=r":([0-9]+|<<\w+>>|\{\{\w+\}\})$")] | None = Field(
+        None, description="host:port that accepts a connection."
+    )
+    file: Filled | None = Field(None, description="A path that exists.")
+    log: Filled | LogPattern | None = Field(
+        None, description="A regular expression that the log matches; in `wait_for` with a path."
+    )
+    timeout: Duration = Field(300.0, description="How long to go on asking.")
+
+
+class Service(Part):
+    """A long-running server: started once, kept while it is well, stopped as a whole."""
+
+    name: Filled
+    command: Filled | Annotated[list[Text], Field(min_length=1)] | None = None
+    state: Literal["started", "stopped"] = "started"
+    ready: Probe | None = None
+    fail_on: list[Filled] = Field(
+        default=[], description="Regular expressions: a line that matches ends the wait at once."
+    )
+    env: Environment = {}
+    cwd: Filled | None = None
+    stop_timeout: Duration = Field(30.0, description="From TERM to KILL.")
+
+
+class File(Part):
+    """A file or folder that is copied."""
+
+    from_: Filled = Field(alias="from")
+    to: Filled
+
+
+class Task(Part):
+    """One step: a guard, and what to do when the guard does not hold."""
+
+    id: Annotated[str, StringConstraints(pattern=ID, max_length=200)]
+    name: Text | None = None
+    description: Text | None = None
+    when: dict[Name, Scalar | list[Scalar] | dict[Literal["not"], Scalar | list[Scalar]]] | None = Field(
+        None, description="Only when each of these variables has (one of) these values."
+    )
+    skip_if: Text | None = Field(None, description="A command: when it succeeds, the step is skipped.")
+    skip_if_timeout: Duration = Field(60.0, description="A guard that takes longer is an error.")
+    commands: list[Text] = Field(
+        default=[], description="Run in order in one shell; the first that fails ends the step."
+    )
+    env: Environment = {}
+    cwd: Filled | None = None
+    timeout: Duration | None = Field(None, description="Seconds, or 30s, 10m, 2h.")
+    retries: Retries | None = None
+    run_as: Filled | None = Field(None, description="The user whose step it is.")
+    on_failure: Literal["stop", "continue"] = "stop"
+    always: bool = Field(False, description="Clean-up: run also after a failure or a cancel.")
+    files: list[File] = Field(default=[], description="Needed by the step; copied before it.")
+    outputs: list[File] = Field(default=[], description="Results of the step; copied after it.")
+    service: Service | None = None
+    wait_for: Probe | None = None
+
+
+class TaskFile(Part):
+    """A task file: steps that are run in order, each once."""
+
+    schema_: str | None = Field(None, alias="$schema")
+    metadata: Metadata | None = None
+    name: Text | None = Field(None, description="The older place of metadata.name.")
+    description: Text | None = Field(None, description="The older place of metadata.description.")
+    version: Scalar | None = Field(None, description="The older place of metadata.version.")
+    variables: dict[
+        Annotated[str, StringConstraints(pattern=r"^(_.*|[A-Za-z_][A-Za-z0-9_]*)$")], Scalar | Variable
+    ] = {}
+    tasks: list[Task]
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The file's JSON value, without what was left at its default."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def generate() -> dict[str, Any]:
+    """The JSON Schema of a task file (draft 2020-12)."""
+    schema = TaskFile.model_json_schema(by_alias=True)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "taskrunner task file"
+    schema.update(_without_noise({key: schema[key] for key in ("properties", "$defs")}))
+    return schema
+
+
+def _without_noise(value: Any, names: bool = False) -> Any:
+    """Without pydantic's titles and nulls: an optional member is left out, never null."""
+    if isinstance(value, list):
+        return [_without_noise(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for name, item in value.items():
+        if not names and (name == "title" or (name == "default" and item is None)):
+            continue
+        kept[name] = _without_noise(item, names=not names and name in ("properties", "$defs"))
+    options = kept.get("anyOf")
+    if isinstance(options, list) and {"type": "null"} in options:
+        options = [option for option in options if option != {"type": "null"}]
+        del kept["anyOf"]
+        kept = {**options[0], **kept} if len(options) == 1 else {**kept, "anyOf": options}
+    return kept

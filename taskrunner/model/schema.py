@@ -1,0 +1,148 @@
+"""Checks a task file against its JSON Schema and says what is wrong in the file's own terms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from taskrunner import packs
+from taskrunner.errors import Problem, closest, in_order
+from taskrunner.model.document import Document, Place
+
+NAMES = {"object": "an object", "array": "an array", "string": "a string", "integer": "an integer",
+         "number": "a number", "boolean": "true or false", "null": "null"}  # fmt: skip
+MEANINGS = {
+    r"^[^\x00]*$": "text without NUL characters",
+    r"^[^\x00-\x1f\x7f]+$": "one line of text",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "a name: letters, digits and _, not starting with a digit",
+    r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$": 'a duration: seconds, or "30s", "10m", "2h"',
+    r"^(https?://|.*<<|.*\{\{)": "a URL that starts with http:// or https://",
+    r":([0-9]+|<<\w+>>|\{\{\w+\}\})$": '"host:port"',
+}
+
+
+def problems(document: Document) -> list[Problem]:
+    """Everything in the document that the schema does not allow, in the order of the file."""
+    return in_order(
+        problem for error in validator().iter_errors(document.data) for problem in _translate(document, error)
+    )
+
+
+@cache
+def validator() -> Any:
+    """The validator of the committed schema."""
+    # Imported here: a file that was found valid before is run without it (see `cache`).
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(packs.schema_path().read_text(encoding="utf-8")))
+
+
+def _translate(document: Document, error: Any) -> Iterator[Problem]:
+    place: Place = tuple(error.absolute_path)
+    kind, wanted, value = error.validator, error.validator_value, error.instance
+    if kind in ("anyOf", "oneOf"):
+        yield from _any_of(document, error)
+    elif kind == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        for name in value:
+            if name not in known and not name.startswith("_"):
+                inside = " in " + _what(place)
+                yield document.problem(
+                    (*place, name), f'unknown key "{name}"{inside}', _suggest(name, known), key=True
+                )
+    elif kind == "required":
+        # One error for each missing name, all with the same list; the message alone tells which.
+        missing = next(name for name in wanted if error.message.startswith(f"'{name}'"))
+        yield document.problem(place, f'"{missing}" is missing in {_what(place)}')
+    elif "propertyNames" in error.absolute_schema_path:
+        name = value if isinstance(value, str) else ""
+        message = f'"{name}" is not {_meaning(str(wanted))}'
+        yield document.problem((*place, name), message, key=True)
+    else:
+        yield document.problem(place, _say(kind, wanted, value))
+
+
+def _any_of(document: Document, error: Any) -> Iterator[Problem]:
+    """Of several shapes, report the one that was meant: the one of the value's own type."""
+    branches: dict[int, list[Any]] = {}
+    for sub in error.context:
+        branches.setdefault(sub.schema_path[0], []).append(sub)
+    typed = [
+        subs
+        for subs in branches.values()
+        if not any(sub.validator == "type" and not sub.path for sub in subs)
+    ]
+    if typed:
+        deepest = max(typed, key=lambda subs: max(len(sub.absolute_path) for sub in subs))
+        for sub in deepest:
+            yield from _translate(document, sub)
+        return
+    types: list[str] = []
+    for subs in branches.values():
+        wanted = subs[0].validator_value
+        types += [NAMES[name] for name in ([wanted] if isinstance(wanted, str) else wanted)]
+    message = f"expected {' or '.join(dict.fromkeys(types))}, got {_got(error.instance)}"
+    yield document.problem(tuple(error.absolute_path), message)
+
+
+def _say(kind: str, wanted: Any, value: Any) -> str:
+    if kind == "type":
+        names = [wanted] if isinstance(wanted, str) else wanted
+        return f"expected {' or '.join(NAMES[name] for name in names)}, got {_got(value)}"
+    if kind == "pattern":
+        return f"expected {_meaning(wanted)}, got {_got(value)}"
+    if kind in ("enum", "const"):
+        allowed = wanted if isinstance(wanted, list) else [wanted]
+        text = f"expected {' or '.join(map(json.dumps, allowed))}, got {_got(value)}"
+        hint = closest(value, [str(item) for item in allowed]) if isinstance(value, str) else ""
+        return f"{text}, {hint}" if hint else text
+    if kind in ("minLength", "minItems"):
+        return "must not be empty"
+    limits = {
+        "maxLength": "at most {} characters",
+        "minimum": "at least {}",
+        "maximum": "at most {}",
+        "exclusiveMinimum": "more than {}",
+    }
+    return f"expected {limits.get(kind, kind + ' {}').format(wanted)}, got {_got(value)}"
+
+
+def _meaning(pattern: str) -> str:
+    return MEANINGS.get(pattern, f"text like {pattern}")
+
+
+def _got(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return NAMES["object" if isinstance(value, dict) else "array"]
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _what(place: Place) -> str:
+    """The kind of object at a place, in the words of the format."""
+    if not place:
+        return "the task file"
+    if place[0] == "tasks" and len(place) == 2:
+        return "a task"
+    if place[0] == "variables" and len(place) == 2:
+        return "a variable"
+    return next(f'"{part}"' for part in reversed(place) if isinstance(part, str))
+
+
+ALIASES = {
+    "command": "commands", "cmd": "commands", "cmds": "commands", "run": "commands",
+    "script": "commands", "shell": "commands", "steps": "tasks", "unless": "skip_if",
+    "creates": "skip_if", "status": "skip_if", "user": "run_as", "workdir": "cwd", "dir": "cwd",
+    "retry": "retries", "vars": "variables", "environment": "env", "if": "when",
+    "continue_on_error": "on_failure", "ignore_errors": "on_failure", "finally": "always",
+}  # fmt: skip
+"""What the same thing is called in the tools that people come from."""
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    alias = ALIASES.get(name.lower())
+    if alias in known:
+        return f"did you mean {alias}?"
+    return closest(name, known) or "known keys: " + ", ".join(known)

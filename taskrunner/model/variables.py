@@ -1,0 +1,218 @@
+"""Variables: where their values come from, and how they get into a step's texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from taskrunner.engine.script import quote
+from taskrunner.errors import Problem, closest
+from taskrunner.model.document import Document, Place, strings
+
+TEMPLATE = re.compile(
+    r"(?<!<)<<(?P<new>[A-Za-z_][A-Za-z0-9_]*)(?P<new_q>:q)?>>(?!>)"
+    r"|\{\{(?P<old>[A-Za-z_][A-Za-z0-9_]*)(?P<old_q>:q)?\}\}"
+)
+NODE = re.compile(r"NODE[0-9]+_[A-Z0-9_]+")
+"""Variables that describe nodes, taken from the environment of the controller."""
+
+NOT_TEMPLATED = {"id", "name", "description", "when", "on_failure", "always"}
+
+
+class Template(NamedTuple):
+    """A `<<NAME>>` or `{{NAME}}` in a text."""
+
+    name: str
+    quoted: bool
+    start: int
+    end: int
+
+
+class Variables(NamedTuple):
+    """The resolved variables of a run, as text, and which of them are secret."""
+
+    values: dict[str, str]
+    secrets: frozenset[str]
+    declared: dict[str, dict[str, Any]]
+
+
+def templates(text: str, rest: str = "") -> Iterator[Template]:
+    """The templates in a text; `rest` is what follows it in the same shell.
+
+    `<<EOF>>file` is a here-document, not a template, when a line with the delimiter follows.
+    """
+    for match in TEMPLATE.finditer(text):
+        name = match["new"] or match["old"]
+        if match["new"]:
+            after = (text[match.end() :] + "\n" + rest).split("\n")[1:]
+            if name in after or name in (line.lstrip("\t") for line in after):
+                continue
+        yield Template(name, bool(match["new_q"] or match["old_q"]), match.start(), match.end())
+
+
+def render(text: str, values: Mapping[str, str], rest: str = "") -> str:
+    """The text with every template replaced; a name without a value is left alone."""
+    if "<<" not in text and "{{" not in text:
+        return text
+    pieces, last = [], 0
+    for found in templates(text, rest):
+        if found.name in values:
+            value = values[found.name]
+            pieces += [text[last : found.start], quote(value) if found.quoted else value]
+            last = found.end
+    return "".join(pieces) + text[last:]
+
+
+def task_strings(task: dict[str, Any], place: Place = ()) -> Iterator[tuple[Place, str, str]]:
+    """Every text of a step in which templates count: its place, itself, and what follows it."""
+    for inner, text in strings({k: v for k, v in task.items() if k not in NOT_TEMPLATED}):
+        rest = ""
+        if inner[0] == "commands" and isinstance(inner[-1], int):
+            rest = "\n".join(c for c in task["commands"][inner[-1] + 1 :] if isinstance(c, str))
+        yield (*place, *inner), text, rest
+
+
+def render_task(task: dict[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """The step with every template in it replaced; comments are left out."""
+
+    def walk(value: Any, rest: str = "") -> Any:
+        if isinstance(value, str):
+            return render(value, values, rest)
+        if isinstance(value, list):
+            texts = [item if isinstance(item, str) else "" for item in value]
+            return [
+                walk(item, "\n".join(texts[index + 1 :]) if "<<" in texts[index] else "")
+                for index, item in enumerate(value)
+            ]
+        if isinstance(value, dict):
+            return {name: walk(item) for name, item in value.items() if not name.startswith("_")}
+        return value
+
+    return {
+        name: value if name in NOT_TEMPLATED else walk(value)
+        for name, value in task.items()
+        if not name.startswith("_")
+    }
+
+
+def declared(document: Document) -> dict[str, dict[str, Any]]:
+    """The declared variables in their long form."""
+    found: dict[str, dict[str, Any]] = {}
+    section = document.data.get("variables") if isinstance(document.data, dict) else None
+    for name, value in section.items() if isinstance(section, dict) else ():
+        if name.startswith("_"):
+            continue
+        entry = dict(value) if isinstance(value, dict) else {"default": value}
+        default = entry.get("default")
+        if isinstance(default, str) and default in (f"<<{name}>>", f"{{{{{name}}}}}"):
+            # The older way to say that it must be given.
+            entry = {**entry, "required": True}
+            del entry["default"]
+        found[name] = entry
+    return found
+
+
+def text_of(value: Any) -> str:
+    """A variable's value as the text that a shell gets."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return str(value)
+
+
+def resolve(
+    document: Document,
+    given: Mapping[str, str],
+    explicit: Mapping[str, str],
+    *,
+    placeholders: bool = False,
+) -> tuple[Variables, list[Problem]]:
+    """The value of every variable, and all that is wrong with them.
+
+    `given` holds values whose names nobody has to know (an env file's, the nodes'), `explicit` those
+    that must mean something (`--env`); the later wins. With `placeholders`, a required variable
+    without a value has its own name for a value, so that the rest can be checked.
+    """
+    known = declared(document)
+    problems: list[Problem] = []
+    raw: dict[str, str] = {}
+    for name, entry in known.items():
+        if entry.get("default") is not None and not entry.get("required"):
+            raw[name] = text_of(entry["default"])
+    for name, value in {**given, **explicit}.items():
+        raw[name] = value
+    for name, entry in known.items():
+        place = ("variables", name)
+        if name not in raw:
+            if entry.get("required") and not placeholders:
+                about = f": {entry['description']}" if entry.get("description") else ""
+                message = f"a value is needed for {name}{about}"
+                problems.append(document.problem(place, message, f"give it with --env {name}=...", key=True))
+            raw[name] = name if entry.get("required") else ""
+        choices = [text_of(choice) for choice in entry.get("choices") or ()]
+        if (
+            choices
+            and raw[name] not in choices
+            and (name in given or name in explicit or not entry.get("required"))
+        ):
+            message = f"{name} is {raw[name]!r}, which is not one of {', '.join(choices)}"
+            problems.append(document.problem(place, message, closest(raw[name], choices), key=True))
+    values = _in_order(document, known, raw, {**given, **explicit}, problems)
+    secrets = {name for name, entry in known.items() if entry.get("secret") is True}
+    grew = True
+    while grew:
+        # What is made of a secret is one.
+        tainted = {
+            name
+            for name in known
+            if name not in secrets and any(found.name in secrets for found in templates(raw.get(name, "")))
+        }
+        secrets |= tainted
+        grew = bool(tainted)
+    return Variables(values, frozenset(secrets & set(values)), known), problems
+
+
+def _in_order(
+    document: Document,
+    known: Mapping[str, Any],
+    raw: Mapping[str, str],
+    given: Mapping[str, str],
+    problems: list[Problem],
+) -> dict[str, str]:
+    """Values with the templates in them replaced, each after those that it needs."""
+    values: dict[str, str] = {}
+    cyclic: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in values or name in cyclic:
+            return
+        if name in path:
+            cycle = path[path.index(name) :]
+            cyclic.update(cycle)
+            message = "variables need each other: " + " -> ".join((*cycle, name))
+            problems.append(document.problem(("variables", name), message, key=True))
+            return
+        text = raw[name]
+        # A value that somebody gave is text; only what the file itself says is a template.
+        for found in templates(text) if name not in given else ():
+            if found.name in raw:
+                visit(found.name, (*path, name))
+            else:
+                place: Place = ("variables", name)
+                if isinstance(document.data["variables"].get(name), dict):
+                    place = (*place, "default")
+                problems.append(undefined(document, place, found, raw))
+        values[name] = render(text, values) if name not in given else text
+
+    for name in raw:
+        visit(name, ())
+    return values
+
+
+def undefined(document: Document, place: Place, found: Template, known: Mapping[str, Any]) -> Problem:
+    """The problem of a template whose name has no value."""
+    hint = closest(found.name, known) or f"declare it in variables, or give it with --env {found.name}=..."
+    message = f"the variable {found.name} is not defined"
+    return document.problem(place, message, hint, at=found.start)
