@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 POLL = 0.05
 """Seconds between two looks at a run that has no bell, and at a step's output."""
+PACE = 0.01
+"""Seconds at least between two looks: what reads every event at once slows down who writes them."""
 SILENCE = 1.0
 """Seconds without news after which the engine is asked for."""
 
@@ -63,6 +65,7 @@ class Run:
                     return
             if news:
                 quiet_since = time.monotonic()
+                time.sleep(PACE)
             elif time.monotonic() - quiet_since > SILENCE or self.transport.last_words(self.id):
                 if not self.transport.alive(self.id) and not follower.unread():
                     raise self._lost()

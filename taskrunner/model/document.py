@@ -63,9 +63,9 @@ class Document:
         except json.JSONDecodeError as error:
             raise TaskFileError([self._syntax_problem(error)]) from error
         except RecursionError as error:
-            raise TaskFileError([self.problem((), "the nesting is too deep")]) from error
+            raise TaskFileError([Problem(self.name, 1, 1, "", "the nesting is too deep")]) from error
         except ValueError as error:
-            raise TaskFileError([self.problem((), f"not valid JSON: {error}")]) from error
+            raise TaskFileError([Problem(self.name, 1, 1, "", f"not valid JSON: {error}")]) from error
         if duplicates:
             raise TaskFileError([self._duplicate(place, first) for place, first in self._scan[1]])
         if "\\u" in self.text:

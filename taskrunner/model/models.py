@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 ID = r"^[^\x00-\x1f\x7f]+$"
 DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"
 
@@ -16,25 +16,29 @@ Filled = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Scalar = Annotated[bool | int | float | Text, Field(union_mode="smart")]
 Duration = Annotated[float, Field(gt=0, le=31_536_000)] | Annotated[str, StringConstraints(pattern=DURATION)]
-Environment = dict[Name, Scalar]
 
 
-def _ignore_comments(schema: dict[str, Any]) -> None:
+def without_comments(data: Any) -> Any:
+    """A JSON object without the members that are comments: their names start with `_`."""
+    if isinstance(data, dict):
+        return {name: value for name, value in data.items() if not str(name).startswith("_")}
+    return data
+
+
+Environment = Annotated[dict[Name, Scalar], BeforeValidator(without_comments)]
+Values = Scalar | list[Scalar]
+
+
+def _allow_comments(schema: dict[str, Any]) -> None:
     schema["patternProperties"] = {"^_": {}}
-    schema.pop("title", None)
 
 
 class Part(BaseModel):
     """A JSON object of the task file: members that start with `_` are comments, others are known."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_ignore_comments)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_allow_comments)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_comments(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if not str(name).startswith("_")}
-        return data
+    _comments = model_validator(mode="before")(without_comments)
 
 
 class Metadata(Part):
@@ -120,9 +124,9 @@ class Task(Part):
     id: Annotated[str, StringConstraints(pattern=ID, max_length=200)]
     name: Text | None = None
     description: Text | None = None
-    when: dict[Name, Scalar | list[Scalar] | dict[Literal["not"], Scalar | list[Scalar]]] | None = Field(
-        None, description="Only when each of these variables has (one of) these values."
-    )
+    when: Annotated[
+        dict[Name, Values | dict[Literal["not"], Values]], BeforeValidator(without_comments)
+    ] | None = Field(None, description="Only when each of these variables has (one of) these values.")
     skip_if: Text | None = Field(None, description="A command: when it succeeds, the step is skipped.")
     skip_if_timeout: Duration = Field(60.0, description="A guard that takes longer is an error.")
     commands: list[Text] = Field(
@@ -149,9 +153,7 @@ class TaskFile(Part):
     name: Text | None = Field(None, description="The older place of metadata.name.")
     description: Text | None = Field(None, description="The older place of metadata.description.")
     version: Scalar | None = Field(None, description="The older place of metadata.version.")
-    variables: dict[
-        Annotated[str, StringConstraints(pattern=r"^(_.*|[A-Za-z_][A-Za-z0-9_]*)$")], Scalar | Variable
-    ] = {}
+    variables: Annotated[dict[Name, Scalar | Variable], BeforeValidator(without_comments)] = {}
     tasks: list[Task]
 
     model_config = ConfigDict(populate_by_name=True)
@@ -181,6 +183,10 @@ def _without_noise(value: Any, names: bool = False) -> Any:
         if not names and (name == "title" or (name == "default" and item is None)):
             continue
         kept[name] = _without_noise(item, names=not names and name in ("properties", "$defs"))
+    if "patternProperties" in kept and "properties" not in kept and not names:
+        # A mapping from names: any other name is an error, unless it is a comment.
+        kept["patternProperties"]["^_"] = {}
+        kept["additionalProperties"] = False
     options = kept.get("anyOf")
     if isinstance(options, list) and {"type": "null"} in options:
         options = [option for option in options if option != {"type": "null"}]

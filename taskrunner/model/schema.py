@@ -13,10 +13,11 @@ from taskrunner.model.document import Document, Place
 
 NAMES = {"object": "an object", "array": "an array", "string": "a string", "integer": "an integer",
          "number": "a number", "boolean": "true or false", "null": "null"}  # fmt: skip
+NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 MEANINGS = {
     r"^[^\x00]*$": "text without NUL characters",
     r"^[^\x00-\x1f\x7f]+$": "one line of text",
-    r"^[A-Za-z_][A-Za-z0-9_]*$": "a name: letters, digits and _, not starting with a digit",
+    NAME: "a name: a letter, then letters, digits and _",
     r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$": 'a duration: seconds, or "30s", "10m", "2h"',
     r"^(https?://|.*<<|.*\{\{)": "a URL that starts with http:// or https://",
     r":([0-9]+|<<\w+>>|\{\{\w+\}\})$": '"host:port"',
@@ -48,6 +49,10 @@ def _translate(document: Document, error: Any) -> Iterator[Problem]:
         known = list(error.schema.get("properties", {}))
         for name in value:
             if name not in known and not name.startswith("_"):
+                if not known:
+                    message = f'"{name}" is not {_meaning(NAME)}'
+                    yield document.problem((*place, name), message, key=True)
+                    continue
                 inside = " in " + _what(place)
                 yield document.problem(
                     (*place, name), f'unknown key "{name}"{inside}', _suggest(name, known), key=True
@@ -56,10 +61,6 @@ def _translate(document: Document, error: Any) -> Iterator[Problem]:
         # One error for each missing name, all with the same list; the message alone tells which.
         missing = next(name for name in wanted if error.message.startswith(f"'{name}'"))
         yield document.problem(place, f'"{missing}" is missing in {_what(place)}')
-    elif "propertyNames" in error.absolute_schema_path:
-        name = value if isinstance(value, str) else ""
-        message = f'"{name}" is not {_meaning(str(wanted))}'
-        yield document.problem((*place, name), message, key=True)
     else:
         yield document.problem(place, _say(kind, wanted, value))
 

@@ -67,12 +67,13 @@ def _fenced(snippet: str) -> str:
     open one: what one snippet opens must not be closed by the next.
 
     An open bracket or keyword meets the brackets around. An open quote is closed by its like in one
-    of the comments, and meets the bracket there. An open here-document is closed by its delimiter,
-    which otherwise is inside a string, and meets the end of that.
+    of the comments, and meets there what is an error anywhere, in a `case` at the second time. An
+    open here-document is closed by its delimiter, which otherwise is inside a string, and opens a
+    quote at the end of that.
     """
     delimiters = {next(filter(None, found)) for found in HERE_DOCUMENT.findall(snippet)}
     closers = "".join(f": '\n{delimiter}\n'\n" for delimiter in sorted(delimiters))
-    return f"step() {{ (\n:\n{snippet}\n{closers}#' )\n#\" )\n#` )\n) }}\n"
+    return f"step() {{ (\n:\n{snippet}\n{closers}#' ;; ;;\n#\" ;; ;;\n#` ;; ;;\n) }}\n"
 
 
 def group(elements: Sequence[str], bad: Sequence[int]) -> tuple[list[Group], list[ShellError]]:

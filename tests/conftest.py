@@ -1,0 +1,100 @@
+"""What the tests share: a state folder of their own, task files, and the command as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskrunner.engine import processes
+
+Process = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state folder; nothing that was started with it may be left when the test is over."""
+    folder = tmp_path / "state"
+    monkeypatch.setenv("TASKRUNNER_HOME", str(folder))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    yield folder
+    left = _wait_until_gone(str(folder))
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"left running: {left}"
+
+
+def _wait_until_gone(folder: str) -> dict[int, str]:
+    deadline = time.monotonic() + 5
+    while True:
+        left = started_with(folder)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.02)
+
+
+def started_with(folder: str) -> dict[int, str]:
+    """The living processes whose environment names this state folder."""
+    needle = f"TASKRUNNER_HOME={folder}".encode()
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            known = processes.stat(int(name))
+            environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+            if known and known[0] not in "ZX" and needle in environ:
+                found[int(name)] = Path(f"/proc/{name}/cmdline").read_text()
+    return found
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a task file: the tasks, and what else the file has."""
+
+    def write(*tasks: dict[str, Any], file: str = "work/tasks.json", **members: Any) -> Path:
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"name": "Test", **members, "tasks": tasks}, indent=2))
+        return path
+
+    return write
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "taskrunner", *map(str, args)]
+
+
+@pytest.fixture
+def cli() -> Callable[..., Process]:
+    """Run the command to its end."""
+
+    def cli(*args: object, **kwargs: Any) -> Process:
+        kwargs = {"timeout": 60, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL, **kwargs}
+        return subprocess.run(command(*args), **kwargs)
+
+    return cli
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> Any:
+    """Wait until the condition is true, and return what it says."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.01)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from taskrunner.engine import processes
+
+
+@pytest.fixture
+def null() -> Iterator[int]:
+    fd = os.open(os.devnull, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def start(null: int, tag: str, command: str) -> int:
+    return processes.spawn(["bash", "-c", command], {**os.environ, processes.TAG: tag}, null, null)
+
+
+def reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def test_ends_a_whole_tree_also_what_has_left_it(null: int) -> None:
+    tag = f"test/{os.getpid()}/tree"
+    pid = start(null, tag, "sleep 60 & setsid sleep 61 & (setsid nohup sleep 62 &) ; wait")
+    deadline = time.monotonic() + 5
+    while len(processes.tree(tag, pid)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(processes.tree(tag, pid)) >= 4
+    assert processes.end_tree(tag, pid, 5, lambda: reap(pid)) == set()
+    assert processes.tree(tag, pid) == set()
+
+
+def test_kills_what_ignores_term(null: int) -> None:
+    tag = f"test/{os.getpid()}/deaf"
+    pid = start(null, tag, "trap '' TERM; while :; do sleep 0.1; done")
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert processes.end_tree(tag, pid, 0.5, lambda: reap(pid)) == set()
+    assert 0.4 < time.monotonic() - began < 3
+
+
+def test_a_pid_taken_over_by_another_process_is_not_taken_for_it() -> None:
+    other = subprocess.Popen(["sleep", "30"])
+    try:
+        known = processes.identity(other.pid)
+        assert processes.alive(known)
+        assert not processes.alive({**known, "start": int(str(known["start"])) - 1})
+        assert not processes.alive({**known, "boot": "of yesterday"})
+        assert not processes.tagged(other.pid, "some/tag")
+    finally:
+        other.kill()
+        other.wait()
+    assert not processes.alive(known)
+
+
+def test_only_the_standard_streams_reach_a_step(null: int) -> None:
+    secret = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(secret, False)
+    pid = start(null, "t", f"[ ! -e /proc/self/fd/{secret} ]")
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(secret)
+
+
+def test_signals_that_python_ignores_have_their_meaning_in_a_step(null: int) -> None:
+    pid = start(null, "t", "set -o pipefail; yes | head -1 >/dev/null; [ ${PIPESTATUS[0]} = 141 ]")
+    assert os.waitpid(pid, 0)[1] == 0

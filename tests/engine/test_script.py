@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from taskrunner.engine import script
+
+
+def run(tmp_path: Path, guard: str | None, *commands: str) -> tuple[int, str, script.Marks]:
+    """Run a step's program as the engine does; its status, output and marks."""
+    path = tmp_path / "program"
+    stdin = script.write(str(path), script.program(str(tmp_path), guard, commands))
+    try:
+        done = subprocess.run(
+            script.argv("the-step", "tag"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=20, check=False, env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+    finally:
+        os.close(stdin)
+    return done.returncode, done.stdout.decode(), script.read_marks(path.read_bytes())
+
+
+def test_commands_share_one_shell(tmp_path: Path) -> None:
+    commands = ("x=1; f() { echo f$x; }", "cd /usr", "declare -A m=([k]=v)", 'f; pwd; echo "${m[k]}"')
+    status, output, marks = run(tmp_path, None, *commands)
+    assert (status, output) == (0, "f1\n/usr\nv\n")
+    assert (marks.command, marks.end, marks.guard) == (3, 0, None)
+
+
+def test_the_first_command_that_fails_ends_the_step(tmp_path: Path) -> None:
+    status, output, marks = run(tmp_path, None, "echo a", "false; (exit 7)", "echo never")
+    assert (status, output, marks.command, marks.end) == (7, "a\n", 1, 7)
+
+
+def test_a_failure_inside_a_command_counts_only_at_its_end(tmp_path: Path) -> None:
+    assert run(tmp_path, None, "false\ntrue")[0] == 0
+
+
+@pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 5", 5)])
+def test_exit_ends_the_step(tmp_path: Path, command: str, status: int) -> None:
+    done, output, marks = run(tmp_path, None, command, "echo never")
+    assert (done, output, marks.end) == (status, "", status)
+
+
+def test_standard_input_is_empty(tmp_path: Path) -> None:
+    assert run(tmp_path, None, "cat", "read x || echo empty", "echo SECOND")[1] == "empty\nSECOND\n"
+
+
+@pytest.mark.parametrize("guard", ["true", "cd /; x=9; exit 0"])
+def test_a_guard_that_holds_skips(tmp_path: Path, guard: str) -> None:
+    status, output, marks = run(tmp_path, guard, "echo never")
+    assert (status, output, marks.skipped, marks.command) == (0, "", True, None)
+
+
+@pytest.mark.parametrize("guard", ["false", "exit 3", "no-such-command 2>/dev/null", "kill -9 $BASHPID"])
+def test_any_other_guard_runs_and_changes_nothing(tmp_path: Path, guard: str) -> None:
+    status, output, marks = run(tmp_path, f"cd /; x=9; {guard}", 'echo "$PWD ${x:-unset}"')
+    assert (status, marks.skipped) == (0, False)
+    assert output.splitlines()[-1] == f"{tmp_path} unset"
+    assert marks.guard
+
+
+def test_an_exit_trap_of_the_step_is_kept(tmp_path: Path) -> None:
+    status, output, marks = run(tmp_path, None, "trap 'echo bye' EXIT", "echo work")
+    assert (status, output, marks.end) == (0, "work\nbye\n", 0)
+
+
+def test_set_e_and_set_u_of_the_step_work(tmp_path: Path) -> None:
+    assert run(tmp_path, None, "set -eu", "false\necho never")[:2] == (1, "")
+    assert run(tmp_path, None, "set -u", "echo $nope")[0] != 0
+
+
+def test_dollar_dollar_is_the_process_of_the_step(tmp_path: Path) -> None:
+    _, output, marks = run(tmp_path, None, "echo $$ $BASHPID")
+    assert output == f"{marks.pid} {marks.pid}\n"
+
+
+def test_low_descriptors_are_free(tmp_path: Path) -> None:
+    assert run(tmp_path, None, "exec 9>lock 3>x", "flock 9", "echo ok")[:2] == (0, "ok\n")
+
+
+def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    stdin = script.write(str(path), script.program("/no/such/folder", None, ["echo never"]))
+    done = subprocess.run(script.argv("s", "t"), stdin=stdin, capture_output=True, check=False)
+    os.close(stdin)
+    assert done.returncode == 1
+    assert b"the working directory cannot be entered: /no/such/folder" in done.stderr
+
+
+def test_waits_for_its_turn_and_dies_with_the_engine() -> None:
+    wait, go = os.pipe()
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {script.GO_FD}<&{wait}; exec \"$@\"", "_", *script.argv("s", "t", wait=True)],
+        stdin=subprocess.DEVNULL, pass_fds=[wait],
+    )  # fmt: skip
+    os.close(wait)
+    assert process.poll() is None
+    os.close(go)
+    assert process.wait(10) == 125
