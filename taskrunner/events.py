@@ -73,7 +73,7 @@ class StepRunning(_Event):
     index: int
 
 
-Reason = Literal["", "guard", "journal", "service", "when", "from", "until", "only"]
+Reason = Literal["", "guard", "journal", "files", "service", "when", "from", "until", "only"]
 
 
 class _StepPlanned(_Event, total=False):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 SKIPPED = {
     "guard": "already true",
     "journal": "already done",
+    "files": "already there",
     "service": "already so",
     "when": "does not apply",
     "from": "before",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .script import Marks
 
 GUARD_TIMEOUT = 60.0
+WORK = ("service", "wait_for", "outputs")
+"""What a step may do besides its commands."""
 
 
 def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
@@ -59,7 +61,8 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
         guard = None
         from . import transfer
 
-        transfer.place(ctx, step["files"])
+        if not transfer.place(ctx, step["files"]) and not (set(WORK) & step.keys() or step["commands"]):
+            return "files"
     if (guard is not None or commands) and _bash(ctx, step, str(attempt), guard, commands):
         return "guard"
     kept = False

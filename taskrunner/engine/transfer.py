@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from .context import Context
 
 
-def place(ctx: Context, files: list[dict[str, Any]]) -> None:
-    """Copy each file or folder to where the step needs it."""
-    _each(ctx, files, "files")
+def place(ctx: Context, files: list[dict[str, Any]]) -> bool:
+    """Copy each file or folder to where the step needs it; False when all was there."""
+    return _each(ctx, files, "files")
 
 
 def collect(ctx: Context, outputs: list[dict[str, Any]]) -> None:
@@ -25,31 +25,35 @@ def collect(ctx: Context, outputs: list[dict[str, Any]]) -> None:
     _each(ctx, outputs, "outputs")
 
 
-def _each(ctx: Context, pairs: list[dict[str, Any]], key: str) -> None:
+def _each(ctx: Context, pairs: list[dict[str, Any]], key: str) -> bool:
+    changed = False
     for pair in pairs:
         source, target = ctx.path(pair["from"]), ctx.path(pair["to"])
         try:
-            _copy(source, target)
+            changed = _copy(source, target) or changed
         except OSError as error:
             detail = "%s: cannot copy %s to %s: %s" % (key, source, target, error.strerror or error)
             raise StepError(key, detail) from error
+    return changed
 
 
-def _copy(source: str, target: str) -> None:
+def _copy(source: str, target: str) -> bool:
     if os.path.isdir(source):
+        changed = not os.path.isdir(target)
         os.makedirs(target, exist_ok=True)
         for name in sorted(os.listdir(source)):
-            _copy(os.path.join(source, name), os.path.join(target, name))
-        return
+            changed = _copy(os.path.join(source, name), os.path.join(target, name)) or changed
+        return changed
     if os.path.isdir(target):
         target = os.path.join(target, os.path.basename(source))
     if os.path.exists(target) and filecmp.cmp(source, target, shallow=False):
-        return
+        return False
     os.makedirs(os.path.dirname(target), exist_ok=True)
     temporary = "%s.%d.tmp" % (target, os.getpid())
     try:
         shutil.copy2(source, temporary)
         os.rename(temporary, target)
+        return True
     except OSError:
         if os.path.exists(temporary):
             os.unlink(temporary)
