@@ -74,6 +74,11 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def left_of(folder: Path) -> dict[int, str]:
+    """What steps and services have left running: without the engine, which may be on its way out."""
+    return {pid: line for pid, line in started_with(str(folder)).items() if "engine.main" not in line}
+
+
 def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "taskrunner", *map(str, args)]
 

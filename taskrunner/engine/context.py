@@ -62,9 +62,11 @@ class Context:
         """What has to be exported where a change of user has emptied the environment."""
         return {**self.plan["variables"], **own, "TASKRUNNER_RUN": self.run, processes.TAG: tag}
 
-    def path(self, path: str) -> str:
-        """A path of the plan: `~` is the home here, a relative one starts at the run's folder."""
-        return os.path.join(self.plan["cwd"], os.path.expanduser(path))
+    def folder(self, step: dict[str, Any], part: dict[str, Any] | None = None) -> str:
+        """The working directory of a step, or of a part of it: `~` is the home here, a relative one
+        starts at the folder that the run was started in."""
+        cwd = (part or {}).get("cwd") or step.get("cwd") or ""
+        return os.path.join(self.plan["cwd"], os.path.expanduser(cwd))
 
     def spawn(
         self, argv: list[str], env: dict[str, str], stdin: int, log: str, go: int = -1

@@ -15,20 +15,21 @@ if TYPE_CHECKING:
 ANSWER_WITHIN = 5.0
 
 
-def probe(wanted: Mapping[str, Any], own_log: str = "") -> str:
+def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
     """Ask once. Returns "" when the answer is yes, else what is missing, in words.
 
     `wanted` has one of `http` (a URL that answers 2xx, or `status`), `tcp` ("host:port"), `file`
     (a path that exists) and `log` ({"path", "pattern"}; the path is `own_log` when it has none).
+    Relative paths start at `folder`.
     """
     if "http" in wanted:
         return _http(wanted["http"], wanted.get("status"))
     if "tcp" in wanted:
         return _tcp(wanted["tcp"])
     if "file" in wanted:
-        path = os.path.expanduser(wanted["file"])
+        path = os.path.join(folder, os.path.expanduser(wanted["file"]))
         return "" if os.path.exists(path) else "there is no " + path
-    path = os.path.expanduser(wanted["log"].get("path") or own_log)
+    path = os.path.join(folder, os.path.expanduser(wanted["log"].get("path") or own_log))
     pattern = wanted["log"]["pattern"]
     found = re.search(pattern.encode(), layout.read_bytes(path))
     return "" if found else "%s does not match %r" % (path, pattern)

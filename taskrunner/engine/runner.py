@@ -43,7 +43,7 @@ def run(directory: str, bell: int = -1) -> int:
             os.makedirs(os.path.join(directory, folder), mode=0o700, exist_ok=True)
         events = EventLog(directory, bell, masker)
         if plan.get("dry"):
-            return Run(Context(directory, plan, events, masker), "").dry()
+            return Run(Context(directory, plan, events, masker), "", None).dry()
         lock, holder = _lock(layout.root_of(directory), plan["key"], plan["run"])
         if lock is None:
             events.emit("run.refused", holder=holder)
@@ -53,7 +53,7 @@ def run(directory: str, bell: int = -1) -> int:
         layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
         ctx = Context(directory, plan, events, masker)
         os.chdir("/")  # a step may delete the folder the run was started in
-        return Run(ctx, holder).all()
+        return Run(ctx, holder, lock).all()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
             raise Fatal("%s: %s" % (error.strerror, error.filename or directory)) from error
@@ -82,8 +82,9 @@ def _lock(root: str, key: str, run: str) -> tuple[int | None, str]:
 class Run:
     """The state of one pass over the steps."""
 
-    def __init__(self, ctx: Context, previous: str) -> None:
+    def __init__(self, ctx: Context, previous: str, lock: int | None) -> None:
         self.ctx = ctx
+        self.lock = lock
         self.previous = previous
         self.counts = {"ok": 0, "skipped": 0}
         self.failures: list[str] = []
@@ -149,6 +150,9 @@ class Run:
         ctx = self.ctx
         if ctx.prepared is not None:
             ctx.prepared.discard()
+        recovery.scrub(ctx.directory)
+        if self.lock is not None:
+            os.close(self.lock)  # who hears of the end may start the next run at once
         ctx.events.emit(
             "run.finished",
             status=self.status,
@@ -158,7 +162,6 @@ class Run:
             failures=self.failures,
             **self.counts,
         )
-        recovery.scrub(ctx.directory)
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(ctx.directory, layout.RESERVE))
         return EXIT[self.status]

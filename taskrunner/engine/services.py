@@ -43,7 +43,7 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
             _stop(ctx, step, service, record)
         return not running
     if running and record["definition"] == service["definition"]:
-        if not probe_ready(service, directory):
+        if not probe_ready(ctx, step, service):
             _tell(ctx, step, service, "kept", record["pid"])
             return True
         # It may still be on its way up, from a run whose engine was killed.
@@ -61,10 +61,11 @@ def log_of(ctx: Context, name: str | None) -> str:
     return os.path.join(layout.service_dir(ctx.root, name), "log") if name else ""
 
 
-def probe_ready(service: dict[str, Any], directory: str) -> str:
+def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> str:
+    """What a service's `ready` says, "" for yes; also when it asks nothing."""
     if not _asks(service["ready"]):
         return ""
-    return probe(service["ready"], os.path.join(directory, "log"))
+    return probe(service["ready"], ctx.folder(step, service), log_of(ctx, service["name"]))
 
 
 def _asks(ready: dict[str, Any]) -> bool:
@@ -96,7 +97,7 @@ def _start(ctx: Context, step: dict[str, Any], service: dict[str, Any], director
     argv, exports = script.argv(service["name"], tag), None
     if step.get("run_as"):
         argv, exports = script.as_user(step["run_as"], argv), ctx.exports(env, tag)
-    cwd = ctx.path(service.get("cwd") or step.get("cwd") or "")
+    cwd = ctx.folder(step, service)
     path = os.path.join(directory, "script")
     stdin = script.write(path, script.program(cwd, None, [command], exports))
     try:
@@ -133,7 +134,7 @@ def _await_ready(
             end = script.read_marks(layout.read_bytes(path)).end
             detail = "%s exited before it was ready" % service["name"]
             raise StepError("service", detail + _last_lines(log), end)
-        missing = probe_ready(service, directory)
+        missing = probe_ready(ctx, step, service)
         if not missing and processes.alive(record):
             _tell(ctx, step, service, "ready", record["pid"])
             with contextlib.suppress(FileNotFoundError):

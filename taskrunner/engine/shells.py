@@ -42,7 +42,7 @@ class Shell:
         if step.get("run_as"):
             argv = script.as_user(step["run_as"], argv)
             exports = ctx.exports(step["env"], self.tag)
-        content = script.program(ctx.path(step.get("cwd") or ""), guard, commands, exports)
+        content = script.program(ctx.folder(step), guard, commands, exports)
         env = ctx.env(step["env"], self.tag)
         log = layout.log_path(ctx.directory, index, step["id"])
         wait, self._go = os.pipe() if ahead else (-1, -1)

@@ -61,7 +61,7 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
         guard = None
         from . import transfer
 
-        if not transfer.place(ctx, step["files"]) and not (set(WORK) & step.keys() or step["commands"]):
+        if not transfer.place(ctx, step) and not (set(WORK) & step.keys() or step["commands"]):
             return "files"
     if (guard is not None or commands) and _bash(ctx, step, str(attempt), guard, commands):
         return "guard"
@@ -75,7 +75,7 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
     if step.get("outputs"):
         from . import transfer
 
-        transfer.collect(ctx, step["outputs"])
+        transfer.collect(ctx, step)
     return "service" if kept and not commands and not step.get("wait_for") else ""
 
 
@@ -177,7 +177,7 @@ def wait(ctx: Context, step: dict[str, Any]) -> None:
     deadline = time.monotonic() + wanted["timeout"]
     pause = 0.05
     while True:
-        missing = probe(wanted, own_log)
+        missing = probe(wanted, ctx.folder(step), own_log)
         if not missing:
             return
         if ctx.control.cancelled:

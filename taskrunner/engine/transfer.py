@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from .context import Context
 
 
-def place(ctx: Context, files: list[dict[str, Any]]) -> bool:
+def place(ctx: Context, step: dict[str, Any]) -> bool:
     """Copy each file or folder to where the step needs it; False when all was there."""
-    return _each(ctx, files, "files")
+    return _each("files", step, "", ctx.folder(step))
 
 
-def collect(ctx: Context, outputs: list[dict[str, Any]]) -> None:
-    """Copy each result of the step to where it is wanted."""
-    _each(ctx, outputs, "outputs")
+def collect(ctx: Context, step: dict[str, Any]) -> bool:
+    """Copy each result of the step to where it is wanted, from the folder of the run on."""
+    return _each("outputs", step, ctx.folder(step), ctx.plan["cwd"])
 
 
-def _each(ctx: Context, pairs: list[dict[str, Any]], key: str) -> bool:
+def _each(key: str, step: dict[str, Any], source_folder: str, target_folder: str) -> bool:
     changed = False
-    for pair in pairs:
-        source, target = ctx.path(pair["from"]), ctx.path(pair["to"])
+    for pair in step[key]:
+        source = os.path.join(source_folder, os.path.expanduser(pair["from"]))
+        target = os.path.join(target_folder, os.path.expanduser(pair["to"]))
         try:
             changed = _copy(source, target) or changed
         except OSError as error:
