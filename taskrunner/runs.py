@@ -66,7 +66,7 @@ class Run:
             if news:
                 quiet_since = time.monotonic()
                 time.sleep(PACE)
-            elif time.monotonic() - quiet_since > SILENCE or self.transport.last_words(self.id):
+            elif time.monotonic() - quiet_since > SILENCE or self.transport.last_words(self.id) is not None:
                 if not self.transport.alive(self.id) and not follower.unread():
                     raise self._lost()
                 quiet_since = time.monotonic()

@@ -30,8 +30,8 @@ class Transport(Protocol):
     def alive(self, run: str) -> bool:
         """Whether the engine of the run is at work."""
 
-    def last_words(self, run: str) -> str:
-        """What the engine could not write into its log: why it ended."""
+    def last_words(self, run: str) -> str | None:
+        """What the engine said at its end that is not in its log; None when no end was heard of."""
 
     def cancel(self, run: str) -> bool:
         """Ask a run to stop; False when there is no engine to hear it."""

@@ -107,8 +107,10 @@ class LocalTransport:
             return True
         return runner.engine_alive(layout.run_dir(self.root, run))
 
-    def last_words(self, run: str) -> str:
-        return self._said.get(run, b"").decode("utf-8", "replace")
+    def last_words(self, run: str) -> str | None:
+        if run in self._bells or run not in self._said:
+            return None
+        return self._said[run].decode("utf-8", "replace")
 
     def cancel(self, run: str) -> bool:
         return main.cancel(layout.run_dir(self.root, run)) == 0
