@@ -47,8 +47,7 @@ def find(name: str) -> Path:
     Raises NotFoundError with the closest names.
     """
     given = Path(name)
-    for path in (given, given.with_name(given.name + ".json"), Path("tasks") / given,
-                 Path("tasks") / f"{name}.json"):  # fmt: skip
+    for path in (given, Path(f"{name}.json"), Path("tasks") / given, Path("tasks") / f"{name}.json"):
         if path.is_file():
             return path
     known = {pack.name: pack.path for pack in packs()}

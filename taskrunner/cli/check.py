@@ -6,7 +6,8 @@ import json
 import sys
 from argparse import Namespace
 
-from taskrunner import api, packs as packs_
+from taskrunner import api
+from taskrunner import packs as packs_
 from taskrunner.cli.run import variables
 from taskrunner.errors import NotFoundError, Problem
 

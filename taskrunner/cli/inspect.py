@@ -37,7 +37,8 @@ def _current(run: runs.Run) -> str:
     step, count = "", len(plan["steps"])
     for event in run.so_far():
         if event["type"] == "step.started":
-            step = f"{event['step']} ({event['index'] + 1}/{count}), since {duration(time.time() - event['time'])}"
+            since = duration(time.time() - event["time"])
+            step = f"{event['step']} ({event['index'] + 1}/{count}), since {since}"
     return step
 
 

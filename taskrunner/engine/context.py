@@ -64,7 +64,8 @@ class Context:
 
     def folder(self, step: dict[str, Any], part: dict[str, Any] | None = None) -> str:
         """The working directory of a step, or of a part of it: `~` is the home here, a relative one
-        starts at the folder that the run was started in."""
+        starts at the folder that the run was started in.
+        """
         cwd = (part or {}).get("cwd") or step.get("cwd") or ""
         return os.path.join(self.plan["cwd"], os.path.expanduser(cwd))
 

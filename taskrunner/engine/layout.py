@@ -26,7 +26,7 @@ RESERVE_BYTES = 64 * 1024
 
 def default_root(environ: Any = os.environ) -> str:
     """The state root: `TASKRUNNER_HOME`, else `taskrunner` under the XDG state home."""
-    home = environ.get("TASKRUNNER_HOME")
+    home: str = environ.get("TASKRUNNER_HOME", "")
     if home:
         return os.path.abspath(os.path.expanduser(home))
     state = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")

@@ -26,7 +26,9 @@ def spellings(secret: str) -> set[bytes]:
     """The forms in which a secret shows up: itself, its lines, quoted for a shell, JSON or a URL."""
     forms = {secret, secret.strip(), secret.replace("'", "'\\''"), secret.replace("'", "'\"'\"'")}
     forms.update(line.strip() for line in secret.splitlines())
-    forms.update(json.dumps(form, ensure_ascii=ascii)[1:-1] for form in list(forms) for ascii in (0, 1))
+    forms.update(
+        json.dumps(form, ensure_ascii=ascii)[1:-1] for form in list(forms) for ascii in (False, True)
+    )
     forms.add("".join(c if c.isalnum() or c in "_.-~" else _percent(c) for c in secret))
     return {form.encode("utf-8", "surrogateescape") for form in forms if len(form) >= SHORTEST}
 

@@ -21,26 +21,24 @@ def listening(pids: Iterable[int] | None) -> set[int]:
 
 
 def owner(port: int) -> str:
-    """ " by pid N (name)" for the process that listens on a port, "" when that cannot be seen."""
+    """Who listens on a port, like ", by pid 1 (init)"; "" when that cannot be seen."""
     inodes = {inode for inode, found in _listeners().items() if found == port}
     for name in os.listdir("/proc"):
         if name.isdigit() and inodes & _sockets_of(int(name)):
-            with contextlib.suppress(OSError):
-                with open("/proc/%s/comm" % name) as file:
-                    return ", by pid %s (%s)" % (name, file.read().strip())
+            with contextlib.suppress(OSError), open("/proc/%s/comm" % name) as file:
+                return ", by pid %s (%s)" % (name, file.read().strip())
     return ""
 
 
 def _listeners() -> dict[str, int]:
     found = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            with open(table) as file:
-                next(file)
-                for line in file:
-                    fields = line.split()
-                    if fields[3] == LISTEN:
-                        found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
+        with contextlib.suppress(OSError), open(table) as file:
+            next(file)
+            for line in file:
+                fields = line.split()
+                if fields[3] == LISTEN:
+                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
     return found
 
 

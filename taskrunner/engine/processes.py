@@ -103,11 +103,10 @@ def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
     needle = tag.encode()
     for name in ("cmdline", "environ"):
-        with contextlib.suppress(OSError):
-            with open("/proc/%d/%s" % (pid, name), "rb") as file:
-                if any(part in (needle, TAG.encode() + b"=" + needle) for part in file.read().split(b"\0")):
-                    found = stat(pid)
-                    return found is not None and found[0] not in "ZX"
+        with contextlib.suppress(OSError), open("/proc/%d/%s" % (pid, name), "rb") as file:
+            if any(part in (needle, TAG.encode() + b"=" + needle) for part in file.read().split(b"\0")):
+                found = stat(pid)
+                return found is not None and found[0] not in "ZX"
     return False
 
 

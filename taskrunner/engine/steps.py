@@ -133,37 +133,38 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
         cause = "cancelled" if control.cancelled else ""
         now = time.monotonic()
         late = deadline is not None and now >= deadline
-        if guarded and not cause:
-            if shell.marks().guard is not None:
-                # The step's own time starts with the end of its guard.
-                guarded, late = False, False
-                deadline = None if timeout is None else now + timeout
-                ctx.events.emit("step.running", step=step["id"], index=step["index"])
+        if guarded and not cause and shell.marks().guard is not None:
+            # The step's own time starts with the end of its guard.
+            guarded, late = False, False
+            deadline = None if timeout is None else now + timeout
+            ctx.events.emit("step.running", step=step["id"], index=step["index"])
         if late and not cause:
             cause = "guard" if guarded else "timeout"
         if cause:
-            ended: list[int] = []
-
-            def reap() -> None:
-                found = control.ended(shell.pid)
-                if found is not None:
-                    ended.append(found)
-
-            immortal = processes.end_tree(shell.tag, shell.pid, ctx.grace, reap)
-            reap()
-            if immortal:
-                ctx.events.emit(
-                    "warning",
-                    step=step["id"],
-                    message="processes that cannot be ended: %s" % sorted(immortal),
-                )
-            return (ended or [137])[0], cause
+            return _end(ctx, step, shell), cause
         left = None if deadline is None else deadline - now
         if guarded:
             # Only the marks tell when the guard has ended; most have before the first look.
             left = min(pause, left or pause)
             pause = min(pause * 1.5, 0.25)
         control.pause(left)
+
+
+def _end(ctx: Context, step: dict[str, Any], shell: Shell) -> int:
+    """End the step's whole tree; the exit status of its root."""
+    ended: list[int] = []
+
+    def reap() -> None:
+        status = ctx.control.ended(shell.pid)
+        if status is not None:
+            ended.append(status)
+
+    immortal = processes.end_tree(shell.tag, shell.pid, ctx.grace, reap)
+    reap()
+    if immortal:
+        message = "processes that cannot be ended: %s" % sorted(immortal)
+        ctx.events.emit("warning", step=step["id"], message=message)
+    return ended[0] if ended else 137
 
 
 def wait(ctx: Context, step: dict[str, Any]) -> None:

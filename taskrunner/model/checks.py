@@ -9,7 +9,7 @@ from typing import Any
 from taskrunner.errors import Problem, closest
 from taskrunner.model import shell
 from taskrunner.model import variables as var
-from taskrunner.model.document import Document
+from taskrunner.model.document import Document, Place
 from taskrunner.model.variables import Variables
 
 
@@ -88,9 +88,11 @@ def templates(document: Document, variables: Variables) -> list[Problem]:
         for place, text, rest in var.task_strings(task, ("tasks", index)):
             if "<<" not in text and "{{" not in text:
                 continue
-            for found in var.templates(text, rest):
-                if found.name not in variables.values:
-                    problems.append(var.undefined(document, place, found, variables.values))
+            problems += [
+                var.undefined(document, place, found, variables.values)
+                for found in var.templates(text, rest)
+                if found.name not in variables.values
+            ]
         when = task.get("when")
         for name in when if isinstance(when, dict) else ():
             if name not in variables.values and not name.startswith("_"):
@@ -116,31 +118,24 @@ def commands(
     document: Document, tasks: Sequence[Mapping[str, Any]]
 ) -> tuple[list[list[shell.Group]], list[Problem]]:
     """Each step's commands, and the problems of those that are not valid bash, like its guard."""
-    snippets: list[str] = []
-    places: list[tuple[int, int | None]] = []
+    snippets: list[tuple[Place, str]] = []
     for index, task in enumerate(tasks):
         if task.get("skip_if") is not None:
-            snippets.append(task["skip_if"])
-            places.append((index, None))
+            snippets.append((("tasks", index, "skip_if"), task["skip_if"]))
         command = (task.get("service") or {}).get("command")
         if isinstance(command, str):
-            snippets.append(command)
-            places.append((index, -1))
+            snippets.append((("tasks", index, "service", "command"), command))
         for element, text in enumerate(task.get("commands") or ()):
-            snippets.append(text)
-            places.append((index, element))
-    refused = shell.check(snippets)
+            snippets.append((("tasks", index, "commands", element), text))
     problems: list[Problem] = []
     bad: dict[int, list[int]] = {}
-    for number, message in refused.items():
-        index, element = places[number]
-        if element is None:
-            problems.append(document.problem(("tasks", index, "skip_if"), f"not valid bash: {message}"))
-        elif element < 0:
-            place = ("tasks", index, "service", "command")
-            problems.append(document.problem(place, f"not valid bash: {message}"))
+    for number, message in shell.check([text for _, text in snippets]).items():
+        place = snippets[number][0]
+        if place[2] == "commands":
+            # Alone it is not whole; it may be with those behind it.
+            bad.setdefault(int(place[1]), []).append(int(place[3]))
         else:
-            bad.setdefault(index, []).append(element)
+            problems.append(document.problem(place, f"not valid bash: {message}"))
     joined = []
     for index, task in enumerate(tasks):
         groups, errors = shell.group(task.get("commands") or [], bad.get(index, ()))
@@ -155,7 +150,7 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
     """What a schema cannot say of a step: parts that need or exclude each other."""
     problems = []
     for index, task in enumerate(tasks):
-        place = ("tasks", index)
+        place: Place = ("tasks", index)
         if not any(task.get(part) for part in ("commands", "service", "wait_for", "files", "outputs")):
             message = "the step does nothing"
             problems.append(document.problem(place, message, "give it commands, a service or a wait_for"))
@@ -179,9 +174,7 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
     return problems
 
 
-def _probe(
-    document: Document, place: tuple[str | int, ...], probe: Mapping[str, Any], own_log: bool
-) -> list[Problem]:
+def _probe(document: Document, place: Place, probe: Mapping[str, Any], own_log: bool) -> list[Problem]:
     kinds = [kind for kind in ("http", "tcp", "file", "log") if kind in probe]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
@@ -197,7 +190,7 @@ def _probe(
     return problems
 
 
-def _pattern(document: Document, place: tuple[str | int, ...], pattern: str) -> list[Problem]:
+def _pattern(document: Document, place: Place, pattern: str) -> list[Problem]:
     try:
         re.compile(pattern.encode())
     except re.error as error:

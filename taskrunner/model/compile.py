@@ -36,6 +36,9 @@ class Selection(NamedTuple):
     only: tuple[str, ...] = ()
 
 
+ALL = Selection()
+
+
 def title(document: Document) -> str:
     """The task file's name: `metadata.name`, the older `name`, or the file's own."""
     data = document.data
@@ -49,7 +52,7 @@ def compile_plan(
     path: Path | None,
     given: Mapping[str, str] | None = None,
     explicit: Mapping[str, str] | None = None,
-    selection: Selection = Selection(),
+    selection: Selection = ALL,
     reset: bool = False,
     check: bool = False,
     cwd: Path | None = None,

@@ -79,7 +79,7 @@ def _own_rules(document: Document) -> Iterator[Problem]:
 
 
 def _shellcheck(document: Document) -> Iterator[Problem]:
-    """shellcheck's findings on each step's commands, at the elements that they come from."""
+    """Shellcheck's findings on each step's commands, at the elements that they come from."""
     variables, _ = resolve(document, {}, {}, placeholders=True)
     tasks = [render_task(task, _words(variables)) for task in document.data["tasks"]]
     groups, _ = checks.commands(document, tasks)

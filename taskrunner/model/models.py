@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -124,9 +123,9 @@ class Task(Part):
     id: Annotated[str, StringConstraints(pattern=ID, max_length=200)]
     name: Text | None = None
     description: Text | None = None
-    when: Annotated[
-        dict[Name, Values | dict[Literal["not"], Values]], BeforeValidator(without_comments)
-    ] | None = Field(None, description="Only when each of these variables has (one of) these values.")
+    when: (
+        Annotated[dict[Name, Values | dict[Literal["not"], Values]], BeforeValidator(without_comments)] | None
+    ) = Field(None, description="Only when each of these variables has (one of) these values.")
     skip_if: Text | None = Field(None, description="A command: when it succeeds, the step is skipped.")
     skip_if_timeout: Duration = Field(60.0, description="A guard that takes longer is an error.")
     commands: list[Text] = Field(

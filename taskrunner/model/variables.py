@@ -141,8 +141,7 @@ def resolve(
     for name, entry in known.items():
         if entry.get("default") is not None and not entry.get("required"):
             raw[name] = text_of(entry["default"])
-    for name, value in {**given, **explicit}.items():
-        raw[name] = value
+    raw.update({**given, **explicit})
     for name, entry in known.items():
         place = ("variables", name)
         if name not in raw:
@@ -159,7 +158,7 @@ def resolve(
         ):
             message = f"{name} is {raw[name]!r}, which is not one of {', '.join(choices)}"
             problems.append(document.problem(place, message, closest(raw[name], choices), key=True))
-    values = _in_order(document, known, raw, {**given, **explicit}, problems)
+    values = _in_order(document, raw, {**given, **explicit}, problems)
     secrets = {name for name, entry in known.items() if entry.get("secret") is True}
     grew = True
     while grew:
@@ -176,7 +175,6 @@ def resolve(
 
 def _in_order(
     document: Document,
-    known: Mapping[str, Any],
     raw: Mapping[str, str],
     given: Mapping[str, str],
     problems: list[Problem],

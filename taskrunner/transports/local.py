@@ -17,7 +17,10 @@ from taskrunner.errors import StateError
 
 KEEP_RUNS = 500
 KEEP_DAYS = 30
-LAUNCH = "import sys; sys.path.insert(0, sys.argv.pop(1)); from engine.main import main; sys.exit(main(sys.argv[1:]))"
+LAUNCH = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from engine.main import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 class LocalTransport:

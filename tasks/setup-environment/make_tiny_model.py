@@ -1,4 +1,5 @@
 """Make a four-layer random-weight Qwen2 model and a byte-level BPE tokenizer; no download."""
+
 import json
 import os
 import random
@@ -26,21 +27,41 @@ tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 tok.decoder = decoders.ByteLevel()
 tok.train_from_iterator(
     (" ".join(rng.choice(words) for _ in range(12)) for _ in range(1000)),
-    trainers.BpeTrainer(vocab_size=2048, special_tokens=SPECIAL, show_progress=False,
-                        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
-fast = PreTrainedTokenizerFast(tokenizer_object=tok, eos_token="<|endoftext|>", pad_token="<|endoftext|>",
-                               model_max_length=32768, clean_up_tokenization_spaces=False)
+    trainers.BpeTrainer(
+        vocab_size=2048,
+        special_tokens=SPECIAL,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    ),
+)
+fast = PreTrainedTokenizerFast(
+    tokenizer_object=tok,
+    eos_token="<|endoftext|>",
+    pad_token="<|endoftext|>",
+    model_max_length=32768,
+    clean_up_tokenization_spaces=False,
+)
 fast.chat_template = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 fast.save_pretrained(out)
 
 torch.manual_seed(0)
 config = Qwen2Config(
-    vocab_size=len(fast), hidden_size=256, intermediate_size=512, num_hidden_layers=4,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32768,
+    vocab_size=len(fast),
+    hidden_size=256,
+    intermediate_size=512,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=32768,
     rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-    tie_word_embeddings=True, bos_token_id=0, eos_token_id=0, initializer_range=0.05)
+    tie_word_embeddings=True,
+    bos_token_id=0,
+    eos_token_id=0,
+    initializer_range=0.05,
+)
 model = Qwen2ForCausalLM(config).to(torch.bfloat16)
 model.save_pretrained(out)
 shutil.rmtree(final, ignore_errors=True)

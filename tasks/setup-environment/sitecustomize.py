@@ -6,6 +6,7 @@
 2. NIXL's Python API hard-codes pthrDelay=0: its UCX progress thread spins on a core. Set it to
    NIXL_PTHR_DELAY_US microseconds (default 1000).
 """
+
 import ctypes
 import importlib.abc
 import importlib.machinery

@@ -47,7 +47,12 @@ def test_an_undefined_variable_is_found_before_anything_runs(write: Write, mark:
 
 
 def test_cd_does_not_leak_into_the_next_step(write: Write) -> None:
-    run(write({"id": "a", "commands": ["cd /usr; export X=1"]}, {"id": "b", "commands": ['echo "$PWD ${X:-}" > out']}))
+    run(
+        write(
+            {"id": "a", "commands": ["cd /usr; export X=1"]},
+            {"id": "b", "commands": ['echo "$PWD ${X:-}" > out']},
+        )
+    )
     assert Path("out").read_text() == f"{Path.cwd()} \n"
 
 

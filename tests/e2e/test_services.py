@@ -29,7 +29,9 @@ def serve(write: Write, port: int, home: Path) -> Iterator[Callable[..., tuple[R
         service = {"name": "web", "command": f"exec python3 -m http.server {port} --bind 127.0.0.1",
                    "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 20}, **members}  # fmt: skip
         events: list[Any] = []
-        result = run(write({"id": "serve", "service": service}, file="work/serve.json"), on_event=events.append)
+        result = run(
+            write({"id": "serve", "service": service}, file="work/serve.json"), on_event=events.append
+        )
         return result, [event["state"] for event in events if event["type"] == "service"]
 
     yield serve
@@ -57,7 +59,9 @@ def test_a_server_that_exits_fails_at_once_with_its_log(serve: Any) -> None:
 
 
 def test_fail_on_ends_the_wait_at_once(serve: Any, home: Path) -> None:
-    result, _ = serve(command="echo 'torch: CUDA out of memory. Tried'; sleep 60", fail_on=["CUDA out of memory", "x{2}"])
+    result, _ = serve(
+        command="echo 'torch: CUDA out of memory. Tried'; sleep 60", fail_on=["CUDA out of memory", "x{2}"]
+    )
     assert "CUDA out of memory. Tried" in result.failures[0]["detail"]
     assert result.duration < 5
 
@@ -81,7 +85,9 @@ def test_a_tree_with_a_process_that_has_left_the_session_is_stopped(serve: Any, 
 
 @pytest.mark.parametrize("wanted", [{"file": "there"}, {"log": {"path": "there", "pattern": "re.dy$"}}])
 def test_wait_for(write: Write, wanted: dict[str, Any]) -> None:
-    path = write({"id": "a", "commands": ["(sleep 0.3; echo ready > there) &"], "wait_for": {**wanted, "timeout": 10}})
+    path = write(
+        {"id": "a", "commands": ["(sleep 0.3; echo ready > there) &"], "wait_for": {**wanted, "timeout": 10}}
+    )
     assert run(path).status == "ok"
     assert run(path).status == "ok"
     Path("there").unlink()

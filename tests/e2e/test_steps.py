@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from taskrunner import Result, attach, run
 from tests.conftest import left_of
@@ -44,7 +41,9 @@ def test_a_daemon_goes_on_writing_to_the_masked_log(write: Write) -> None:
 
 
 def test_a_timeout_ends_what_ignores_term(write: Write, home: Path) -> None:
-    path = write({"id": "a", "timeout": 0.5, "commands": ["trap '' TERM; (trap '' TERM; sleep 60) & sleep 61"]})
+    path = write(
+        {"id": "a", "timeout": 0.5, "commands": ["trap '' TERM; (trap '' TERM; sleep 60) & sleep 61"]}
+    )
     began = time.monotonic()
     result = run(path)
     assert result.failures[0]["cause"] == "timeout"
@@ -73,7 +72,9 @@ def test_binary_output_and_ten_megabytes_without_a_newline(write: Write) -> None
 
 def test_a_step_that_changes_its_own_script(write: Write, home: Path) -> None:
     change = 'for f in "$TASKRUNNER_HOME"/runs/*/steps/*; do echo "echo CHANGED" > "$f"; done'
-    result = run(write({"id": "a", "commands": [change, "echo as written"]}, {"id": "b", "commands": ["echo b"]}))
+    result = run(
+        write({"id": "a", "commands": [change, "echo as written"]}, {"id": "b", "commands": ["echo b"]})
+    )
     assert log(result, "a") == b"as written\n"
 
 
@@ -97,7 +98,9 @@ def test_retries_with_backoff(write: Write) -> None:
 
 
 def test_on_failure_continue_goes_on_and_still_fails(write: Write) -> None:
-    result = run(write({"id": "a", "on_failure": "continue", "commands": ["false"]}, {"id": "b", "commands": ["true"]}))
+    result = run(
+        write({"id": "a", "on_failure": "continue", "commands": ["false"]}, {"id": "b", "commands": ["true"]})
+    )
     assert (result.status, result.exit, result.ok, result.failed) == ("failed", 1, 1, 1)
 
 
@@ -122,7 +125,10 @@ def test_when_compares_variables_before_anything_runs(write: Write) -> None:
 
 
 def test_env_and_variables_are_exported(write: Write) -> None:
-    path = write({"id": "a", "env": {"E": "<<V>>-e", "N": 1}, "commands": ['echo "$V|$E|$N" > out']}, variables={"V": "v $x"})
+    path = write(
+        {"id": "a", "env": {"E": "<<V>>-e", "N": 1}, "commands": ['echo "$V|$E|$N" > out']},
+        variables={"V": "v $x"},
+    )
     run(path)
     assert Path("out").read_text() == "v $x|v $x-e|1\n"
 

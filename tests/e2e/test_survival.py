@@ -41,7 +41,9 @@ def appending(step: int, pause: float = 0.02) -> dict[str, Any]:
 
 
 def controller(path: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command(path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command(path), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def engine_pid(home: Path) -> int | None:
@@ -186,7 +188,10 @@ def test_ctrl_c_ends_the_tree_and_runs_the_clean_up(write: Write, home: Path, nu
 
 
 def test_a_second_ctrl_c_leaves_at_once(write: Write) -> None:
-    path = write({"id": "a", "commands": ["touch started; sleep 60"]}, {"id": "c", "always": True, "commands": ["sleep 2; touch cleaned"]})
+    path = write(
+        {"id": "a", "commands": ["touch started; sleep 60"]},
+        {"id": "c", "always": True, "commands": ["sleep 2; touch cleaned"]},
+    )
     process = controller(path)
     wait_for(lambda: Path("started").exists())
     process.send_signal(signal.SIGINT)
@@ -210,7 +215,9 @@ def test_a_closed_terminal(write: Write, tmp_path: Path) -> None:
     tmux = ["tmux", "-S", str(tmp_path / "tmux")]
     line = " ".join(command(path))
     environment = f"TASKRUNNER_HOME={os.environ['TASKRUNNER_HOME']}"
-    subprocess.run([*tmux, "-f", "/dev/null", "new-session", "-d", "-s", "t", "-e", environment, line], check=True)
+    subprocess.run(
+        [*tmux, "-f", "/dev/null", "new-session", "-d", "-s", "t", "-e", environment, line], check=True
+    )
     wait_for(lambda: Path("started").exists())
     subprocess.run([*tmux, "kill-server"], check=True)
     wait_for(lambda: Path("finished").exists())
@@ -221,8 +228,10 @@ def in_small_home(tmp_path: Path, options: str, script: str) -> Process:
     """Run a shell script with a state folder of its own kind, in a mount namespace."""
     small = tmp_path / "small"
     small.mkdir()
-    mount = f"mount -t tmpfs -o {options} none {small} && cd {tmp_path}/work && export TASKRUNNER_HOME={small}; "
-    taskrunner = f"taskrunner() {{ {sys.executable} -m taskrunner \"$@\"; }}; "
+    mount = (
+        f"mount -t tmpfs -o {options} none {small} && cd {tmp_path}/work && export TASKRUNNER_HOME={small}; "
+    )
+    taskrunner = f'taskrunner() {{ {sys.executable} -m taskrunner "$@"; }}; '
     return subprocess.run(
         ["unshare", "-rm", "bash", "-c", mount + taskrunner + script],
         capture_output=True, text=True, timeout=60, check=False,
@@ -261,7 +270,10 @@ def test_a_clock_that_jumps(write: Write, monkeypatch: pytest.MonkeyPatch) -> No
     """The engine's clock goes back a day with every look at it, and a day on with the next."""
     jump = "import time, itertools as i; n = i.count(); real = time.time; time.time = lambda: real() + (next(n) % 2 - 1) * 86400; "
     monkeypatch.setattr(local, "LAUNCH", jump + local.LAUNCH)
-    path = write({"id": "a", "timeout": 5, "commands": ["sleep 0.2; echo a >> out"]}, {"id": "b", "commands": ["echo b >> out"]})
+    path = write(
+        {"id": "a", "timeout": 5, "commands": ["sleep 0.2; echo a >> out"]},
+        {"id": "b", "commands": ["echo b >> out"]},
+    )
     result = run(path)
     assert result.status == "ok"
     assert 0.2 < result.duration < 3
@@ -312,7 +324,11 @@ def test_secrets_are_nowhere_after_a_run_and_in_no_argument_during_it(write: Wri
     for pid in started_with(str(home)):
         assert secret.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
     for file in home.rglob("*"):
-        assert file.stat().st_mode & 0o077 == 0 or file.is_dir() or secret not in file.read_text(errors="replace")
+        assert (
+            file.stat().st_mode & 0o077 == 0
+            or file.is_dir()
+            or secret not in file.read_text(errors="replace")
+        )
     with begun:
         assert begun.result().failures[0]["tail"] == ["***"]
     assert attach(begun.id).log("a") == b"*** *** ***\n***\n"

@@ -55,7 +55,7 @@ def test_overlaps_and_beginnings(secrets: list[str], writes: list[bytes], expect
 
 
 def test_the_other_spellings_of_a_secret_are_masked() -> None:
-    secret = "it's a \"pass\" word/€"
+    secret = 'it\'s a "pass" word/€'
     masker = Masker([secret])
     for spelled in ("it'\\''s a \"pass\" word/€", 'it\'s a \\"pass\\" word/\\u20ac',
                     "it%27s%20a%20%22pass%22%20word%2F%E2%82%AC"):  # fmt: skip

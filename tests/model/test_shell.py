@@ -19,7 +19,7 @@ def grouped(*elements: str) -> tuple[list[str], list[int]]:
     [
         ["cat <<EOF", "hello", "EOF"],
         ["cat <<-'E F' | tr a b", "\tit's", "\tE F"],
-        ["python3 - <<'PY'", "print('a')", "if True:", "    print(\"b\")", "PY"],
+        ["python3 - <<'PY'", "print('a')", "if True:", '    print("b")', "PY"],
         ["echo 'a", "b'"],
         ['x="1', '2"'],
         ["if true; then", "echo a", "fi"],
@@ -39,7 +39,10 @@ def test_elements_are_joined_until_bash_can_parse_them(spanning: list[str]) -> N
 
 
 def test_two_spans_behind_each_other_are_two_commands() -> None:
-    assert grouped("cat <<EOF", "a", "EOF", "cat <<EOF", "b", "EOF")[0] == ["cat <<EOF\na\nEOF", "cat <<EOF\nb\nEOF"]
+    assert grouped("cat <<EOF", "a", "EOF", "cat <<EOF", "b", "EOF")[0] == [
+        "cat <<EOF\na\nEOF",
+        "cat <<EOF\nb\nEOF",
+    ]
 
 
 @pytest.mark.parametrize("whole", ["", "# it's a comment", "echo $((1 << 3))", "cat <<< x", "a=(1 2)", "[[ a =~ ^(b|c) ]]",
@@ -48,7 +51,9 @@ def test_what_is_whole_is_left_alone(whole: str) -> None:
     assert shell.check([whole, "true"]) == {}
 
 
-@pytest.mark.parametrize("broken", ["echo )", "fi", "echo 'unclosed", "done <x", "}", "a)(b", "cat <<X", "}\n{", "if; then"])
+@pytest.mark.parametrize(
+    "broken", ["echo )", "fi", "echo 'unclosed", "done <x", "}", "a)(b", "cat <<X", "}\n{", "if; then"]
+)
 def test_what_is_broken_is_found_among_others(broken: str) -> None:
     good = ["echo ok"] * 5
     assert list(shell.check([*good, broken, *good])) == [5]

@@ -9,7 +9,9 @@ from taskrunner.model.document import Document
 from taskrunner.model.variables import Variables, render, resolve
 
 
-def resolved(variables: dict[str, Any], given: dict[str, str] | None = None, **explicit: str) -> tuple[Variables, list[str]]:
+def resolved(
+    variables: dict[str, Any], given: dict[str, str] | None = None, **explicit: str
+) -> tuple[Variables, list[str]]:
     document = Document("f", json.dumps({"variables": variables, "tasks": []}, indent=1))
     found, problems = resolve(document, given or {}, explicit)
     return found, [problem.message for problem in problems]
@@ -46,7 +48,9 @@ def test_a_here_document_in_several_elements_is_not_a_template() -> None:
 
 
 def test_later_sources_win() -> None:
-    found, problems = resolved({"A": "default", "B": "default", "C": "default"}, {"B": "file", "C": "file"}, C="given")
+    found, problems = resolved(
+        {"A": "default", "B": "default", "C": "default"}, {"B": "file", "C": "file"}, C="given"
+    )
     assert found.values == {"A": "default", "B": "file", "C": "given"}
     assert not problems
 
@@ -85,7 +89,9 @@ def test_what_is_given_is_text_not_a_template() -> None:
 
 
 def test_what_is_made_of_a_secret_is_one() -> None:
-    found, _ = resolved({"T": {"secret": True, "default": "hunter2"}, "URL": "u:<<T>>@h", "X": "<<URL>>/x", "Y": "y"})
+    found, _ = resolved(
+        {"T": {"secret": True, "default": "hunter2"}, "URL": "u:<<T>>@h", "X": "<<URL>>/x", "Y": "y"}
+    )
     assert found.secrets == {"T", "URL", "X"}
 
 

@@ -1,0 +1,121 @@
+"""Rules that hold the house together: who imports whom, and what is loaded at start."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import taskrunner
+
+PACKAGE = Path(taskrunner.__file__).parent
+LEVELS = [["cli"], ["api", "runs", "packs"], ["transports"], ["model", "events"], ["engine", "errors"]]
+"""A room may import from its own level and from those below."""
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, by their full names; those for type checkers left out."""
+    found: set[str] = set()
+    package = [*path.relative_to(PACKAGE.parent).with_suffix("").parts][:-1]
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                visit(node.orelse)
+                continue
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                found.add(module)
+                found.update(f"{module}.{alias.name}" for alias in node.names)
+            for field in ("body", "orelse", "finalbody"):
+                visit([item for item in getattr(node, field, []) if isinstance(item, ast.stmt)])
+            for handler in getattr(node, "handlers", []):
+                visit(handler.body)
+
+    visit(ast.parse(path.read_text()).body)
+    return found
+
+
+def level(name: str) -> int | None:
+    return next((number for number, rooms in enumerate(LEVELS) if name in rooms), None)
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        own = level(room)
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[0] == "taskrunner" and len(parts) > 1 and own is not None:
+                other = level(parts[1])
+                if other is not None and other < own:
+                    wrong.append(f"{path.relative_to(PACKAGE)} imports {module}")
+    # The pack's schema is looked up where the packs are.
+    assert sorted(set(wrong)) == [
+        "model/schema.py imports taskrunner.packs",
+    ]
+
+
+def test_the_engine_uses_the_standard_library_and_itself_only() -> None:
+    for path in (PACKAGE / "engine").glob("*.py"):
+        for module in imports(path):
+            top = module.split(".")[0]
+            assert module.startswith("taskrunner.engine") or top in sys.stdlib_module_names, (path, module)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "engine").glob("*.py")), ids=lambda path: path.stem)
+def test_the_engine_keeps_to_the_syntax_of_python_3_8(path: Path) -> None:
+    ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def loaded(*args: str) -> set[str]:
+    """The top-level modules that a command line of taskrunner has loaded."""
+    code = (
+        "import sys, io; from taskrunner.cli.main import main; out = sys.stdout; sys.stdout = io.StringIO();"
+        f" main({list(args)!r}); print(*sys.modules, file=out)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+HEAVY = {
+    "pydantic",
+    "jsonschema",
+    "rich",
+    "shtab",
+    "asyncio",
+    "logging",
+    "unittest",
+    "http",
+    "ssl",
+    "dataclasses",
+    "inspect",
+}
+
+
+def test_what_may_be_loaded_at_start() -> None:
+    third_party = loaded("--version") - set(sys.stdlib_module_names) - {"taskrunner", "__main__"}
+    assert not {name for name in third_party if not name.startswith(("_", "sitecustomize"))}
+    assert not loaded("--version") & (HEAVY | {"subprocess", "pathlib", "hashlib", "shutil"})
+
+
+def test_a_file_that_was_checked_before_is_run_without_the_checkers(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text('{"tasks": [{"id": "a", "skip_if": "false", "commands": ["true"]}]}')
+    assert "jsonschema" in loaded(str(path))
+    assert not loaded(str(path)) & HEAVY
+
+
+def test_everything_public_can_be_had() -> None:
+    for name in taskrunner.__all__:
+        assert getattr(taskrunner, name) is not None
+    assert "run" in dir(taskrunner)
+    with pytest.raises(AttributeError):
+        taskrunner.nothing  # noqa: B018
