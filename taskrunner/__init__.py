@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from taskrunner.events import Event
+    from taskrunner.history import RunInfo, past_runs
     from taskrunner.model.models import (
         File,
         LogPattern,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
         TaskFile,
         Variable,
     )
-    from taskrunner.runs import Result, Run, RunInfo, attach, history
+    from taskrunner.runs import Result, Run, attach
     from taskrunner.transports.local import LocalTransport
 
 _HOMES = {
@@ -48,7 +49,8 @@ _HOMES = {
     " TaskFileError TaskrunnerError UsageError",
     "taskrunner.events": "Event",
     "taskrunner.model.models": "File LogPattern Metadata Probe Retries Service Task TaskFile Variable",
-    "taskrunner.runs": "Result Run RunInfo attach history",
+    "taskrunner.history": "RunInfo past_runs",
+    "taskrunner.runs": "Result Run attach",
     "taskrunner.transports.local": "LocalTransport",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -57,8 +59,8 @@ __all__ = [
     "EngineDiedError", "Event", "File", "LoadedFile", "LocalTransport", "LockHeldError",
     "LogPattern", "Metadata", "NotFoundError", "Probe", "Problem", "Result", "Retries", "Run",
     "RunInfo", "Service", "StateError", "TargetError", "Task", "TaskFile", "TaskFileError",
-    "TaskrunnerError", "UsageError", "Variable", "__version__", "attach", "compile", "history",
-    "load", "run", "start", "validate",
+    "TaskrunnerError", "UsageError", "Variable", "__version__", "attach", "compile",
+    "load", "past_runs", "run", "start", "validate",
 ]  # fmt: skip
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskrunner import packs, runs
+from taskrunner import history, packs, runs
 from taskrunner.errors import Problem, TaskFileError, UsageError
 from taskrunner.model import checks
 from taskrunner.model.compile import Plan, Selection, compile_plan
 from taskrunner.model.document import Document
-from taskrunner.model.variables import text_of
+from taskrunner.model.variables import declared, environment_of_nodes, text_of
 from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
 
@@ -75,9 +75,7 @@ def validate(
         loaded = load(file)
         document = loaded.document
         explicit = {name: text_of(value) for name, value in (env or {}).items()}
-        given = runs.environment_of_nodes()
-        from taskrunner.model.variables import declared
-
+        given = environment_of_nodes()
         if isinstance(document.data, dict):
             for name, entry in declared(document).items():
                 if entry.get("required"):
@@ -109,7 +107,7 @@ def compile(
     given: dict[str, str] = {}
     for path in env_files:
         given.update(read_env_file(Path(path)))
-    given.update(runs.environment_of_nodes())
+    given.update(environment_of_nodes())
     return compile_plan(
         loaded.document,
         path=loaded.path,
@@ -152,7 +150,7 @@ def begin(plan: Plan, transport: Transport) -> runs.Run:
     """Start a compiled plan, and remember its file as the last one of its folder."""
     run = runs.launch(plan, transport)
     if isinstance(transport, LocalTransport) and os.path.isabs(plan["path"]):
-        runs.remember_last(transport.root, Path(plan["cwd"]), plan["path"])
+        history.remember_last(transport.root, Path(plan["cwd"]), plan["path"])
     return run
 
 

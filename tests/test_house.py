@@ -12,7 +12,14 @@ import pytest
 import taskrunner
 
 PACKAGE = Path(taskrunner.__file__).parent
-LEVELS = [["cli"], ["api", "runs", "packs"], ["transports"], ["model", "events"], ["engine", "errors"]]
+LEVELS = [
+    ["cli"],
+    ["api"],
+    ["history", "runs", "packs"],
+    ["transports"],
+    ["model", "events"],
+    ["engine", "errors"],
+]
 """A room may import from its own level and from those below."""
 
 

@@ -10,19 +10,20 @@ from argparse import Namespace
 from taskrunner import runs
 from taskrunner.cli.words import duration, skipped, summary
 from taskrunner.errors import UsageError
+from taskrunner.history import RunInfo, info, past_runs
 from taskrunner.transports.local import LocalTransport
 
 
 def status(args: Namespace) -> int:
     """The runs under way, each with the step that it is at; the last one when there is none."""
     transport = LocalTransport()
-    found = [known for known in runs.history(50, transport) if known.status == "running"]
+    found = [known for known in past_runs(50, transport) if known.status == "running"]
     if args.json:
         print(json.dumps([known.as_dict() for known in found], indent=2))
         return 0
     if not found:
         print("nothing is running")
-        for known in runs.history(1, transport):
+        for known in past_runs(1, transport):
             print("last: " + _line(known))
     for known in found:
         print(_line(known))
@@ -63,7 +64,7 @@ def cancel(args: Namespace) -> int:
     transport = LocalTransport()
     name = args.run
     if name == "last":
-        live = [known.run for known in runs.history(50, transport) if known.status == "running"]
+        live = [known.run for known in past_runs(50, transport) if known.status == "running"]
         if len(live) != 1:
             what = "nothing is running" if not live else "several runs are under way: " + ", ".join(live)
             raise UsageError(what, "name the run: taskrunner cancel RUN" if live else "")
@@ -81,7 +82,7 @@ def cancel(args: Namespace) -> int:
 
 def history(args: Namespace) -> int:
     """The past runs, the newest first."""
-    found = runs.history(args.count)
+    found = past_runs(args.count)
     if args.json:
         print(json.dumps([known.as_dict() for known in found], indent=2))
         return 0
@@ -98,7 +99,7 @@ def show(args: Namespace) -> int:
         for event in run.so_far():
             print(json.dumps(event))
         return 0
-    known = runs.info(run.id, transport)
+    known = info(run.id, transport)
     if known:
         print(_line(known))
     for event in run.so_far():
@@ -111,7 +112,7 @@ def show(args: Namespace) -> int:
     return 0
 
 
-def _line(known: runs.RunInfo) -> str:
+def _line(known: RunInfo) -> str:
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.started))
     took = f" {duration(known.duration)}" if known.duration is not None else ""
     failures = f"  failed: {', '.join(known.failures)}" if known.failures else ""

@@ -139,9 +139,9 @@ def _last(args: Namespace, transport: LocalTransport) -> Path:
         raise UsageError(
             "which task file?", "`taskrunner FILE`, or `taskrunner --from STEP` to go on with the last one"
         )
-    from taskrunner import runs
+    from taskrunner.history import last_file
 
-    path = runs.last_file(transport.root, Path.cwd())
+    path = last_file(transport.root, Path.cwd())
     args.file = str(path)
     _say(args, f"going on with {path}, the file run last in this folder")
     return path

@@ -61,7 +61,7 @@ class Journal:
         os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
         if self._size > COMPACT_AT:
             kept = [json.dumps(entry) for entry in self._entries.values()]
-            layout.write_atomic(self._path, "".join(line + "\n" for line in kept).encode())
+            layout.write_atomic(self._path, "".join(line + "\n" for line in kept).encode(), durable=True)
             self._cut = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o600)

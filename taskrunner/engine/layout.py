@@ -64,14 +64,18 @@ def log_path(directory: str, index: int, step: str) -> str:
     return os.path.join(directory, "logs", "%03d-%s.log" % (index + 1, slug(step)))
 
 
-def write_atomic(path: str, data: bytes) -> None:
-    """Write a private file so that a reader sees all of it or the one before."""
+def write_atomic(path: str, data: bytes, durable: bool = False) -> None:
+    """Write a private file so that a reader sees all of it or the one before.
+
+    `durable`: it must also be there after a loss of power.
+    """
     temporary = "%s.%d.tmp" % (path, os.getpid())
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, data)
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)

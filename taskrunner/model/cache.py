@@ -1,7 +1,7 @@
-"""Remembers which texts were found valid, so that a file is not checked again on every run.
+"""Remembers what was found valid, so that a file is not checked again on every run.
 
-What depends on the file alone is remembered; variables and the shell's syntax, which depend on the
-values given, are checked each time.
+A mark is a small file named by the hash of what it is about: the text of a task file, or the
+commands that came of it. It holds what was found out, if there is more to say than that it is valid.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import time
+from functools import cached_property
 from pathlib import Path
 
 from taskrunner import __version__
@@ -26,30 +27,38 @@ def folder() -> Path:
     return Path(base).expanduser() / "taskrunner"
 
 
-class Valid:
-    """Whether a text was found valid by this version; true or false, like a bool."""
+class Mark:
+    """What is remembered about a text of some kind by this version; true when there is something."""
 
-    def __init__(self, text: str) -> None:
-        digest = hashlib.sha256(f"{__version__}\0{_code_age()}\0{text}".encode()).hexdigest()
-        self._mark = folder() / "valid" / digest
+    def __init__(self, kind: str, about: str) -> None:
+        whole = f"{__version__}\0{_code_age()}\0{kind}\0{about}"
+        digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass"))
+        self._path = folder() / "valid" / digest.hexdigest()
+
+    @cached_property
+    def found(self) -> str | None:
+        """What was remembered; None when nothing was."""
         try:
-            self._found = time.time() - self._mark.stat().st_mtime < KEEP_DAYS * 86400
-        except OSError:
-            self._found = False
+            fresh = time.time() - self._path.stat().st_mtime < KEEP_DAYS * 86400
+            return self._path.read_text(encoding="utf-8") if fresh else None
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def __bool__(self) -> bool:
-        return self._found
+        return self.found is not None
 
-    def remember(self) -> None:
-        """Leave a mark; a cache that cannot be written is no reason to fail."""
-        if self._found:
+    def remember(self, what: str = "") -> None:
+        """Leave the mark; a cache that cannot be written is no reason to fail."""
+        if self.found == what:
             return
         with contextlib.suppress(OSError):
-            self._mark.parent.mkdir(parents=True, exist_ok=True)
-            for old in self._mark.parent.iterdir():
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for old in self._path.parent.iterdir():
                 if time.time() - old.stat().st_mtime > KEEP_DAYS * 86400:
                     old.unlink()
-            self._mark.touch()
+            temporary = self._path.with_suffix(f".{os.getpid()}")
+            temporary.write_text(what, encoding="utf-8")
+            temporary.replace(self._path)
 
 
 def _code_age() -> int:

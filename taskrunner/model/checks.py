@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskrunner.errors import Problem, closest
-from taskrunner.model import shell
+from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
 from taskrunner.model.document import Document, Place
 from taskrunner.model.variables import Variables
@@ -127,6 +128,13 @@ def commands(
             snippets.append((("tasks", index, "service", "command"), command))
         for element, text in enumerate(task.get("commands") or ()):
             snippets.append((("tasks", index, "commands", element), text))
+    mark = cache.Mark("commands", json.dumps(snippets))
+    if mark.found:
+        spans = json.loads(mark.found)
+        return [
+            [shell.Group("\n".join(task["commands"][first : last + 1]), first, last) for first, last in own]
+            for task, own in zip(tasks, spans, strict=True)
+        ], []
     problems: list[Problem] = []
     bad: dict[int, list[int]] = {}
     for number, message in shell.check([text for _, text in snippets]).items():
@@ -143,6 +151,8 @@ def commands(
         for error in errors:
             place = ("tasks", index, "commands", error.element)
             problems.append(document.problem(place, f"not valid bash: {error.message}"))
+    if not problems:
+        mark.remember(json.dumps([[[group.first, group.last] for group in own] for own in joined]))
     return joined, problems
 
 

@@ -63,7 +63,7 @@ def compile_plan(
     known by its name. Raises TaskFileError with every problem, NotFoundError for an unknown step.
     """
     given, explicit = given or {}, explicit or {}
-    valid = cache.Valid(document.text)
+    valid = cache.Mark("file", document.text)
     problems = [] if valid else checks.structure(document)
     if problems:
         raise TaskFileError(in_order(problems + checks.meaning(document, given, explicit)))

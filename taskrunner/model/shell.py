@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,11 +68,13 @@ def _fenced(snippet: str) -> str:
     An open bracket or keyword meets the brackets around. An open quote is closed by its like in one
     of the comments, and meets there what is an error anywhere, in a `case` at the second time. An
     open here-document is closed by its delimiter, which otherwise is inside a string, and opens a
-    quote at the end of that.
+    quote at the end of that. The comments stand there again for a quote around an open substitution.
+    (What is nested deeper can still slip through here; bash refuses it when the step runs.)
     """
     delimiters = {next(filter(None, found)) for found in HERE_DOCUMENT.findall(snippet)}
     closers = "".join(f": '\n{delimiter}\n'\n" for delimiter in sorted(delimiters))
-    return f"step() {{ (\n:\n{snippet}\n{closers}#' ;; ;;\n#\" ;; ;;\n#` ;; ;;\n) }}\n"
+    traps = "#' ;; ;;\n#\" ;; ;;\n#` ;; ;;\n"
+    return f"step() {{ (\n:\n{snippet}\n{closers}{traps}) }}\n{traps}"
 
 
 def group(elements: Sequence[str], bad: Sequence[int]) -> tuple[list[Group], list[ShellError]]:
@@ -106,6 +107,8 @@ def _incomplete(complaint: str, refused: bool) -> bool:
 
 def _complaint(text: str) -> str:
     """What bash says against a text, "" when nothing. The text is parsed, never run."""
+    import subprocess
+
     result = subprocess.run(
         ["bash", "--norc", "--noprofile", "-n"],
         input=text.encode("utf-8", "surrogateescape"),

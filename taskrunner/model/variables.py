@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -214,3 +215,8 @@ def undefined(document: Document, place: Place, found: Template, known: Mapping[
     hint = closest(found.name, known) or f"declare it in variables, or give it with --env {found.name}=..."
     message = f"the variable {found.name} is not defined"
     return document.problem(place, message, hint, at=found.start)
+
+
+def environment_of_nodes(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the environment says of the nodes: NODE1_PRIVATE and the like."""
+    return {name: value for name, value in environ.items() if NODE.fullmatch(name)}

@@ -7,7 +7,9 @@ import sys
 def main(path):
     """Print what differs from the lock; returns the exit status."""
     bad = []
-    for line in open(path):
+    with open(path) as file:
+        lines = file.read().splitlines()
+    for line in lines:
         name, _, wanted = line.strip().partition("==")
         try:
             found = importlib.metadata.version(name)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from taskrunner import LocalTransport, LockHeldError, attach, history, run, start
+from taskrunner import LocalTransport, LockHeldError, attach, past_runs, run, start
 from taskrunner.engine import layout, processes
 from taskrunner.transports import local
 from tests.conftest import Process, command, left_of, started_with, wait_for
@@ -221,7 +221,7 @@ def test_a_closed_terminal(write: Write, tmp_path: Path) -> None:
     wait_for(lambda: Path("started").exists())
     subprocess.run([*tmux, "kill-server"], check=True)
     wait_for(lambda: Path("finished").exists())
-    wait_for(lambda: history(1)[0].status == "ok")
+    wait_for(lambda: past_runs(1)[0].status == "ok")
 
 
 def in_small_home(tmp_path: Path, options: str, script: str) -> Process:
@@ -302,7 +302,7 @@ def test_a_pid_that_another_process_has_taken_over(write: Write, home: Path) -> 
     try:
         (record,) = home.glob("runs/*/engine.json")
         record.write_text(json.dumps({**json.loads(record.read_text()), "pid": other.pid}))
-        assert history(1)[0].status == "interrupted"
+        assert past_runs(1)[0].status == "interrupted"
         assert not attach("last").cancel()
         changed = write({"id": "a", "commands": ["echo other"]})
         assert run(changed).status == "ok"

@@ -1,0 +1,1 @@
+"""Measures taskrunner against what its users would pick instead."""
