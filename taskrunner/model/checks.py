@@ -128,7 +128,7 @@ def commands(
             snippets.append((("tasks", index, "service", "command"), command))
         for element, text in enumerate(task.get("commands") or ()):
             snippets.append((("tasks", index, "commands", element), text))
-    mark = cache.Mark("commands", json.dumps(snippets))
+    mark = cache.Mark("commands", json.dumps([len(tasks), snippets]))
     if mark.found:
         spans = json.loads(mark.found)
         return [

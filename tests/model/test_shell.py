@@ -52,7 +52,8 @@ def test_what_is_whole_is_left_alone(whole: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["echo )", "fi", "echo 'unclosed", "done <x", "}", "a)(b", "cat <<X", "}\n{", "if; then", '" $(']
+    "broken",
+    ["echo )", "fi", "echo 'unclosed", "done <x", "}", "a)(b", "cat <<X", "}\n{", "if; then", '" $('],
 )
 def test_what_is_broken_is_found_among_others(broken: str) -> None:
     good = ["echo ok"] * 5
