@@ -199,8 +199,9 @@ def _partial(data: bytes) -> int:
 
 
 def new_id() -> str:
-    """A run id: the time, readable and sortable, and something that no other run has."""
-    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + os.urandom(3).hex()
+    """A run id: the time (UTC) to the microsecond, readable and sortable."""
+    now = time.time()
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime(now)) + f"{int(now % 1 * 1e6):06d}"
 
 
 def launch(plan: Plan, transport: Transport | None = None) -> Run:

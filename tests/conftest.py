@@ -103,3 +103,13 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "i
             return value
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
         time.sleep(0.01)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Any]:
+    """A terminal with a shell in it, as tests/terminal.py describes."""
+    from tests.terminal import Terminal
+
+    opened = Terminal(tmp_path / "tmux")
+    yield opened
+    opened.close()

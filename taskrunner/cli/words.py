@@ -36,7 +36,8 @@ def skipped(event: StepSkipped | StepPlanned) -> str:
     detail = event.get("detail", "")
     if event["reason"] in ("from", "until", "only"):
         return f"{SKIPPED[event['reason']]} {detail}"
-    return SKIPPED[event["reason"]] + (f", {detail}" if detail else "")
+    separator = " " if event["reason"] == "journal" else ", "
+    return SKIPPED[event["reason"]] + (separator + detail if detail else "")
 
 
 def summary(event: RunFinished) -> str:

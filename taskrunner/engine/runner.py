@@ -210,7 +210,7 @@ class Run:
         if step.get("guard") is not None or step.get("always") or not step["commands"]:
             return ""
         entry = self.ctx.journal.find(step["id"], step["key"])
-        return "done in run %s" % entry["run"] if entry else ""
+        return "in run %s" % entry["run"] if entry else ""
 
     def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
         self.failures.append(step["id"])

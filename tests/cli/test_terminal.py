@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import command, wait_for
+from tests.conftest import command
+from tests.terminal import Terminal
 
 Write = Callable[..., Path]
-
-
-class Terminal:
-    """A terminal of 100 by 30 characters."""
-
-    def __init__(self, socket: Path) -> None:
-        self._tmux = ["tmux", "-S", str(socket)]
-        environment = f"TASKRUNNER_HOME={os.environ['TASKRUNNER_HOME']}"
-        size = ["-x", "100", "-y", "30", "-e", environment, "-e", "LANG=C.UTF-8"]
-        subprocess.run(
-            [*self._tmux, "-f", "/dev/null", "new-session", "-d", "-s", "t", *size, "bash --norc"], check=True
-        )
-
-    def type(self, *keys: str) -> None:
-        subprocess.run([*self._tmux, "send-keys", "-t", "t", *keys], check=True)
-
-    def screen(self) -> str:
-        return subprocess.run(
-            [*self._tmux, "capture-pane", "-p", "-t", "t"], capture_output=True, text=True, check=True
-        ).stdout
-
-    def see(self, text: str) -> str:
-        return str(wait_for(lambda: text in self.screen() and self.screen(), what=f"{text!r} on the screen"))
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=True)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    opened = Terminal(tmp_path / "tmux")
-    yield opened
-    opened.close()
 
 
 def test_the_live_view(terminal: Terminal, write: Write) -> None:

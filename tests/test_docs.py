@@ -1,0 +1,66 @@
+"""What the documents show is what happens."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from taskrunner import packs, validate
+from tests.conftest import command
+from tests.terminal import Terminal
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_examples_of_the_library_run(capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for number, block in enumerate(blocks("docs/library.md", "python")):
+        exec(compile(block, f"docs/library.md, example {number + 1}", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert "02-count 12" in printed
+    assert 'broken.json:1:24: tasks[0].comands: unknown key "comands" in a task (did you mean' in printed
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/task-files.md"])
+def test_the_task_files_that_are_shown_are_valid(name: str, tmp_path: Path) -> None:
+    shown = blocks(name, "json")
+    assert shown
+    for number, block in enumerate(shown):
+        path = tmp_path / f"{number}.json"
+        path.write_text(block)
+        assert validate(path) == []
+
+
+def test_every_key_of_a_step_is_documented() -> None:
+    text = (ROOT / "docs/task-files.md").read_text()
+    schema = json.loads(packs.schema_path().read_text())
+    for key in schema["$defs"]["Task"]["properties"]:
+        assert f"`{key}`" in text, key
+
+
+def test_the_recording_in_the_readme(terminal: Terminal, tmp_path: Path) -> None:
+    (recording,) = blocks("README.md", "console")
+    commands = [line[2:] for line in recording.splitlines() if line.startswith("$ ")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own = f" --env PORT={free.getsockname()[1]} --env DIR={tmp_path}/q"
+    terminal.type(f'cd {ROOT}; taskrunner() {{ {" ".join(command())} "$@"{own}; }}', "Enter")
+    shown: list[str] = []
+    for typed in commands:
+        terminal.type(f"clear; {typed}; echo END", "Enter")
+        screen = terminal.see("\nEND")
+        shown += [f"$ {typed}", *screen.split("\nEND")[0].splitlines()]
+    shown = [line.replace(own, "") for line in shown if line.strip() and "echo END" not in line]
+    assert [_timeless(line) for line in shown] == [_timeless(line) for line in recording.splitlines()]
+
+
+def _timeless(line: str) -> str:
+    return re.sub(r"\d+(\.\d+)?s\b|run \d{8}-\d{6}-\d{6}", "T", line.rstrip())
