@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from taskrunner import history, packs, runs
 from taskrunner.errors import Problem, TaskFileError, UsageError
@@ -18,6 +17,8 @@ from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from taskrunner.events import Event
     from taskrunner.model.models import TaskFile
 
@@ -86,70 +87,64 @@ def validate(
     return []
 
 
-def compile(
-    file: str | Path | TaskFile | LoadedFile,
-    *,
-    env: Mapping[str, Value] | None = None,
-    env_files: Iterable[str | Path] = (),
-    start: str | None = None,
-    until: str | None = None,
-    only: Iterable[str] = (),
-    reset: bool = False,
-    check: bool = False,
-    cwd: str | Path | None = None,
-) -> Plan:
+class Options(TypedDict, total=False):
+    """What a run may be given; each is the option of the command of about the same name.
+
+    `env` gives values to variables, `env_files` names files of NAME=value lines; `start` (--from),
+    `until` and `only` choose steps; `reset` forgets what was done before; `check` evaluates the
+    guards again at the end; `cwd` is where relative paths of the steps start (default: here).
+    """
+
+    env: Mapping[str, Value]
+    env_files: Iterable[str | Path]
+    start: str | None
+    until: str | None
+    only: Iterable[str]
+    reset: bool
+    check: bool
+    cwd: str | Path
+
+
+def compile(file: str | Path | TaskFile | LoadedFile, **options: Unpack[Options]) -> Plan:
     """The plan that `run` would run: JSON, with every template replaced.
 
-    `env` gives values to variables; `start`, `until` and `only` choose steps as --from, --until and
-    --only do. Raises TaskFileError with every problem, NotFoundError for an unknown step id.
+    Raises TaskFileError with every problem, NotFoundError for an unknown step id.
     """
     loaded = load(file)
     given: dict[str, str] = {}
-    for path in env_files:
+    for path in options.get("env_files", ()):
         given.update(read_env_file(Path(path)))
     given.update(environment_of_nodes())
     return compile_plan(
         loaded.document,
         path=loaded.path,
         given=given,
-        explicit={name: text_of(value) for name, value in (env or {}).items()},
-        selection=Selection(start, until, tuple(only)),
-        reset=reset,
-        check=check,
-        cwd=Path(cwd) if cwd else None,
+        explicit={name: text_of(value) for name, value in options.get("env", {}).items()},
+        selection=Selection(options.get("start"), options.get("until"), tuple(options.get("only", ()))),
+        reset=options.get("reset", False),
+        check=options.get("check", False),
+        cwd=Path(options["cwd"]).absolute() if "cwd" in options else None,
     )
 
 
 def start(
     file: str | Path | TaskFile | LoadedFile,
     *,
-    env: Mapping[str, Value] | None = None,
-    env_files: Iterable[str | Path] = (),
-    start: str | None = None,
-    until: str | None = None,
-    only: Iterable[str] = (),
-    reset: bool = False,
-    check: bool = False,
-    cwd: str | Path | None = None,
     transport: Transport | None = None,
+    **options: Unpack[Options],
 ) -> runs.Run:
     """Start a task file and return the run, which goes on whatever becomes of this process.
 
     When the same run is under way already and nobody follows it, that run is returned. Raises
     TaskFileError, NotFoundError, LockHeldError, StateError, TargetError.
     """
-    transport = transport or LocalTransport()
-    plan = compile(
-        file, env=env, env_files=env_files, start=start, until=until, only=only,
-        reset=reset, check=check, cwd=cwd,
-    )  # fmt: skip
-    return begin(plan, transport)
+    return begin(compile(file, **options), transport or LocalTransport())
 
 
 def begin(plan: Plan, transport: Transport) -> runs.Run:
     """Start a compiled plan, and remember its file as the last one of its folder."""
     run = runs.launch(plan, transport)
-    if isinstance(transport, LocalTransport) and os.path.isabs(plan["path"]):
+    if isinstance(transport, LocalTransport) and Path(plan["path"]).is_absolute():
         history.remember_last(transport.root, Path(plan["cwd"]), plan["path"])
     return run
 
@@ -158,27 +153,15 @@ def run(
     file: str | Path | TaskFile | LoadedFile,
     *,
     on_event: Callable[[Event], object] | None = None,
-    env: Mapping[str, Value] | None = None,
-    env_files: Iterable[str | Path] = (),
-    start: str | None = None,
-    until: str | None = None,
-    only: Iterable[str] = (),
-    reset: bool = False,
-    check: bool = False,
-    cwd: str | Path | None = None,
     transport: Transport | None = None,
+    **options: Unpack[Options],
 ) -> runs.Result:
     """Run a task file and wait for its end; a failed step is a result, not an exception.
 
     `on_event` is called with every event. Raises what `start` raises, and EngineDiedError.
     """
-    begun = globals()["start"](
-        file, env=env, env_files=env_files, start=start, until=until, only=only,
-        reset=reset, check=check, cwd=cwd, transport=transport,
-    )  # fmt: skip
-    with begun:
-        result: runs.Result = begun.result(on_event)
-    return result
+    with start(file, transport=transport, **options) as begun:
+        return begun.result(on_event)
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -163,18 +163,14 @@ class LocalTransport:
         shutil.rmtree(layout.run_dir(self.root, run), ignore_errors=True)
 
     def _prune(self) -> None:
-        """Forget runs by age and count, never one that is live."""
-        folder = os.path.join(self.root, "runs")
+        """Forget runs by count and age (which their ids begin with), never one that is live."""
+        oldest = time.strftime("%Y%m%d", time.gmtime(time.time() - KEEP_DAYS * 86400))
         names = self.runs()
-        if len(names) <= KEEP_RUNS and int(time.time()) % 64:
-            return  # the ages need a look at each, now and then is enough
-        oldest = time.time() - KEEP_DAYS * 86400
-        for number, name in enumerate(names):
-            path = os.path.join(folder, name)
-            with contextlib.suppress(OSError):
-                old = number >= KEEP_RUNS or os.stat(path).st_mtime < oldest
-                if old and not runner.engine_alive(path):
-                    self.discard(name)
+        for number in range(len(names) - 1, -1, -1):
+            if number < KEEP_RUNS and names[number] >= oldest:
+                return
+            if not runner.engine_alive(layout.run_dir(self.root, names[number])):
+                self.discard(names[number])
 
     def _state_error(self, error: OSError) -> StateError:
         return StateError(
