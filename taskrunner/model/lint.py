@@ -24,7 +24,7 @@ from taskrunner.model.compile import SHORTEST_SECRET
 from taskrunner.model.document import Document, Place
 from taskrunner.model.variables import TEMPLATE, Variables, declared, render_task, resolve, text_of
 
-KILL = re.compile(r"(?:^|[;&|(]|\s)(?:sudo\s+)?(pkill\b[^;|&]*\s-\w*f|killall\b)")
+KILL = re.compile(r"(?:^|[;&|(]|\s)(?:sudo\s+)?(pkill\b[^;|&]*\s-\w*f|killall(?=\s|$))")
 SLEEP = re.compile(r"(?:^|[;&|]|\s)sleep\s+[0-9.]+")
 BACKGROUND = re.compile(r"(?:nohup|setsid|serve|server)\b.*(?<![&>])&\s*(?:$|[;#\n])|\bnohup\b")
 NESTED = re.compile(r"\b(?:ba|da|z)?sh\s+-\w*c\s+\"([^\"]*)\"")
