@@ -71,12 +71,22 @@ def _lock(root: str, key: str, run: str) -> tuple[int | None, str]:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = os.pread(fd, 200, 0).decode().strip()
+        holder = _holder(root, fd)
         os.close(fd)
         return None, holder
     previous = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
     os.pwrite(fd, run.encode().ljust(max(len(run), len(previous))), 0)
     return fd, previous
+
+
+def _holder(root: str, fd: int) -> str:
+    """The run that holds the lock: who has just taken it may not have written its name yet."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+        if (holder and engine_alive(layout.run_dir(root, holder))) or time.monotonic() > deadline:
+            return holder
+        time.sleep(0.01)
 
 
 class Run:
@@ -152,7 +162,9 @@ class Run:
             ctx.prepared.discard()
         recovery.scrub(ctx.directory)
         if self.lock is not None:
-            os.close(self.lock)  # who hears of the end may start the next run at once
+            # Who hears of the end may start the next run at once, and finds nothing to recover.
+            os.ftruncate(self.lock, 0)
+            os.close(self.lock)
         ctx.events.emit(
             "run.finished",
             status=self.status,
@@ -277,21 +289,6 @@ class Run:
 
 def _since(began: float) -> float:
     return round(time.monotonic() - began, 4)
-
-
-def is_live(root: str, key: str) -> str:
-    """The run that holds a task file's lock now, or ""."""
-    try:
-        fd = os.open(layout.lock_path(root, key), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return ""
-    except BlockingIOError:
-        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-    finally:
-        os.close(fd)
 
 
 def engine_alive(directory: str) -> bool:

@@ -45,8 +45,5 @@ class Transport(Protocol):
     def followed(self, run: str) -> bool:
         """Whether somebody else follows the run."""
 
-    def holder(self, key: str) -> str:
-        """The run that holds the lock of a task file now, or ""."""
-
     def runs(self) -> list[str]:
         """The ids of the runs whose directories are there, the newest first."""

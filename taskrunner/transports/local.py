@@ -146,9 +146,6 @@ class LocalTransport:
         finally:
             os.close(fd)
 
-    def holder(self, key: str) -> str:
-        return runner.is_live(self.root, key)
-
     def runs(self) -> list[str]:
         try:
             return sorted(os.listdir(os.path.join(self.root, "runs")), reverse=True)
