@@ -80,7 +80,7 @@ def validate(
         if isinstance(document.data, dict):
             for name, entry in declared(document).items():
                 if entry.get("required"):
-                    given.setdefault(name, text_of((entry.get("choices") or [name])[0]))
+                    given.setdefault(name, _first(entry.get("choices"), name))
         compile_plan(document, path=loaded.path, given=given, explicit=explicit)
     except TaskFileError as error:
         return error.problems
@@ -103,6 +103,10 @@ class Options(TypedDict, total=False):
     reset: bool
     check: bool
     cwd: str | Path
+
+
+def _first(choices: object, name: str) -> str:
+    return text_of(choices[0]) if isinstance(choices, list) and choices else name
 
 
 def compile(file: str | Path | TaskFile | LoadedFile, **options: Unpack[Options]) -> Plan:
@@ -183,7 +187,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         name, separator, value = line.removeprefix("export ").partition("=")
         name = name.strip()
         if not separator or not name.isidentifier() or not name.isascii():
-            raise UsageError(f"{path}:{number}:1: expected NAME=value, got {line!r}")
+            raise UsageError(f"{path}:{number}:1: expected NAME=value")
         value = value.strip()
         if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]

@@ -11,24 +11,28 @@ from taskrunner import packs as packs_
 from taskrunner.cli.run import variables
 from taskrunner.errors import NotFoundError, Problem
 
+FINDINGS, INVALID = 1, 2
+
 
 def validate(args: Namespace) -> int:
     """Check files; every problem of each."""
-    return _report(args, [problem for file in args.files for problem in api.validate(file)])
+    return _report(args, [problem for file in args.files for problem in api.validate(file)], INVALID)
 
 
 def lint(args: Namespace) -> int:
     """Check files for what is valid, but unwise."""
     from taskrunner.model.lint import lint as look
 
-    found = []
+    found: list[Problem] = []
+    status = FINDINGS
     for file in args.files:
         problems = api.validate(file)
         found += problems or look(api.load(file).document)
-    return _report(args, found)
+        status = INVALID if problems else status
+    return _report(args, found, status)
 
 
-def _report(args: Namespace, found: list[Problem]) -> int:
+def _report(args: Namespace, found: list[Problem], status: int) -> int:
     if args.json:
         print(json.dumps([problem.as_dict() for problem in found], indent=2))
     else:
@@ -37,7 +41,7 @@ def _report(args: Namespace, found: list[Problem]) -> int:
         files, count = len(args.files), len(found)
         said = f"{count} problem{'s'[: count != 1]}" if found else "no problems"
         print(f"{said} in {files} file{'s'[: files != 1]}", file=sys.stderr)
-    return 1 if found else 0
+    return status if found else 0
 
 
 def packs(args: Namespace) -> int:
@@ -67,7 +71,9 @@ def compile_(args: Namespace) -> int:
         args.file, env=variables(args.env), env_files=args.env_file, start=args.start,
         until=args.until, only=args.only, reset=args.reset,
     )  # fmt: skip
-    print(json.dumps(masker(plan).value(plan), indent=2))
+    masked = masker(plan).value(plan)
+    masked["variables"].update(dict.fromkeys(plan["secrets"], "***"))
+    print(json.dumps(masked, indent=2))
     return 0
 
 

@@ -17,7 +17,7 @@ from taskrunner.transports.local import LocalTransport
 def status(args: Namespace) -> int:
     """The runs under way, each with the step that it is at; the last one when there is none."""
     transport = LocalTransport()
-    found = [known for known in past_runs(50, transport) if known.status == "running"]
+    found = [known for run in _live(transport) if (known := info(run, transport))]
     if args.json:
         print(json.dumps([known.as_dict() for known in found], indent=2))
         return 0
@@ -31,6 +31,10 @@ def status(args: Namespace) -> int:
         if current:
             print(f"    at {current}")
     return 0
+
+
+def _live(transport: LocalTransport) -> list[str]:
+    return [run for run in transport.runs() if transport.alive(run)]
 
 
 def _current(run: runs.Run) -> str:
@@ -64,7 +68,7 @@ def cancel(args: Namespace) -> int:
     transport = LocalTransport()
     name = args.run
     if name == "last":
-        live = [known.run for known in past_runs(50, transport) if known.status == "running"]
+        live = _live(transport)
         if len(live) != 1:
             what = "nothing is running" if not live else "several runs are under way: " + ", ".join(live)
             raise UsageError(what, "name the run: taskrunner cancel RUN" if live else "")

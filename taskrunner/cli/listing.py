@@ -55,6 +55,10 @@ def dry_run(plan: dict[str, Any], transport: LocalTransport, args: Namespace) ->
                 else:
                     _show(masked["steps"][event["index"]], event)
     finally:
+        # Ctrl-C: the guard under way must end, too.
+        while run.alive():
+            run.cancel()
+            transport.wait(run.id, 0.05)
         transport.discard(run.id)
     return status
 

@@ -42,6 +42,7 @@ def run(args: Namespace) -> int:
         loaded, env=variables(args.env), env_files=args.env_file, start=args.start,
         until=args.until, only=args.only, reset=args.reset, check=args.check,
     )  # fmt: skip
+    plan["given"] = given(args, plan)
     if args.dry_run:
         from taskrunner.cli.listing import dry_run
 
@@ -53,7 +54,7 @@ def run(args: Namespace) -> int:
         return 0
     if begun.attached:
         _say(args, f"attached to run {begun.id}, which is under way")
-    return watch(begun, renderer(args, plan, lambda step: resume(args, plan, step)))
+    return watch(begun, renderer(args, plan, lambda step: resume(args.file, plan, step)))
 
 
 def attach(args: Namespace) -> int:
@@ -63,7 +64,7 @@ def attach(args: Namespace) -> int:
 
     found = runs.attach(args.run)
     plan = found.transport.plan(found.id) or {}
-    return watch(found, renderer(args, plan, lambda step: resume(args, plan, step)))
+    return watch(found, renderer(args, plan, lambda step: resume(plan.get("file", ""), plan, step)))
 
 
 def watch(run: runs.Run, show: Renderer) -> int:
@@ -119,18 +120,29 @@ def variables(given: list[str]) -> dict[str, str]:
     return found
 
 
-def resume(args: Namespace, plan: dict[str, Any], step: str) -> str:
-    """The command that goes on at a step, as it can be typed; no secret is in it."""
+def given(args: Namespace, plan: dict[str, Any]) -> list[str]:
+    """The options that a run was started with and that count when it goes on; no secret is in them."""
+    words: list[str] = []
+    for item in args.env:
+        name = item.partition("=")[0]
+        words += ["--env", name if name in plan["secrets"] else item]
+    for path in args.env_file:
+        words += ["--env-file", path]
+    if args.until:
+        words += ["--until", args.until]
+    return words
+
+
+def resume(file: str, plan: dict[str, Any], step: str) -> str:
+    """The command that goes on at a step, as it can be typed."""
     import shlex
 
-    words = ["taskrunner", getattr(args, "file", None) or plan.get("file", "")]
-    for item in getattr(args, "env", ()):
-        name = item.partition("=")[0]
-        words += ["--env", name if name in plan.get("secrets", ()) else item]
-    for path in getattr(args, "env_file", ()):
-        words += ["--env-file", path]
-    if getattr(args, "until", None):
-        words += ["--until", args.until]
+    words = ["taskrunner", file, *plan.get("given", ())]
+    ids = [known["id"] for known in plan["steps"]]
+    left_out = {known["id"] for known in plan["steps"] if known.get("skip", {}).get("reason") == "only"}
+    if left_out:
+        chosen = [name for name in ids[ids.index(step) :] if name not in left_out]
+        return shlex.join([*words, *(word for name in chosen for word in ("--only", name))])
     return shlex.join([*words, "--from", step])
 
 

@@ -118,6 +118,10 @@ class Pump:
         if self.pid == 0:
             status = 1
             try:
+                # Not even the engine's own streams: their other end waits for the engine's end.
+                null = os.open(os.devnull, os.O_RDWR)
+                for standard in (0, 1, 2):
+                    os.dup2(null, standard)
                 _close_all_but(source, log, settle_read, settled_write)
                 _pump(masker, source, log, settle_read, settled_write)
                 status = 0
@@ -144,17 +148,18 @@ def _pump(masker: Masker, source: int, log: int, settle: int, settled: int) -> N
     watched = [source, settle]
     while True:
         ready = select.select(watched, [], [])[0]
-        ended = _drain(masker, source, log)
-        if ended:
+        # No more than the pipe can have held: what goes on writing must not hold up who settles.
+        if _drain(masker, source, log, BLOCK):
             return
         if settle in ready:
             watched.remove(settle)
             os.close(settled)
 
 
-def _drain(masker: Masker, source: int, log: int) -> bool:
-    """Move all there is; True at the end of the stream."""
-    while True:
+def _drain(masker: Masker, source: int, log: int, most: int) -> bool:
+    """Move what there is, up to about this many bytes; True at the end of the stream."""
+    moved = 0
+    while moved < most:
         try:
             data = os.read(source, BLOCK)
         except BlockingIOError:
@@ -162,6 +167,8 @@ def _drain(masker: Masker, source: int, log: int) -> bool:
         layout.write_all(log, masker.feed(data) if data else masker.flush())
         if not data:
             return True
+        moved += len(data)
+    return False
 
 
 def _close_all_but(*keep: int) -> None:

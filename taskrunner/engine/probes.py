@@ -31,7 +31,10 @@ def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
         return "" if os.path.exists(path) else "there is no " + path
     path = os.path.join(folder, os.path.expanduser(wanted["log"].get("path") or own_log))
     pattern = wanted["log"]["pattern"]
-    found = re.search(pattern.encode(), layout.read_bytes(path))
+    try:
+        found = re.search(pattern.encode(), layout.read_bytes(path), re.MULTILINE)
+    except OSError as error:
+        return "%s: %s" % (path, error.strerror)
     return "" if found else "%s does not match %r" % (path, pattern)
 
 

@@ -12,7 +12,7 @@ from .context import Cancelled
 from .events import read_events
 from .masking import Masker
 from .shells import path_of
-from .steps import judge
+from .steps import WORK, judge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def find(ctx: Context, previous: str) -> Left | None:
     return None
 
 
-def settle(ctx: Context, left: Left) -> None:
-    """Take over a step that is part of this plan: wait for its process, and remember its success.
+def settle(ctx: Context, left: Left) -> str:
+    """Take over a step that is part of this plan: wait for its process. The id of a step whose
+    commands have succeeded, else "".
 
     A step of another definition is ended instead: never two at a time.
     """
@@ -72,15 +73,17 @@ def settle(ctx: Context, left: Left) -> None:
     )
     if not same:
         processes.end_tree(left.tag, left.pid, ctx.grace, ctx.control.reap)
-        return
+        return ""
     if left.alive:
         _follow(ctx, left)
     marks = script.read_marks(layout.read_bytes(left.path))
     if marks.end != 0 or marks.skipped or marks.command is None:
         # Cut in its middle, or failed: what it left of itself goes before it is run again.
         processes.end_tree(left.tag, left.pid, ctx.grace, ctx.control.reap)
-    else:
+        return ""
+    if not any(left.step.get(part) for part in WORK):
         ctx.journal.record(left.step["id"], left.step["key"], left.run)
+    return str(left.step["id"])
 
 
 def _follow(ctx: Context, left: Left) -> None:

@@ -42,28 +42,29 @@ def run(directory: str, bell: int = -1) -> int:
         for folder in ("logs", "steps"):
             os.makedirs(os.path.join(directory, folder), mode=0o700, exist_ok=True)
         events = EventLog(directory, bell, masker)
-        if plan.get("dry"):
-            return Run(Context(directory, plan, events, masker), "", None).dry()
-        lock, holder = _lock(layout.root_of(directory), plan["key"], plan["run"])
-        if lock is None:
-            events.emit("run.refused", holder=holder)
-            recovery.scrub(directory)
-            return LOCKED
         own = processes.identity(os.getpid())
         layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
+        if plan.get("dry"):
+            return Run(Context(directory, plan, events, masker), [], None).dry()
+        lock, before = _lock(layout.root_of(directory), plan["key"], plan["run"])
+        if lock is None:
+            events.emit("run.refused", holder=before[0])
+            recovery.scrub(directory)
+            return LOCKED
         ctx = Context(directory, plan, events, masker)
         os.chdir("/")  # a step may delete the folder the run was started in
-        return Run(ctx, holder, lock).all()
+        return Run(ctx, before, lock).all()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
             raise Fatal("%s: %s" % (error.strerror, error.filename or directory)) from error
         raise
 
 
-def _lock(root: str, key: str, run: str) -> tuple[int | None, str]:
-    """Take the task file's lock. Returns it with the run that held it last, or None and its holder.
+def _lock(root: str, key: str, run: str) -> tuple[int | None, list[str]]:
+    """Take the task file's lock. Returns it with the runs that are not settled, or None and its holder.
 
-    The kernel frees the lock with its holder's death, whatever its kind; it is never stale.
+    The kernel frees the lock with its holder's death, whatever its kind; it is never stale. Its file
+    names the holder, then the runs before it whose engine was killed, until they are settled.
     """
     path = layout.lock_path(root, key)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -73,17 +74,23 @@ def _lock(root: str, key: str, run: str) -> tuple[int | None, str]:
     except BlockingIOError:
         holder = _holder(root, fd)
         os.close(fd)
-        return None, holder
-    previous = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
-    os.pwrite(fd, run.encode().ljust(max(len(run), len(previous))), 0)
+        return None, [holder]
+    previous = os.pread(fd, 4096, 0).decode("utf-8", "replace").split()
+    _name(fd, [run, *previous])
     return fd, previous
+
+
+def _name(lock: int, runs: list[str]) -> None:
+    """Write who has the lock; in one write, the longer text over the shorter."""
+    text = " ".join(runs)[:4096].encode()
+    os.pwrite(lock, text.ljust(os.fstat(lock).st_size), 0)
 
 
 def _holder(root: str, fd: int) -> str:
     """The run that holds the lock: who has just taken it may not have written its name yet."""
     deadline = time.monotonic() + 1.0
     while True:
-        holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip()
+        holder = os.pread(fd, 4096, 0).decode("utf-8", "replace").partition(" ")[0]
         if (holder and engine_alive(layout.run_dir(root, holder))) or time.monotonic() > deadline:
             return holder
         time.sleep(0.01)
@@ -92,9 +99,10 @@ def _holder(root: str, fd: int) -> str:
 class Run:
     """The state of one pass over the steps."""
 
-    def __init__(self, ctx: Context, previous: str, lock: int | None) -> None:
+    def __init__(self, ctx: Context, previous: list[str], lock: int | None) -> None:
         self.ctx = ctx
         self.lock = lock
+        self.taken_over = ""
         self.previous = previous
         self.counts = {"ok": 0, "skipped": 0}
         self.failures: list[str] = []
@@ -104,16 +112,19 @@ class Run:
     def all(self) -> int:
         """Run the steps; returns the exit status."""
         ctx, plan = self.ctx, self.ctx.plan
-        left = recovery.find(ctx, self.previous) if self.previous else None
-        self._announce(self.previous if left else None)
+        left = next(filter(None, (recovery.find(ctx, run) for run in self.previous)), None)
+        self._announce(left.run if left else None)
         for message in plan.get("warnings", ()):
             ctx.events.emit("warning", message=message)
         ctx.journal.forget(plan["forget"])
         if left is not None:
             # Not done or asked to stop: the pass over the steps sees to both.
             with contextlib.suppress(Cancelled, StepError):
-                recovery.settle(ctx, left)
-            recovery.scrub(left.directory)
+                self.taken_over = recovery.settle(ctx, left)
+        for run in self.previous:
+            recovery.scrub(layout.run_dir(ctx.root, run))
+        if self.lock is not None:
+            _name(self.lock, [ctx.run])
         for step in plan["steps"]:
             self._step(step)
         if self.status == OK and self.failures:
@@ -192,6 +203,7 @@ class Run:
         if self.status != OK and not step.get("always"):
             return
         remembered = self._remembered(step)
+        taken_over = step["id"] == self.taken_over
         if remembered and not (step.get("service") or step.get("wait_for")):
             self.counts["skipped"] += 1
             events.emit("step.skipped", **about, reason="journal", detail=remembered)
@@ -200,9 +212,13 @@ class Run:
         events.emit("step.started", **about, name=step["name"], attempt=1)
         began = time.monotonic()
         try:
-            reason = steps.run(ctx, step, bool(remembered))
+            reason = steps.run(ctx, step, bool(remembered) or taken_over)
         except StepError as error:
             self._failed(step, error, began)
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            # A mistake of ours, or a value that nobody has thought of, must not cost the clean-up.
+            said = "the engine cannot run it: %s: %s" % (type(error).__name__, error)
+            self._failed(step, StepError("engine", said), began)
         except Cancelled:
             self._cancelled(step, began)
         else:

@@ -47,7 +47,8 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
             _tell(ctx, step, service, "kept", record["pid"])
             return True
         # It may still be on its way up, from a run whose engine was killed.
-        if time.time() - record["started"] < service["ready"]["timeout"]:
+        young = time.time() - record["started"] < service["ready"]["timeout"]
+        if young and processes.alive(record):
             _await_ready(ctx, step, service, record, directory)
             return False
     if running:
@@ -122,40 +123,42 @@ def _start(ctx: Context, step: dict[str, Any], service: dict[str, Any], director
 def _await_ready(
     ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], directory: str
 ) -> None:
+    """Wait until it is ready; whatever else becomes of it, nothing of it is left running."""
     log, path = os.path.join(directory, "log"), os.path.join(directory, "script")
-    deadline = time.monotonic() + service["ready"]["timeout"]
-    patterns = [(text, re.compile(text.encode())) for text in service.get("fail_on", ())]
+    try:
+        _ask_until_ready(ctx, step, service, record, log)
+    except (StepError, Cancelled):
+        _stop(ctx, step, service, record)
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # it may hold secrets, and bash has read it
+    _tell(ctx, step, service, "ready", record["pid"])
+
+
+def _ask_until_ready(
+    ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], log: str
+) -> None:
+    ready, name = service["ready"], service["name"]
+    deadline = time.monotonic() + ready["timeout"]
+    patterns = [(text, re.compile(text.encode(), re.MULTILINE)) for text in service.get("fail_on", ())]
     seen, pause = 0, 0.02
     while True:
         ctx.control.reap()
         # The log first: a server that has said why is not yet gone.
         seen = _fail_on(patterns, log, seen)
         if not processes.alive(record):
-            end = script.read_marks(layout.read_bytes(path)).end
-            detail = "%s exited before it was ready" % service["name"]
-            raise StepError("service", detail + _last_lines(log), end)
+            _fail_on(patterns, log, seen)
+            raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
         missing = probe_ready(ctx, step, service)
         if not missing and processes.alive(record):
-            _tell(ctx, step, service, "ready", record["pid"])
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)  # it may hold secrets, and bash has read it
             return
         if ctx.control.cancelled:
-            _stop(ctx, step, service, record)
             raise Cancelled
         if missing and time.monotonic() >= deadline:
-            _stop(ctx, step, service, record)
-            raise StepError(
-                "service",
-                "%s was not ready (%s) within %g s: %s%s"
-                % (
-                    service["name"],
-                    describe(service["ready"]),
-                    service["ready"]["timeout"],
-                    missing,
-                    _last_lines(log),
-                ),
-            )
+            detail = "%s was not ready (%s) within %g s: %s%s"
+            asked = describe(ready)
+            raise StepError("service", detail % (name, asked, ready["timeout"], missing, _last_lines(log)))
         ctx.control.pause(pause)
         pause = min(pause * 1.5, 0.5)
 

@@ -23,7 +23,7 @@ WORK = ("service", "wait_for", "outputs")
 def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
     """Run a step, with its retries. Returns "" when it ran, else the reason why it was skipped.
 
-    `commands_done`: the commands are remembered as done, so only its service and waits are asked.
+    `commands_done`: the commands have succeeded before; what else the step has is still to do.
     Raises StepError when the last attempt failed, Cancelled when the run was asked to stop.
     """
     retries = step.get("retries") or {"attempts": 1}
@@ -52,7 +52,7 @@ def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
 
 def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bool) -> str:
     # Few steps have a service or files: a run without them starts sooner without these modules.
-    guard = step.get("guard") if attempt == 1 else None
+    guard = step.get("guard") if attempt == 1 and not commands_done else None
     commands = [] if commands_done else [command["text"] for command in step["commands"]]
     if step.get("files"):
         # The guard decides first: a step that is skipped leaves no files either.

@@ -45,7 +45,7 @@ def _copy(source: str, target: str) -> bool:
         for name in sorted(os.listdir(source)):
             changed = _copy(os.path.join(source, name), os.path.join(target, name)) or changed
         return changed
-    if os.path.isdir(target):
+    if os.path.isdir(target) or target.endswith("/"):
         target = os.path.join(target, os.path.basename(source))
     if os.path.exists(target) and filecmp.cmp(source, target, shallow=False):
         return False

@@ -13,6 +13,19 @@ from taskrunner.model import variables as var
 from taskrunner.model.document import Document, Place
 from taskrunner.model.variables import Variables
 
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+YEAR = 31_536_000
+
+
+def seconds(duration: float | str) -> float:
+    """A duration of the task file (30, "30s", "10m", "500ms") in seconds. Raises ValueError."""
+    if isinstance(duration, str):
+        match = re.fullmatch(r"([0-9.]+)(ms|s|m|h|d)?", duration)
+        if match is None:
+            raise ValueError(f"not a duration: {duration!r}")
+        return float(match[1]) * UNITS[match[2] or "s"]
+    return float(duration)
+
 
 def structure(document: Document) -> list[Problem]:
     """What the JSON Schema does not allow."""
@@ -164,6 +177,7 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
         if not any(task.get(part) for part in ("commands", "service", "wait_for", "files", "outputs")):
             message = "the step does nothing"
             problems.append(document.problem(place, message, "give it commands, a service or a wait_for"))
+        problems += _durations(document, place, task)
         service = task.get("service")
         if service:
             inside = (*place, "service")
@@ -189,6 +203,12 @@ def _probe(document: Document, place: Place, probe: Mapping[str, Any], own_log: 
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
         return [document.problem(place, f"expected one of http, tcp, file and log, got {got}")]
+    if "tcp" in probe and not _is_port(probe["tcp"].rpartition(":")[2]):
+        return [document.problem((*place, "tcp"), f'expected "host:port", got "{probe["tcp"]}"')]
+    if "http" in probe:
+        url = re.match(r"https?://(?:\[[^]]+\]|[^/:?#\s]+)(?::([^/?#]*))?(?:[/?#]|$)", probe["http"])
+        if url is None or not _is_port(url[1] or "80"):
+            return [document.problem((*place, "http"), f'expected a URL, got "{probe["http"]}"')]
     log = probe.get("log")
     if log is None:
         return []
@@ -197,6 +217,32 @@ def _probe(document: Document, place: Place, probe: Mapping[str, Any], own_log: 
     if not own_log and (isinstance(log, str) or not (log.get("path") or log.get("service"))):
         message = 'whose log? expected {"path" or "service", "pattern"}'
         problems.append(document.problem((*place, "log"), message))
+    return problems
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65536
+
+
+DURATIONS: tuple[Place, ...] = (
+    ("timeout",),
+    ("skip_if_timeout",),
+    ("retries", "delay"),
+    ("wait_for", "timeout"),
+    ("service", "stop_timeout"),
+    ("service", "ready", "timeout"),
+)
+
+
+def _durations(document: Document, place: Place, task: Mapping[str, Any]) -> list[Problem]:
+    """Durations are more than nothing and at most a year, however they are written."""
+    problems = []
+    for inner in DURATIONS:
+        value: Any = task
+        for part in inner:
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and not 0 < seconds(value) <= YEAR:
+            problems.append(document.problem((*place, *inner), "expected more than 0 and at most a year"))
     return problems
 
 

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from taskrunner.engine import VERSION
 from taskrunner.engine.layout import slug
-from taskrunner.errors import NotFoundError, TaskFileError, closest, in_order
+from taskrunner.engine.masking import Masker
+from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
 from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
 from taskrunner.model.variables import Variables, render_task, resolve, text_of
 
 Plan = dict[str, Any]
 
-UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 READY_TIMEOUT = 300.0
 SHORTEST_SECRET = 4
 
@@ -42,8 +42,13 @@ ALL = Selection()
 def title(document: Document) -> str:
     """The task file's name: `metadata.name`, the older `name`, or the file's own."""
     data = document.data
-    named = (data.get("metadata") or {}).get("name") or data.get("name")
-    return str(named or Path(document.name).stem)
+    return str((data.get("metadata") or {}).get("name") or data.get("name") or Path(document.name).stem)
+
+
+def _name_of(document: Document) -> str:
+    """What tells a file that was built in Python from others: its name, else its whole content."""
+    data = document.data
+    return str((data.get("metadata") or {}).get("name") or data.get("name") or _digest(document.text))
 
 
 def compile_plan(
@@ -75,10 +80,12 @@ def compile_plan(
     tasks = [render_task(task, variables.values) for task in document.data["tasks"]]
     commands, refused = checks.commands(document, tasks)
     problems += undefined + checks.beside(undefined, refused)
-    if not valid:
-        problems += checks.parts(document, tasks)
+    problems += checks.parts(document, tasks)
     if problems:
-        raise TaskFileError(in_order(problems))
+        # What bash or a pattern complains of may hold a value.
+        masker = Masker([variables.values[name] for name in variables.secrets])
+        hidden = [p._replace(message=masker.text(p.message), hint=masker.text(p.hint)) for p in problems]
+        raise TaskFileError(in_order(hidden))
     valid.remember()
 
     known = [task["id"] for task in tasks]
@@ -91,7 +98,7 @@ def compile_plan(
         if skip:
             step["skip"] = skip
         steps.append(step)
-    identity = str(path.resolve()) if path else "python:" + title(document)
+    identity = str(path.resolve()) if path else "python:" + _name_of(document)
     plan: Plan = {
         "format": VERSION,
         "name": title(document),
@@ -114,16 +121,6 @@ def compile_plan(
     return plan
 
 
-def seconds(duration: float | str) -> float:
-    """A duration of the task file (30, "30s", "10m", "500ms") in seconds."""
-    if isinstance(duration, str):
-        match = re.fullmatch(r"([0-9.]+)(ms|s|m|h|d)?", duration)
-        if match is None:
-            raise ValueError(f"not a duration: {duration!r}")
-        return float(match[1]) * UNITS[match[2] or "s"]
-    return float(duration)
-
-
 def _step(
     document: Document,
     index: int,
@@ -141,14 +138,14 @@ def _step(
     }
     if task.get("skip_if") is not None:
         step["guard"] = task["skip_if"]
-        step["guard_timeout"] = seconds(task.get("skip_if_timeout", 60))
+        step["guard_timeout"] = checks.seconds(task.get("skip_if_timeout", 60))
     if "timeout" in task:
-        step["timeout"] = seconds(task["timeout"])
+        step["timeout"] = checks.seconds(task["timeout"])
     if "retries" in task:
         retries = task["retries"]
         step["retries"] = {
             "attempts": retries["attempts"],
-            "delay": seconds(retries.get("delay", 1)),
+            "delay": checks.seconds(retries.get("delay", 1)),
             "backoff": retries.get("backoff", 1),
         }
     step.update({key: task[key] for key in ("cwd", "run_as", "on_failure", "always") if key in task})
@@ -178,7 +175,7 @@ def _command(document: Document, task: int, group: shell.Group) -> dict[str, Any
 
 def _probe(probe: dict[str, Any]) -> dict[str, Any]:
     log = probe.get("log")
-    asked = {**probe, "timeout": seconds(probe.get("timeout", READY_TIMEOUT))}
+    asked = {**probe, "timeout": checks.seconds(probe.get("timeout", READY_TIMEOUT))}
     if isinstance(log, str):
         asked["log"] = {"pattern": log}
     return asked
@@ -188,7 +185,7 @@ def _service(task: dict[str, Any], step: dict[str, Any], variables: Variables) -
     service = dict(task["service"])
     service["env"] = {name: text_of(value) for name, value in (service.get("env") or {}).items()}
     service["ready"] = _probe(service.get("ready") or {})
-    service["stop_timeout"] = seconds(service.get("stop_timeout", 30))
+    service["stop_timeout"] = checks.seconds(service.get("stop_timeout", 30))
     # A server is another one when what it is started with is; how its health is asked is not.
     made_of = [service.get("command"), service["env"], service.get("cwd"), step["env"],
                step.get("cwd"), step.get("run_as")]  # fmt: skip
@@ -199,7 +196,7 @@ def _service(task: dict[str, Any], step: dict[str, Any], variables: Variables) -
 def _key(step: dict[str, Any], variables: Variables) -> str:
     """The identity of what a step does: a journal entry counts only for the same key."""
     made_of = [[command["text"] for command in step["commands"]], step["env"], step.get("cwd"),
-               step.get("run_as"), step.get("files")]  # fmt: skip
+               step.get("run_as"), step.get("files"), step.get("outputs")]  # fmt: skip
     return _digest([made_of, _mentioned(made_of, variables)])
 
 
@@ -220,9 +217,11 @@ def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str,
         if name is not None and name not in known:
             hint = closest(name, known) or "the steps are " + ", ".join(known[:20])
             raise NotFoundError(f"there is no step {name!r}", hint)
-    skips = {}
     first = known.index(selection.start) if selection.start else 0
     last = known.index(selection.until) if selection.until else len(known) - 1
+    if selection.start and last < first:
+        raise UsageError(f"--until {selection.until} comes before --from {selection.start}")
+    skips = {}
     for index, name in enumerate(known):
         if selection.only and name not in selection.only:
             skips[name] = {"reason": "only", "detail": "--only " + " ".join(selection.only)}

@@ -7,6 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Document:
         offset = self._offset(place, key)
         if at:
             # Each character of the string may be written as an escape of several.
-            for match in list(ESCAPE.finditer(self.text, offset + 1))[:at]:
+            for match in islice(ESCAPE.finditer(self.text, offset + 1), at):
                 offset = match.end()
         line, column = self.line_column(offset)
         return Problem(self.name, line, column, show(place), message, hint, rule)

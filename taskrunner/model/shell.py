@@ -11,9 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MOST_ERRORS = 50
-"""After so many snippets that bash refuses, the rest is taken as it is."""
-
 INCOMPLETE = re.compile(r"unexpected end of file|unexpected EOF|delimited by end-of-file")
 UNFINISHED_LINE = re.compile(r"(?:^|[^\\])(?:\\\\)*\\$")
 """Ends in a backslash that continues the line."""
@@ -46,7 +43,7 @@ def check(snippets: Sequence[str]) -> dict[int, str]:
     bad: dict[int, str] = {}
 
     def visit(low: int, high: int) -> None:
-        if low >= high or len(bad) >= MOST_ERRORS:
+        if low >= high:
             return
         if not _complaint("".join(map(_fenced, snippets[low:high]))):
             return
@@ -110,7 +107,7 @@ def _complaint(text: str) -> str:
     import subprocess
 
     result = subprocess.run(
-        ["bash", "--norc", "--noprofile", "-n"],
+        ["bash", "--norc", "--noprofile", "-O", "extglob", "-n"],
         input=text.encode("utf-8", "surrogateescape"),
         capture_output=True,
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},

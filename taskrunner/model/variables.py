@@ -18,6 +18,9 @@ TEMPLATE = re.compile(
 NODE = re.compile(r"NODE[0-9]+_[A-Z0-9_]+")
 """Variables that describe nodes, taken from the environment of the controller."""
 
+GO_WORDS = {"end", "else", "break", "continue"}
+"""In double braces these are Go's, as in `docker inspect -f`."""
+
 NOT_TEMPLATED = {"id", "name", "description", "when", "on_failure", "always"}
 
 
@@ -49,6 +52,8 @@ def templates(text: str, rest: str = "") -> Iterator[Template]:
             after = (text[match.end() :] + "\n" + rest).split("\n")[1:]
             if name in after or name in (line.lstrip("\t") for line in after):
                 continue
+        elif name in GO_WORDS:
+            continue
         yield Template(name, bool(match["new_q"] or match["old_q"]), match.start(), match.end())
 
 
@@ -157,8 +162,10 @@ def resolve(
             and raw[name] not in choices
             and (name in given or name in explicit or not entry.get("required"))
         ):
-            message = f"{name} is {raw[name]!r}, which is not one of {', '.join(choices)}"
-            problems.append(document.problem(place, message, closest(raw[name], choices), key=True))
+            shown = "***" if entry.get("secret") is True else repr(raw[name])
+            message = f"{name} is {shown}, which is not one of {', '.join(choices)}"
+            hint = "" if entry.get("secret") is True else closest(raw[name], choices)
+            problems.append(document.problem(place, message, hint, key=True))
     values = _in_order(document, raw, {**given, **explicit}, problems)
     secrets = {name for name, entry in known.items() if entry.get("secret") is True}
     grew = True
@@ -212,6 +219,9 @@ def _in_order(
 
 def undefined(document: Document, place: Place, found: Template, known: Mapping[str, Any]) -> Problem:
     """The problem of a template whose name has no value."""
+    if found.name.startswith("_"):
+        hint = "names that start with _ are comments"
+        return document.problem(place, f"the variable {found.name} is not defined", hint, at=found.start)
     hint = closest(found.name, known) or f"declare it in variables, or give it with --env {found.name}=..."
     message = f"the variable {found.name} is not defined"
     return document.problem(place, message, hint, at=found.start)

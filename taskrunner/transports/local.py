@@ -43,7 +43,7 @@ class LocalTransport:
             self._launch(run, directory)
         except OSError as error:
             raise self._state_error(error) from error
-        self._prune()
+        self._prune(run)
 
     def warm(self) -> None:
         """Start an engine that waits to be told its run: it comes up while the plan is made.
@@ -106,8 +106,11 @@ class LocalTransport:
                     return
 
     def alive(self, run: str) -> bool:
-        if run in self._bells:
-            return True
+        pid = self._pids.get(run)
+        if pid is not None:
+            # Our child, from before it has written who it is.
+            found = processes.stat(pid)
+            return found is not None and found[0] not in "ZX"
         return runner.engine_alive(layout.run_dir(self.root, run))
 
     def last_words(self, run: str) -> str | None:
@@ -159,15 +162,17 @@ class LocalTransport:
         self.unfollow(run)
         shutil.rmtree(layout.run_dir(self.root, run), ignore_errors=True)
 
-    def _prune(self) -> None:
+    def _prune(self, started: str) -> None:
         """Forget runs by count and age (which their ids begin with), never one that is live."""
         oldest = time.strftime("%Y%m%d", time.gmtime(time.time() - KEEP_DAYS * 86400))
         names = self.runs()
         for number in range(len(names) - 1, -1, -1):
             if number < KEEP_RUNS and names[number] >= oldest:
                 return
-            if not runner.engine_alive(layout.run_dir(self.root, names[number])):
-                self.discard(names[number])
+            name = names[number]
+            live = name == started or self.followed(name)
+            if not live and not runner.engine_alive(layout.run_dir(self.root, name)):
+                self.discard(name)
 
     def _state_error(self, error: OSError) -> StateError:
         return StateError(

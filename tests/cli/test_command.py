@@ -199,7 +199,7 @@ def test_validate_lists_every_problem(write: Write, cli: Cli) -> None:
         variables={"A": {"requird": 1}},
     )
     done = cli("validate", "tasks.json")
-    assert done.returncode == 1
+    assert done.returncode == 2
     for says in ('unknown key "comands"', "taken, by line", "not valid bash", "NO is not defined", "requird"):
         assert says in done.stdout
     assert all(line.startswith("tasks.json:") for line in done.stdout.splitlines())
