@@ -41,10 +41,9 @@ def meaning(document: Document, given: Mapping[str, str], explicit: Mapping[str,
         return []
     try:
         variables, problems = var.resolve(document, given, explicit, placeholders=True)
-        tasks = [var.render_task(_texts(task), variables.values) for _, task in _tasks(document)]
-        undefined = templates(document, variables)
-        refused = commands(document, tasks)[1]
-        return problems + ids(document) + undefined + beside(undefined, refused)
+        undefined, values = templates(document, variables)
+        tasks = [var.render_task(_texts(task), values) for _, task in _tasks(document)]
+        return problems + ids(document) + undefined + commands(document, tasks)[1]
     except (TypeError, ValueError, AttributeError, KeyError):
         # The shape is wrong in a way that leaves nothing to look at; that is reported already.
         return []
@@ -57,12 +56,6 @@ def _tasks(document: Document) -> list[tuple[int, dict[str, Any]]]:
         for index, task in enumerate(tasks if isinstance(tasks, list) else ())
         if isinstance(task, dict)
     ]
-
-
-def beside(undefined: Sequence[Problem], refused: Sequence[Problem]) -> list[Problem]:
-    """The texts that bash refuses for a reason of their own, not for an undefined template."""
-    paths = {problem.path for problem in undefined}
-    return [problem for problem in refused if problem.path not in paths]
 
 
 def _texts(task: dict[str, Any]) -> dict[str, Any]:
@@ -95,25 +88,28 @@ def ids(document: Document) -> list[Problem]:
     return problems
 
 
-def templates(document: Document, variables: Variables) -> list[Problem]:
-    """Templates and `when` conditions whose variable nobody declares or supplies."""
+def templates(document: Document, variables: Variables) -> tuple[list[Problem], dict[str, str]]:
+    """Templates and `when` conditions whose variable nobody declares or supplies.
+
+    And values for all: with a word for what is undefined, so that the rest can be looked at.
+    """
     problems = []
+    values = dict(variables.values)
     for index, task in _tasks(document):
         for place, text, rest in var.task_strings(task, ("tasks", index)):
             if "<<" not in text and "{{" not in text:
                 continue
-            problems += [
-                var.undefined(document, place, found, variables.values)
-                for found in var.templates(text, rest)
-                if found.name not in variables.values
-            ]
+            for found in var.templates(text, rest):
+                if found.name not in variables.values:
+                    values[found.name] = found.name
+                    problems.append(var.undefined(document, place, found, variables.values))
         when = task.get("when")
         for name in when if isinstance(when, dict) else ():
             if name not in variables.values and not name.startswith("_"):
                 hint = closest(name, variables.values)
                 message = f"the variable {name} is not defined"
                 problems.append(document.problem(("tasks", index, "when", name), message, hint, key=True))
-    return problems
+    return problems, values
 
 
 def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:

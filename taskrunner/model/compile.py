@@ -76,10 +76,10 @@ def compile_plan(
     problems += checks.unused(document, explicit)
     if not valid:
         problems += checks.ids(document)
-    undefined = checks.templates(document, variables)
-    tasks = [render_task(task, variables.values) for task in document.data["tasks"]]
+    undefined, values = checks.templates(document, variables)
+    tasks = [render_task(task, values) for task in document.data["tasks"]]
     commands, refused = checks.commands(document, tasks)
-    problems += undefined + checks.beside(undefined, refused)
+    problems += undefined + refused
     problems += checks.parts(document, tasks)
     if problems:
         # What bash or a pattern complains of may hold a value.
