@@ -7,16 +7,12 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from taskrunner.cli.words import duration, skipped, summary
+from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, StepFinished
-
-Resume = Callable[[str], str]
-"""From a step's id to the command that goes on there."""
 
 
 class Renderer(Protocol):
@@ -147,44 +143,6 @@ class Quiet(Plain):
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr)
-
-
-def detail(event: Event) -> str:
-    """What the less common events say, "" for those that are shown otherwise."""
-    if event["type"] == "run.started" and "previous" in event:
-        return f"going on from run {event['previous']}, whose engine was lost"
-    if event["type"] == "step.retrying":
-        return (
-            f"{event['step']}: {event['detail']}; attempt {event['attempt']} of"
-            f" {event['attempts']} in {duration(event['delay'])}"
-        )
-    if event["type"] == "service":
-        return f"service {event['name']} {event['state']} (pid {event['pid']})"
-    if event["type"] == "waiting":
-        return f"{event['step']}: waiting for {event['for']}"
-    if event["type"] == "warning":
-        return event["message"]
-    if event["type"] == "check.finished":
-        if not event["again"]:
-            return "idempotent: no guarded step would run a second time"
-        steps = "; ".join(f"{item['step']} ({item['detail']})" for item in event["again"])
-        return f"not idempotent, these steps would run again: {steps}"
-    return ""
-
-
-def failure(event: StepFinished, file: str, resume: Resume, tail: bool) -> list[str]:
-    """What a failed step needs said: its command, the end of its output, how to go on."""
-    lines = []
-    command = event.get("command")
-    if command:
-        first, *rest = command["source"].splitlines() or [""]
-        lines.append(f"{file}:{command['line']}: {first}")
-        lines += ["  " + line for line in rest[:5]] + ["  ..."] * (len(rest) > 5)
-    if tail:
-        lines += ["| " + line for line in event.get("tail", ())]
-    if not event.get("tolerated"):
-        lines.append(f"to go on from here: {resume(event['step'])}")
-    return lines
 
 
 def _why(event: StepFinished) -> str:

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from rich.text import Text
 
-from taskrunner.cli.show import Resume, detail, failure
-from taskrunner.cli.words import duration, skipped, summary
+from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event

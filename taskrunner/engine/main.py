@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 
-from . import VERSION, layout, processes, runner
+from . import VERSION, layout, lock, processes, runner
 from .events import parse, read_events
 
 CRASHED = 70  # EX_SOFTWARE of sysexits(3)
@@ -84,7 +84,7 @@ def cancel(directory: str) -> int:
 
 
 def status(directory: str) -> int:
-    if runner.engine_alive(directory):
+    if lock.engine_alive(directory):
         print("running")
         return 0
     events, _ = read_events(os.path.join(directory, layout.EVENTS))

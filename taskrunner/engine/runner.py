@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import time
 
-from . import VERSION, layout, processes, recovery, shells, steps
+from . import VERSION, layout, lock, processes, recovery, shells, steps
 from .context import Cancelled, Context, StepError
-from .events import EventLog, parse
+from .events import EventLog
 from .masking import Masker
 
 TYPE_CHECKING = False
@@ -46,62 +45,26 @@ def run(directory: str, bell: int = -1) -> int:
         layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
         if plan.get("dry"):
             return Run(Context(directory, plan, events, masker), [], None).dry()
-        lock, before = _lock(layout.root_of(directory), plan["key"], plan["run"])
-        if lock is None:
+        held, before = lock.take(layout.root_of(directory), plan["key"], plan["run"])
+        if held is None:
             events.emit("run.refused", holder=before[0])
             recovery.scrub(directory)
             return LOCKED
         ctx = Context(directory, plan, events, masker)
         os.chdir("/")  # a step may delete the folder the run was started in
-        return Run(ctx, before, lock).all()
+        return Run(ctx, before, held).all()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
             raise Fatal("%s: %s" % (error.strerror, error.filename or directory)) from error
         raise
 
 
-def _lock(root: str, key: str, run: str) -> tuple[int | None, list[str]]:
-    """Take the task file's lock. Returns it with the runs that are not settled, or None and its holder.
-
-    The kernel frees the lock with its holder's death, whatever its kind; it is never stale. Its file
-    names the holder, then the runs before it whose engine was killed, until they are settled.
-    """
-    path = layout.lock_path(root, key)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _holder(root, fd)
-        os.close(fd)
-        return None, [holder]
-    previous = os.pread(fd, 4096, 0).decode("utf-8", "replace").split()
-    _name(fd, [run, *previous])
-    return fd, previous
-
-
-def _name(lock: int, runs: list[str]) -> None:
-    """Write who has the lock; in one write, the longer text over the shorter."""
-    text = " ".join(runs)[:4096].encode()
-    os.pwrite(lock, text.ljust(os.fstat(lock).st_size), 0)
-
-
-def _holder(root: str, fd: int) -> str:
-    """The run that holds the lock: who has just taken it may not have written its name yet."""
-    deadline = time.monotonic() + 1.0
-    while True:
-        holder = os.pread(fd, 4096, 0).decode("utf-8", "replace").partition(" ")[0]
-        if (holder and engine_alive(layout.run_dir(root, holder))) or time.monotonic() > deadline:
-            return holder
-        time.sleep(0.01)
-
-
 class Run:
     """The state of one pass over the steps."""
 
-    def __init__(self, ctx: Context, previous: list[str], lock: int | None) -> None:
+    def __init__(self, ctx: Context, previous: list[str], held: int | None) -> None:
         self.ctx = ctx
-        self.lock = lock
+        self.lock = held
         self.taken_over = ""
         self.previous = previous
         self.counts = {"ok": 0, "skipped": 0}
@@ -124,7 +87,7 @@ class Run:
         for run in self.previous:
             recovery.scrub(layout.run_dir(ctx.root, run))
         if self.lock is not None:
-            _name(self.lock, [ctx.run])
+            lock.name(self.lock, [ctx.run])
         for step in plan["steps"]:
             self._step(step)
         if self.status == OK and self.failures:
@@ -305,9 +268,3 @@ class Run:
 
 def _since(began: float) -> float:
     return round(time.monotonic() - began, 4)
-
-
-def engine_alive(directory: str) -> bool:
-    """Whether the engine of a run is at work."""
-    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
-    return known is not None and processes.alive(known)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import layout, main, processes, recovery, runner
+from taskrunner.engine import layout, lock, main, processes, recovery
 from taskrunner.errors import StateError
 
 KEEP_RUNS = 500
@@ -111,7 +111,7 @@ class LocalTransport:
             # Our child, from before it has written who it is.
             found = processes.stat(pid)
             return found is not None and found[0] not in "ZX"
-        return runner.engine_alive(layout.run_dir(self.root, run))
+        return lock.engine_alive(layout.run_dir(self.root, run))
 
     def last_words(self, run: str) -> str | None:
         if run in self._bells or run not in self._said:
@@ -171,7 +171,7 @@ class LocalTransport:
                 return
             name = names[number]
             live = name == started or self.followed(name)
-            if not live and not runner.engine_alive(layout.run_dir(self.root, name)):
+            if not live and not lock.engine_alive(layout.run_dir(self.root, name)):
                 self.discard(name)
 
     def _state_error(self, error: OSError) -> StateError:

@@ -1,0 +1,52 @@
+"""One run of a task file at a time, and who that is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+
+from . import layout, processes
+from .events import parse
+
+
+def take(root: str, key: str, run: str) -> tuple[int | None, list[str]]:
+    """Take the task file's lock. Returns it with the runs that are not settled, or None and its holder.
+
+    The kernel frees the lock with its holder's death, whatever its kind; it is never stale. Its file
+    names the holder, then the runs before it whose engine was killed, until they are settled.
+    """
+    path = layout.lock_path(root, key)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _holder(root, fd)
+        os.close(fd)
+        return None, [holder]
+    previous = os.pread(fd, 4096, 0).decode("utf-8", "replace").split()
+    name(fd, [run, *previous])
+    return fd, previous
+
+
+def name(lock: int, runs: list[str]) -> None:
+    """Write who has the lock; in one write, the longer text over the shorter."""
+    text = " ".join(runs)[:4096].encode()
+    os.pwrite(lock, text.ljust(os.fstat(lock).st_size), 0)
+
+
+def _holder(root: str, fd: int) -> str:
+    """The run that holds the lock: who has just taken it may not have written its name yet."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        holder = os.pread(fd, 4096, 0).decode("utf-8", "replace").partition(" ")[0]
+        if (holder and engine_alive(layout.run_dir(root, holder))) or time.monotonic() > deadline:
+            return holder
+        time.sleep(0.01)
+
+
+def engine_alive(directory: str) -> bool:
+    """Whether the engine of a run is at work."""
+    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
+    return known is not None and processes.alive(known)
