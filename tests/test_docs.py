@@ -54,10 +54,11 @@ def test_the_recording_in_the_readme(terminal: Terminal, tmp_path: Path) -> None
         own = f" --env PORT={free.getsockname()[1]} --env DIR={tmp_path}/q"
     terminal.type(f'cd {ROOT}; taskrunner() {{ {" ".join(command())} "$@"{own}; }}', "Enter")
     shown: list[str] = []
-    for typed in commands:
-        terminal.type(f"clear; {typed}; echo END", "Enter")
-        screen = terminal.see("\nEND")
-        shown += [f"$ {typed}", *screen.split("\nEND")[0].splitlines()]
+    for number, typed in enumerate(commands):
+        end = f"END-{number}"  # what the last command has left may still be on the screen
+        terminal.type(f"clear; {typed}; echo {end}", "Enter")
+        screen = terminal.see(f"\n{end}")
+        shown += [f"$ {typed}", *screen.split(f"\n{end}")[0].splitlines()]
     shown = [line.replace(own, "") for line in shown if line.strip() and "echo END" not in line]
     assert [_timeless(line) for line in shown] == [_timeless(line) for line in recording.splitlines()]
 
