@@ -143,13 +143,13 @@ def test_json_is_one_event_a_line(write: Write, cli: Cli) -> None:
 
 
 def test_verbose_streams_all_output_as_it_comes(write: Write) -> None:
-    path = write({"id": "a", "commands": ["echo one; sleep 1; echo two; printf three"]})
+    path = write({"id": "a", "commands": ["echo one; sleep 3; echo two; printf three"]})
     with subprocess.Popen(command(path, "-v"), stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         began = time.monotonic()
         while "one" not in process.stdout.readline():
             pass
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 2.5
         rest = process.stdout.read()
     assert "two\nthree\n" in rest
 

@@ -190,14 +190,14 @@ def test_ctrl_c_ends_the_tree_and_runs_the_clean_up(write: Write, home: Path, nu
 def test_a_second_ctrl_c_leaves_at_once(write: Write) -> None:
     path = write(
         {"id": "a", "commands": ["touch started; sleep 60"]},
-        {"id": "c", "always": True, "commands": ["sleep 2; touch cleaned"]},
+        {"id": "c", "always": True, "commands": ["sleep 4; touch cleaned"]},
     )
     process = controller(path)
     wait_for(lambda: Path("started").exists())
     process.send_signal(signal.SIGINT)
     time.sleep(0.4)
     process.send_signal(signal.SIGINT)
-    assert process.wait(1) == 130
+    assert process.wait(3) == 130
     wait_for(lambda: Path("cleaned").exists())
 
 
