@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from taskrunner.cli.show import Renderer
 
 CANCELLED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Detached(Exception):
@@ -47,6 +48,8 @@ def run(args: Namespace) -> int:
         from taskrunner.cli.listing import dry_run
 
         return dry_run(plan, transport, args)
+    # A Ctrl-C must find either no run or the handlers of `watch`: in between it waits.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     begun = api.begin(plan, transport)
     if args.detach:
         print(begun.id)
@@ -82,12 +85,13 @@ def watch(run: runs.Run, show: Renderer) -> int:
     def leave(number: int, _: Any) -> None:
         raise Detached
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, leave)
     status = CANCELLED
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         with run, show:
             for event in run.events(output=show.wants_output):
                 show.event(event)

@@ -238,3 +238,13 @@ def test_files_built_in_python_without_a_name_are_told_apart() -> None:
     for word in ("one", "two"):
         assert run(TaskFile(tasks=[Task(id="a", commands=["echo same >> out", f"true {word}"])])).ok == 1
     assert Path("out").read_text() == "same\nsame\n"
+
+
+def test_a_ctrl_c_right_after_the_start_is_heard(write: Write, home: Path) -> None:
+    path = write({"id": "a", "commands": ["sleep 60"]})
+    for pause in (0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.2, 0.25):
+        process = controller(path)
+        time.sleep(pause)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) in (130, -signal.SIGINT)
+        wait_for(lambda: not left_of(home), what="the end of the step")
