@@ -1,8 +1,6 @@
 """`python -m taskrunner` is the command `taskrunner`."""
 
-import sys
-
-from taskrunner.cli.main import main
+from taskrunner.cli.main import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

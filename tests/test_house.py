@@ -107,7 +107,7 @@ HEAVY = {
 }
 AT_START = set(
     "taskrunner argparse ast bisect contextlib copyreg enum functools gettext importlib io json keyword locale"
-    " operator re reprlib types typing warnings collections errno __future__ itertools sre_compile sre_constants sre_parse".split()
+    " operator re reprlib types typing warnings collections errno __future__ itertools gc sre_compile sre_constants sre_parse".split()
 ).union(
     [
         "_ast",

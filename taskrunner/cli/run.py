@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -92,6 +93,7 @@ def watch(run: runs.Run, show: Renderer) -> int:
     status = CANCELLED
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        gc.enable()  # a run may take hours
         with run, show:
             for event in run.events(output=show.wants_output):
                 show.event(event)
