@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from taskrunner import packs, validate
-from tests.conftest import command
+from tests.conftest import Process, command
 from tests.terminal import Terminal
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,15 @@ def test_the_task_files_that_are_shown_are_valid(name: str, tmp_path: Path) -> N
         path = tmp_path / f"{number}.json"
         path.write_text(block)
         assert validate(path) == []
+
+
+def test_the_mistakes_in_the_readme(cli: Callable[..., Process]) -> None:
+    (good,) = blocks("README.md", "json")
+    (shown,) = blocks("README.md", "text")
+    Path("tasks").mkdir()
+    bad = good.replace('"commands"', '"comands"').replace("-v <<PACKAGE>>", "-v <<PACKGE>>")
+    Path("tasks/install.json").write_text(bad)
+    assert cli("tasks/install.json").stderr.startswith(shown)
 
 
 def test_every_key_of_a_step_is_documented() -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from taskrunner.engine.masking import Masker
 from taskrunner.errors import Problem, closest
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
@@ -43,7 +44,8 @@ def meaning(document: Document, given: Mapping[str, str], explicit: Mapping[str,
         variables, problems = var.resolve(document, given, explicit, placeholders=True)
         undefined, values = templates(document, variables)
         tasks = [var.render_task(_texts(task), values) for _, task in _tasks(document)]
-        return problems + ids(document) + undefined + commands(document, tasks)[1]
+        problems += ids(document) + undefined + commands(document, tasks)[1]
+        return masked(problems, variables)
     except (TypeError, ValueError, AttributeError, KeyError):
         # The shape is wrong in a way that leaves nothing to look at; that is reported already.
         return []
@@ -55,6 +57,15 @@ def _tasks(document: Document) -> list[tuple[int, dict[str, Any]]]:
         (index, task)
         for index, task in enumerate(tasks if isinstance(tasks, list) else ())
         if isinstance(task, dict)
+    ]
+
+
+def masked(problems: Sequence[Problem], variables: Variables) -> list[Problem]:
+    """The problems without secrets: what bash or a pattern complains of may hold a value."""
+    masker = Masker([variables.values[name] for name in variables.secrets])
+    return [
+        problem._replace(message=masker.text(problem.message), hint=masker.text(problem.hint))
+        for problem in problems
     ]
 
 

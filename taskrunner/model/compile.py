@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from taskrunner.engine import VERSION
 from taskrunner.engine.layout import slug
-from taskrunner.engine.masking import Masker
 from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
 from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
@@ -82,10 +81,7 @@ def compile_plan(
     problems += undefined + refused
     problems += checks.parts(document, tasks)
     if problems:
-        # What bash or a pattern complains of may hold a value.
-        masker = Masker([variables.values[name] for name in variables.secrets])
-        hidden = [p._replace(message=masker.text(p.message), hint=masker.text(p.hint)) for p in problems]
-        raise TaskFileError(in_order(hidden))
+        raise TaskFileError(in_order(checks.masked(problems, variables)))
     valid.remember()
 
     known = [task["id"] for task in tasks]

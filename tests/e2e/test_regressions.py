@@ -100,7 +100,13 @@ def test_no_secret_in_an_error_message(write: Write, cli: Cli) -> None:
         variables={"T": {"secret": True, "default": "987"}},
         file="work/c.json",
     )
-    for args in ([broken], [chosen, "--env", "T=hunter2secret"], [short, "--env-file", "bad.env"]):
+    shapeless = write({"id": "a", "skip_if": "fi <<T>>", "oops": 1}, variables=SECRET, file="work/d.json")
+    for args in (
+        [broken],
+        [shapeless],
+        [chosen, "--env", "T=hunter2secret"],
+        [short, "--env-file", "bad.env"],
+    ):
         done = cli(*args)
         assert done.returncode == 2
         assert "hunter2" not in done.stdout + done.stderr
