@@ -13,7 +13,7 @@ from taskrunner.model import checks
 from taskrunner.model.compile import Plan, Selection, compile_plan
 from taskrunner.model.document import Document
 from taskrunner.model.variables import declared, environment_of_nodes, text_of
-from taskrunner.transports import Transport
+from taskrunner.transports import Transport, connect
 from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
@@ -92,10 +92,12 @@ class Options(TypedDict, total=False):
 
     `env` gives values to variables, `env_files` names files of NAME=value lines; `start` (--from),
     `until` and `only` choose steps; `reset` forgets what was done before; `check` evaluates the
-    guards again at the end; `cwd` is where relative paths of the steps start (default: here).
+    guards again at the end; `defaults` gives values that all others override; `cwd` is where relative
+    paths of the steps start (default: here, and the home on another machine).
     """
 
     env: Mapping[str, Value]
+    defaults: Mapping[str, str]
     env_files: Iterable[str | Path]
     start: str | None
     until: str | None
@@ -109,13 +111,16 @@ def _first(choices: object, name: str) -> str:
     return text_of(choices[0]) if isinstance(choices, list) and choices else name
 
 
-def compile(file: str | Path | TaskFile | LoadedFile, **options: Unpack[Options]) -> Plan:
+def compile(
+    file: str | Path | TaskFile | LoadedFile, *, on: str | Transport | None = None, **options: Unpack[Options]
+) -> Plan:
     """The plan that `run` would run: JSON, with every template replaced.
 
     Raises TaskFileError with every problem, NotFoundError for an unknown step id.
     """
     loaded = load(file)
-    given: dict[str, str] = {}
+    elsewhere = bool(on if isinstance(on, str) else on and on.name)
+    given: dict[str, str] = dict(options.get("defaults", {}))
     for path in options.get("env_files", ()):
         given.update(read_env_file(Path(path)))
     given.update(environment_of_nodes())
@@ -127,45 +132,63 @@ def compile(file: str | Path | TaskFile | LoadedFile, **options: Unpack[Options]
         selection=Selection(options.get("start"), options.get("until"), tuple(options.get("only", ()))),
         reset=options.get("reset", False),
         check=options.get("check", False),
-        cwd=Path(options["cwd"]).absolute() if "cwd" in options else None,
+        cwd=_cwd(options.get("cwd"), elsewhere),
+        elsewhere=elsewhere,
     )
+
+
+def _cwd(given: str | Path | None, elsewhere: bool) -> Path | None:
+    return None if given is None else Path(given) if elsewhere else Path(given).absolute()
 
 
 def start(
     file: str | Path | TaskFile | LoadedFile,
     *,
-    transport: Transport | None = None,
+    on: str | Transport | None = None,
     **options: Unpack[Options],
 ) -> runs.Run:
     """Start a task file and return the run, which goes on whatever becomes of this process.
 
-    When the same run is under way already and nobody follows it, that run is returned. Raises
-    TaskFileError, NotFoundError, LockHeldError, StateError, TargetError.
+    It runs on this machine, or `on` another one: a target such as ssh://user@host:port, or a
+    transport. When the same run is under way already and nobody follows it, that run is returned.
+    Raises TaskFileError, NotFoundError, LockHeldError, StateError, TargetError.
     """
-    return begin(compile(file, **options), transport or LocalTransport())
+    return begin(compile(file, on=on, **options), reach(on))
+
+
+def reach(on: str | Transport | None) -> Transport:
+    """The transport of a target; that of this machine for None. Raises UsageError."""
+    if isinstance(on, str):
+        return connect(on)
+    return on or LocalTransport()
 
 
 def begin(plan: Plan, transport: Transport) -> runs.Run:
     """Start a compiled plan, and remember its file as the last one of its folder."""
     run = runs.launch(plan, transport)
-    if isinstance(transport, LocalTransport) and Path(plan["path"]).is_absolute():
-        history.remember_last(transport.root, Path(plan["cwd"]), plan["path"])
+    if Path(plan["path"]).is_absolute():
+        history.remember_last(plan["path"])
     return run
 
 
 def run(
     file: str | Path | TaskFile | LoadedFile,
     *,
+    on: str | Transport | None = None,
     on_event: Callable[[Event], object] | None = None,
-    transport: Transport | None = None,
     **options: Unpack[Options],
 ) -> runs.Result:
     """Run a task file and wait for its end; a failed step is a result, not an exception.
 
     `on_event` is called with every event. Raises what `start` raises, and EngineDiedError.
     """
-    with start(file, transport=transport, **options) as begun:
-        return begun.result(on_event)
+    transport = reach(on)
+    try:
+        with start(file, on=transport, **options) as begun:
+            return begun.result(on_event)
+    finally:
+        if transport is not on:
+            transport.close()
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ TaskrunnerError                exit status
 ├── TaskFileError              2  the task file has problems; all of them are listed
 ├── StateError                 2  the state folder cannot be read or written
 ├── TargetError                3  the target cannot be reached, or cannot run the engine
+│   └── HostKeyError           3  the target is not known, or not who it was
 ├── LockHeldError              4  another run of the same task file is under way
 └── EngineDiedError            1  the engine ended without saying how the run ended
 """
@@ -72,6 +73,10 @@ class TargetError(TaskrunnerError):
     """The target cannot be reached, or cannot run the engine."""
 
     exit_status = 3
+
+
+class HostKeyError(TargetError):
+    """The target is not known, or not who it was."""
 
 
 class LockHeldError(TaskrunnerError):

@@ -1,7 +1,7 @@
 """The events of a run, as types: each is the JSON object that the engine has written.
 
-`event["type"]` tells which; a type checker narrows on it. `OutputEvent` is made while following: it
-is what a step has printed since the last one.
+`event["type"]` tells which; a type checker narrows on it. `OutputEvent` and `ConnectionChanged` are
+made while following: the first is what a step has printed since the last one.
 """
 
 from __future__ import annotations
@@ -91,10 +91,11 @@ class StepPlanned(_StepPlanned):
 
 class _StepSkipped(_Event, total=False):
     detail: str
+    run: str
 
 
 class StepSkipped(_StepSkipped):
-    """A step is not run, and why."""
+    """A step is not run, and why; `run`: the one that has done it, for the reason `journal`."""
 
     type: Literal["step.skipped"]
     step: str
@@ -193,6 +194,38 @@ class OutputEvent(_Event):
     text: str
 
 
+class ConnectionChanged(_Event):
+    """The connection to the node was lost, or is back; the run goes on there meanwhile."""
+
+    type: Literal["connection"]
+    state: Literal["lost", "back"]
+    detail: str
+
+
+class NodeStarted(_Event):
+    """A node's turn has come."""
+
+    type: Literal["node.started"]
+
+
+class NodeFinished(_Event):
+    """A node is done: how its run ended, or why there was none. `output`: of the steps that failed."""
+
+    type: Literal["node.finished"]
+    status: Literal["ok", "failed", "cancelled", "unreachable", "locked", "skipped"]
+    exit: int
+    run: str
+    duration: float
+    ok: int
+    skipped: int
+    failed: int
+    message: str
+    hint: str
+    output: str
+
+
+NodeEvent = NodeStarted | NodeFinished
+
 Event = (
     RunStarted
     | RunRefused
@@ -208,4 +241,5 @@ Event = (
     | CheckFinished
     | RunFinished
     | OutputEvent
+    | ConnectionChanged
 )

@@ -29,8 +29,9 @@ def folder() -> Path:
     return installed if installed.is_dir() else package.parent / "tasks"
 
 
-def schema_path() -> Path:
-    return folder() / "schema" / "task-file.schema.json"
+def schema_path(kind: str = "task-file") -> Path:
+    """The JSON Schema of a kind of file: task-file or nodes."""
+    return folder() / "schema" / f"{kind}.schema.json"
 
 
 def packs() -> Iterator[Pack]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import codecs
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from taskrunner.engine import layout
+from taskrunner.engine import feed, layout
 from taskrunner.engine.events import parse
 from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, closest
 from taskrunner.model.compile import Plan
@@ -15,14 +15,10 @@ from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
-    from taskrunner.events import Event, Status, StepFinished
+    from taskrunner.events import Event, Status, StepFinished, StepStarted
 
-POLL = 0.05
-"""Seconds between two looks at a run that has no bell, and at a step's output."""
-PACE = 0.01
-"""Seconds at least between two looks: what reads every event at once slows down who writes them."""
-SILENCE = 1.0
-"""Seconds without news after which the engine is asked for."""
+SKEW = 2.0
+"""Seconds by which a node's clock may be off before its events are put right."""
 
 
 class Result(NamedTuple):
@@ -45,35 +41,74 @@ class Run:
         self.id = id
         self.transport = transport
         self.attached = attached
+        self._plans: dict[str, dict[str, Any]] = {}
 
-    def events(self, *, output: bool = False) -> Iterator[Event]:
+    def events(
+        self, *, output: bool | Literal["last"] = False, idle: Callable[[], object] = lambda: None
+    ) -> Iterator[Event]:
         """The events so far, then those to come, until the run ends.
 
         With `output`, what the steps print comes, too, as events of type `output`; all that a step
-        printed comes before the event of its end. Raises EngineDiedError when the engine was lost;
+        printed comes before the event of its end. With "last", of a flood only the end comes. What a
+        step is to bring back from a node is here when its end is told. `idle` is called several times
+        a second, also while nothing happens. Raises EngineDiedError when the engine was lost;
         StateError, TargetError.
         """
-        follower = _Follower(self, output)
-        quiet_since = time.monotonic()
-        while True:
-            news = False
-            for event in follower.read():
-                news = True
-                yield event
-                if event["type"] in ("run.finished", "run.refused"):
-                    return
-            if news:
-                quiet_since = time.monotonic()
-                time.sleep(PACE)
-            elif time.monotonic() - quiet_since > SILENCE or self.transport.last_words(self.id) is not None:
-                if not self.transport.alive(self.id) and not follower.unread():
-                    raise self._lost()
-                quiet_since = time.monotonic()
-            self.transport.wait(self.id, POLL if output else POLL * 4)
+        last = ""
+        for event in self._read(output, True, idle):
+            last = event["type"]
+            yield event
+        if last not in ("run.finished", "run.refused"):
+            raise self._lost()
 
     def so_far(self, *, output: bool = False) -> Iterator[Event]:
         """The events up to now, without waiting for more."""
-        yield from _Follower(self, output).read()
+        return self._read(output, False, lambda: None)
+
+    def _read(self, output: bool | str, wait: bool, idle: Callable[[], object]) -> Iterator[Event]:
+        step: StepStarted | None = None
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        wanted = output if isinstance(output, str) else feed.ALL if output else feed.NONE
+        for chunk in self.transport.follow(self.id, output=wanted, wait=wait):
+            idle()
+            if chunk is None:
+                continue
+            if chunk.log:
+                text = decoder.decode(chunk.data)
+                if text and step is not None:
+                    yield _output(step, text)
+                continue
+            event = cast("Event | None", parse(chunk.data))
+            if event is None:
+                continue
+            if event["type"] in ("step.started", "step.finished", "step.skipped"):
+                text = decoder.decode(b"", final=True)
+                if text and step is not None:
+                    yield _output(step, text)
+                step = event if event["type"] == "step.started" else None
+            self._collect(event)
+            yield self._in_our_time(event)
+
+    def _in_our_time(self, event: Event) -> Event:
+        """The event as if the node's clock were right, where it is clearly not."""
+        if abs(self.transport.skew) > SKEW:
+            event["time"] = round(event["time"] - self.transport.skew, 3)
+        return event
+
+    def _collect(self, event: Event) -> None:
+        """Bring back the outputs of a step; also of one that an earlier run has done, if need be."""
+        if event["type"] == "step.finished" and event["status"] == "ok":
+            run = self.id
+        elif event["type"] == "step.skipped" and "run" in event:
+            run = event["run"]
+        else:
+            return
+        if self.transport.name:
+            if run not in self._plans:
+                self._plans[run] = self.transport.plan(run) or {"steps": []}
+            for step in self._plans[run]["steps"]:
+                if step["id"] == event["step"] and step.get("outputs"):
+                    self.transport.collect(self._plans[run], step["index"])
 
     def result(self, on_event: Callable[[Event], object] | None = None) -> Result:
         """Wait for the end. Raises EngineDiedError, StateError, TargetError."""
@@ -98,18 +133,21 @@ class Run:
         """Whether the engine is at work."""
         return self.transport.alive(self.id)
 
-    def log(self, step: str) -> bytes:
-        """All that a step has printed so far. Raises NotFoundError for an unknown step."""
+    def log(self, step: str, limit: int = 0) -> bytes:
+        """All that a step has printed so far, or the last `limit` bytes of it.
+
+        Raises NotFoundError for an unknown step.
+        """
         plan = self.transport.plan(self.id) or {"steps": []}
         index = {item["id"]: item["index"] for item in plan["steps"]}
         if step not in index:
             hint = closest(step, index) or "the steps are " + ", ".join(list(index)[:20])
             raise NotFoundError(f"run {self.id} has no step {step!r}", hint)
-        return self.transport.read(self.id, _log_name(index[step], step), 0)
+        return self.transport.read(self.id, layout.log_path("", index[step], step), -limit)
 
     def close(self) -> None:
         """Stop following. The run goes on."""
-        self.transport.unfollow(self.id)
+        self.transport.leave(self.id)
 
     def __enter__(self) -> Run:
         return self
@@ -127,75 +165,8 @@ class Run:
         )
 
 
-class _Follower:
-    """Reads the event log and the steps' logs, each from where it was."""
-
-    def __init__(self, run: Run, output: bool) -> None:
-        self._run = run
-        self._output = output
-        self._offset = 0
-        self._rest = b""
-        self._step: dict[str, Any] | None = None
-        self._log_offset = 0
-
-    def read(self) -> Iterator[Event]:
-        """What is new, in order."""
-        data = self._read_log_of_events()
-        for line in data:
-            event = parse(line)
-            if event is None:
-                continue
-            if event["type"] in ("step.finished", "step.skipped") or (
-                event["type"] == "step.started" and self._step
-            ):
-                yield from self._printed()
-                self._step = None
-            if event["type"] == "step.started" and self._output:
-                self._step, self._log_offset = event, 0
-            yield cast("Event", event)
-        yield from self._printed()
-
-    def unread(self) -> bool:
-        return bool(self._run.transport.read(self._run.id, layout.EVENTS, self._offset, 1))
-
-    def _read_log_of_events(self) -> list[bytes]:
-        data = self._run.transport.read(self._run.id, layout.EVENTS, self._offset)
-        self._offset += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return lines
-
-    def _printed(self) -> Iterator[Event]:
-        while self._step is not None:
-            name = _log_name(self._step["index"], self._step["step"])
-            data = self._run.transport.read(self._run.id, name, self._log_offset, 1 << 20)
-            # A character that is cut by the end of what is there stays for the next time.
-            whole = data[: len(data) - _partial(data)] or data
-            self._log_offset += len(whole)
-            if not whole:
-                return
-            yield {
-                "type": "output",
-                "time": time.time(),
-                "step": self._step["step"],
-                "index": self._step["index"],
-                "text": whole.decode("utf-8", "replace"),
-            }
-
-
-def _log_name(index: int, step: str) -> str:
-    return os.path.relpath(layout.log_path("/", index, step), "/")
-
-
-def _partial(data: bytes) -> int:
-    """How many bytes at the end are the beginning of a UTF-8 character."""
-    for length in range(1, min(4, len(data)) + 1):
-        byte = data[-length]
-        if byte >= 0xC0:
-            needed = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return length if length < needed else 0
-        if byte < 0x80:
-            return 0
-    return 0
+def _output(step: StepStarted, text: str) -> Event:
+    return {"type": "output", "time": time.time(), "step": step["step"], "index": step["index"], "text": text}
 
 
 def new_id() -> str:
@@ -223,11 +194,10 @@ def launch(plan: Plan, transport: Transport | None = None) -> Run:
 def _instead(refused: Run, plan: Plan, holder: str) -> Run:
     """The run that holds the lock, if it is one to attach to."""
     transport = refused.transport
-    if isinstance(transport, LocalTransport):
-        transport.discard(refused.id)
+    transport.discard(refused.id)
     theirs = transport.plan(holder)
     if theirs and theirs["fingerprint"] == plan["fingerprint"] and not transport.followed(holder):
-        transport.follow(holder)
+        transport.join(holder)
         return Run(holder, transport, attached=True)
     why = "with other steps or variables" if theirs and theirs["fingerprint"] != plan["fingerprint"] \
         else "and somebody follows it"  # fmt: skip
@@ -249,5 +219,5 @@ def attach(run: str, transport: Transport | None = None) -> Run:
         hint = closest(run, known) or "`taskrunner history` lists the runs"
         what = "several runs begin with" if found else "there is no run"
         raise NotFoundError(f"{what} {run!r}", hint)
-    transport.follow(found[0])
+    transport.join(found[0])
     return Run(found[0], transport, attached=True)

@@ -14,6 +14,7 @@ import taskrunner
 PACKAGE = Path(taskrunner.__file__).parent
 LEVELS = [
     ["cli"],
+    ["fleet"],
     ["api"],
     ["history", "runs", "packs"],
     ["transports"],

@@ -8,7 +8,7 @@ from argparse import Namespace
 
 from taskrunner import api
 from taskrunner import packs as packs_
-from taskrunner.cli.run import variables
+from taskrunner.cli.run import options
 from taskrunner.errors import NotFoundError, Problem
 
 FINDINGS, INVALID = 1, 2
@@ -67,10 +67,7 @@ def compile_(args: Namespace) -> int:
     """Print the plan."""
     from taskrunner.cli.listing import masker
 
-    plan = api.compile(
-        args.file, env=variables(args.env), env_files=args.env_file, start=args.start,
-        until=args.until, only=args.only, reset=args.reset,
-    )  # fmt: skip
+    plan = api.compile(args.file, **options(args))
     masked = masker(plan).value(plan)
     masked["variables"].update(dict.fromkeys(plan["secrets"], "***"))
     print(json.dumps(masked, indent=2))

@@ -8,16 +8,19 @@ import time
 from argparse import Namespace
 
 from taskrunner import runs
+from taskrunner.cli.targets import again, transport_of
 from taskrunner.cli.words import duration, skipped, summary
 from taskrunner.errors import UsageError
-from taskrunner.history import RunInfo, info, past_runs
-from taskrunner.transports.local import LocalTransport
+from taskrunner.history import RunInfo, past_runs
+
+MANY = 1000
+"""More than there are: old runs are forgotten before."""
 
 
 def status(args: Namespace) -> int:
     """The runs under way, each with the step that it is at; the last one when there is none."""
-    transport = LocalTransport()
-    found = [known for run in _live(transport) if (known := info(run, transport))]
+    transport = transport_of(args)
+    found = past_runs(MANY, transport, live=True)
     if args.json:
         print(json.dumps([known.as_dict() for known in found], indent=2))
         return 0
@@ -27,29 +30,15 @@ def status(args: Namespace) -> int:
             print("last: " + _line(known))
     for known in found:
         print(_line(known))
-        current = _current(runs.Run(known.run, transport))
-        if current:
-            print(f"    at {current}")
+        if known.step:
+            since = duration(max(0.0, time.time() + transport.skew - known.step["started"]))
+            print(f"    at {known.step['id']} ({known.step['index'] + 1}/{known.steps}), since {since}")
     return 0
-
-
-def _live(transport: LocalTransport) -> list[str]:
-    return [run for run in transport.runs() if transport.alive(run)]
-
-
-def _current(run: runs.Run) -> str:
-    plan = run.transport.plan(run.id) or {"steps": []}
-    step, count = "", len(plan["steps"])
-    for event in run.so_far():
-        if event["type"] == "step.started":
-            since = duration(time.time() - event["time"])
-            step = f"{event['step']} ({event['index'] + 1}/{count}), since {since}"
-    return step
 
 
 def logs(args: Namespace) -> int:
     """Print what the steps of a run have printed; with --follow, as it comes."""
-    with runs.attach(args.run) as run:
+    with runs.attach(args.run, transport_of(args)) as run:
         if args.step:
             run.log(args.step)  # an unknown step is an error, not silence
         last = ""
@@ -65,13 +54,13 @@ def logs(args: Namespace) -> int:
 
 def cancel(args: Namespace) -> int:
     """Ask a run to stop, and wait until it has."""
-    transport = LocalTransport()
+    transport = transport_of(args)
     name = args.run
     if name == "last":
-        live = _live(transport)
+        live = [known.run for known in past_runs(MANY, transport, live=True)]
         if len(live) != 1:
             what = "nothing is running" if not live else "several runs are under way: " + ", ".join(live)
-            raise UsageError(what, "name the run: taskrunner cancel RUN" if live else "")
+            raise UsageError(what, f"name the run: {again(args, 'cancel')} RUN" if live else "")
         name = live[0]
     run = runs.attach(name, transport)
     if not run.cancel():
@@ -86,7 +75,7 @@ def cancel(args: Namespace) -> int:
 
 def history(args: Namespace) -> int:
     """The past runs, the newest first."""
-    found = past_runs(args.count)
+    found = past_runs(args.count, transport_of(args))
     if args.json:
         print(json.dumps([known.as_dict() for known in found], indent=2))
         return 0
@@ -97,15 +86,15 @@ def history(args: Namespace) -> int:
 
 def show(args: Namespace) -> int:
     """How each step of a run went."""
-    transport = LocalTransport()
+    transport = transport_of(args)
     run = runs.attach(args.run, transport)
     if args.json:
         for event in run.so_far():
             print(json.dumps(event))
         return 0
-    known = info(run.id, transport)
-    if known:
-        print(_line(known))
+    for known in transport.infos(MANY):
+        if known["run"] == run.id:
+            print(_line(RunInfo(**known)))
     for event in run.so_far():
         if event["type"] == "step.skipped":
             print(f"  –  {event['step']}  {skipped(event)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from taskrunner.engine.masking import Masker
 from taskrunner.errors import TaskFileError
 from taskrunner.model import cache, checks
 from taskrunner.model.compile import title
-from taskrunner.transports.local import LocalTransport
+from taskrunner.transports import Transport
 
 if TYPE_CHECKING:
     from taskrunner.events import StepPlanned
@@ -39,7 +40,7 @@ def show_steps(file: LoadedFile, as_json: bool) -> int:
     return 0
 
 
-def dry_run(plan: dict[str, Any], transport: LocalTransport, args: Namespace) -> int:
+def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
     """Show every step, expanded and masked, and whether it would run; guards are evaluated."""
     masked = masker(plan).value(plan)
     run = runs.Run(runs.new_id(), transport)
@@ -58,7 +59,7 @@ def dry_run(plan: dict[str, Any], transport: LocalTransport, args: Namespace) ->
         # Ctrl-C: the guard under way must end, too.
         while run.alive():
             run.cancel()
-            transport.wait(run.id, 0.05)
+            time.sleep(0.05)
         transport.discard(run.id)
     return status
 

@@ -18,20 +18,20 @@ from taskrunner.errors import TaskFileError, TaskrunnerError
 INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
     """Run the command line; returns its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     if given == ["--version"]:
-        print(f"taskrunner {__version__}")
+        print(f"{program} {__version__}")
         return 0
-    args = arguments.parse(given)
+    args = arguments.parse(given, program)
     try:
         module, name = args.handler.split(":")
         return int(getattr(import_module(f"taskrunner.cli.{module}"), name)(args))
     except TaskrunnerError as error:
         if args.debug:
             raise
-        _report(error, bool(getattr(args, "json", False)))
+        _report(error, bool(getattr(args, "json", False)), program)
         return error.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -44,15 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         kind = type(error).__name__
-        print(f"taskrunner: internal error: {kind}: {error} (--debug shows where)", file=sys.stderr)
+        print(f"{program}: internal error: {kind}: {error} (--debug shows where)", file=sys.stderr)
         return 1
 
 
-def command() -> NoReturn:
+def runner() -> NoReturn:
+    """The command `runner` as a process."""
+    command("runner")
+
+
+def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
     gc.disable()
-    status = main()
+    status = main(program=program)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -61,7 +66,7 @@ def command() -> NoReturn:
     os._exit(status)
 
 
-def _report(error: TaskrunnerError, as_json: bool) -> None:
+def _report(error: TaskrunnerError, as_json: bool, program: str) -> None:
     if as_json:
         problems = error.problems if isinstance(error, TaskFileError) else []
         said = {"type": "error", "message": str(error), "hint": error.hint, "exit": error.exit_status,
@@ -72,8 +77,8 @@ def _report(error: TaskrunnerError, as_json: bool) -> None:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         count = len(error.problems)
-        print(f"taskrunner: {count} problem{'s'[: count != 1]}; nothing was run", file=sys.stderr)
+        print(f"{program}: {count} problem{'s'[: count != 1]}; nothing was run", file=sys.stderr)
         return
-    print(f"taskrunner: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+    print(f"{program}: {error}", file=sys.stderr)
+    for line in error.hint.splitlines():
+        print(f"  {line}", file=sys.stderr)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.errors import UsageError
-from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
     from taskrunner import runs
+    from taskrunner.api import Options
     from taskrunner.cli.show import Renderer
 
 CANCELLED = 130
@@ -27,23 +27,22 @@ class Detached(Exception):
 
 def run(args: Namespace) -> int:
     """Compile, then list, try dry, start detached, or run and show."""
-    transport = LocalTransport()
+    from taskrunner.cli.targets import again, transport_of
+
+    transport = transport_of(args)
     if not args.list:
         transport.warm()
     # The rest is imported while the engine comes up.
     from taskrunner import api
     from taskrunner.cli.show import renderer
 
-    file = args.file or _last(args, transport)
+    file = args.file or last_file(args)
     loaded = api.load(file)
     if args.list:
         from taskrunner.cli.listing import show_steps
 
         return show_steps(loaded, args.json)
-    plan = api.compile(
-        loaded, env=variables(args.env), env_files=args.env_file, start=args.start,
-        until=args.until, only=args.only, reset=args.reset, check=args.check,
-    )  # fmt: skip
+    plan = api.compile(loaded, on=transport, **options(args))
     plan["given"] = given(args, plan)
     if args.dry_run:
         from taskrunner.cli.listing import dry_run
@@ -54,37 +53,56 @@ def run(args: Namespace) -> int:
     begun = api.begin(plan, transport)
     if args.detach:
         print(begun.id)
-        _say(args, f"follow it with `taskrunner attach {begun.id}`")
+        _say(args, f"follow it with `{again(args, 'attach', begun.id)}`")
         return 0
     if begun.attached:
         _say(args, f"attached to run {begun.id}, which is under way")
-    return watch(begun, renderer(args, plan, lambda step: resume(args.file, plan, step)))
+    show = renderer(args, plan, lambda step: resume(args, plan, step))
+    return watch(begun, show, again(args, "attach", begun.id))
+
+
+def options(args: Namespace) -> Options:
+    """What a run is given on the command line."""
+    return {
+        "env": variables(args.env), "env_files": args.env_file, "start": args.start, "until": args.until,
+        "only": args.only, "reset": args.reset, "check": args.check,
+        "defaults": getattr(args, "defaults", {}),
+    }  # fmt: skip
 
 
 def attach(args: Namespace) -> int:
     """Show a run from its beginning."""
     from taskrunner import runs
     from taskrunner.cli.show import renderer
+    from taskrunner.cli.targets import again, transport_of
 
-    found = runs.attach(args.run)
+    found = runs.attach(args.run, transport_of(args))
     plan = found.transport.plan(found.id) or {}
-    return watch(found, renderer(args, plan, lambda step: resume(plan.get("file", ""), plan, step)))
+    args.file = plan.get("file", "")
+    show = renderer(args, plan, lambda step: resume(args, plan, step))
+    return watch(found, show, again(args, "attach", found.id))
 
 
-def watch(run: runs.Run, show: Renderer) -> int:
+def watch(run: runs.Run, show: Renderer, attach: str) -> int:
     """Show a run until it ends. The first Ctrl-C or SIGTERM asks it to stop, the second leaves it."""
-    asked = False
+    asked = told = False
 
     def stop(number: int, _: Any) -> None:
         nonlocal asked
         if asked:
             raise Detached
         asked = True
-        if run.cancel():
-            show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
 
     def leave(number: int, _: Any) -> None:
         raise Detached
+
+    def idle() -> None:
+        # Not in the handler: it may interrupt what asking needs (a lock, half a message).
+        nonlocal told
+        if asked and not told:
+            told = True
+            if run.cancel():
+                show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     signal.signal(signal.SIGINT, stop)
@@ -95,12 +113,12 @@ def watch(run: runs.Run, show: Renderer) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         gc.enable()  # a run may take hours
         with run, show:
-            for event in run.events(output=show.wants_output):
+            for event in run.events(output=show.wants_output, idle=idle):
                 show.event(event)
                 if event["type"] == "run.finished":
                     status = event["exit"]
     except Detached:
-        show.note(f"left run {run.id}, which goes on; `taskrunner attach {run.id}` shows it")
+        show.note(f"left run {run.id}, which goes on; `{attach}` shows it")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -139,27 +157,28 @@ def given(args: Namespace, plan: dict[str, Any]) -> list[str]:
     return words
 
 
-def resume(file: str, plan: dict[str, Any], step: str) -> str:
+def resume(args: Namespace, plan: dict[str, Any], step: str) -> str:
     """The command that goes on at a step, as it can be typed."""
-    import shlex
+    from taskrunner.cli.targets import again
 
-    words = ["taskrunner", file, *plan.get("given", ())]
+    words = [args.file, *plan.get("given", ())]
     ids = [known["id"] for known in plan["steps"]]
     left_out = {known["id"] for known in plan["steps"] if known.get("skip", {}).get("reason") == "only"}
     if left_out:
         chosen = [name for name in ids[ids.index(step) :] if name not in left_out]
-        return shlex.join([*words, *(word for name in chosen for word in ("--only", name))])
-    return shlex.join([*words, "--from", step])
+        return again(args, "", *words, *(word for name in chosen for word in ("--only", name)))
+    return again(args, "", *words, "--from", step)
 
 
-def _last(args: Namespace, transport: LocalTransport) -> Path:
+def last_file(args: Namespace) -> Path:
+    """The file that was run last here, for a --from without one. Raises UsageError."""
     if args.start is None:
         raise UsageError(
             "which task file?", "`taskrunner FILE`, or `taskrunner --from STEP` to go on with the last one"
         )
-    from taskrunner.history import last_file
+    from taskrunner import history
 
-    path = last_file(transport.root, Path.cwd())
+    path = history.last_file()
     args.file = str(path)
     _say(args, f"going on with {path}, the file run last in this folder")
     return path

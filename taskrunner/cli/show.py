@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Renderer(Protocol):
     """Shows events. As a context manager it owns what it has drawn on the screen."""
 
-    wants_output: bool
+    wants_output: bool | Literal["last"]
 
     def event(self, event: Event) -> None: ...
     def note(self, text: str) -> None: ...
@@ -43,7 +43,7 @@ class JsonLines:
     """Each event as the line of JSON that it is."""
 
     def __init__(self, output: bool) -> None:
-        self.wants_output = output
+        self.wants_output: bool | Literal["last"] = output
 
     def event(self, event: Event) -> None:
         print(json.dumps(event), flush=True)
@@ -62,7 +62,7 @@ class Plain:
     """Timestamped lines for logs and CI: [RUN] [SKIP] [OK] [FAIL] [DONE]."""
 
     def __init__(self, plan: dict[str, Any], resume: Resume, output: bool = False) -> None:
-        self.wants_output = output
+        self.wants_output: bool | Literal["last"] = output
         self._names = {step["id"]: step["name"] for step in plan.get("steps", ())}
         self._guarded = {step["id"] for step in plan.get("steps", ()) if step.get("guard") is not None}
         self._file = plan.get("file", "")

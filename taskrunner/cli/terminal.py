@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as Region
@@ -25,7 +25,7 @@ SHOWN_AT_ONCE = 64 * 1024
 class Live:
     """One line for each step with its state and time; the running one with its last output."""
 
-    wants_output = True
+    wants_output: bool | Literal["last"] = "last"
 
     def __init__(self, plan: dict[str, Any], resume: Resume) -> None:
         self._console = Console(highlight=False)
@@ -113,12 +113,12 @@ class Live:
         width = self._console.width - 6
         tail = [*self._tail, self._half] if self._half.strip() else list(self._tail)
         lines = [
-            Text("    " + _printable(line)[:width], style="dim", no_wrap=True, overflow="crop")
+            Text("    " + printable(line)[:width], style="dim", no_wrap=True, overflow="crop")
             for line in tail[-TAIL_LINES:]
         ]
         return Group(self._spinner, *lines)
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
     """Without the control sequences that would move the cursor out of the region."""
     return "".join(c for c in Text.from_ansi(line).plain.expandtabs() if c.isprintable())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from taskrunner.events import Event, RunFinished, StepFinished, StepPlanned, StepSkipped
+    from taskrunner.events import Event, NodeEvent, RunFinished, StepFinished, StepPlanned, StepSkipped
 
 Resume = Callable[[str], str]
 """From a step's id to the command that goes on there."""
@@ -51,7 +51,7 @@ def summary(event: RunFinished) -> str:
     return f"{ending}{', '.join(parts)} in {duration(event['duration'])}"
 
 
-def detail(event: Event) -> str:
+def detail(event: Event | NodeEvent) -> str:
     """What the less common events say, "" for those that are shown otherwise."""
     if event["type"] == "run.started" and "previous" in event:
         return f"going on from run {event['previous']}, whose engine was lost"
@@ -64,6 +64,8 @@ def detail(event: Event) -> str:
         return f"service {event['name']} {event['state']} (pid {event['pid']})"
     if event["type"] == "waiting":
         return f"{event['step']}: waiting for {event['for']}"
+    if event["type"] == "connection":
+        return event["detail"] + ("; the run goes on there" if event["state"] == "lost" else "")
     if event["type"] == "warning":
         return event["message"]
     if event["type"] == "check.finished":

@@ -7,7 +7,8 @@ One JSON object a line, appended, with `type`, `time` (seconds since the epoch) 
     step.started   step, index, attempt, adopted (the run whose process is still at work)
     step.running   step, index: its guard does not hold, the commands run (for a step that takes a while)
     step.planned   step, index, reason ("" would run, else as step.skipped), detail: of a dry run
-    step.skipped   step, index, reason (guard, journal, files, service, when, from, until, only), detail
+    step.skipped   step, index, reason (guard, journal, files, service, when, from, until, only), detail,
+                   run (the run that has done it, for journal)
     step.retrying  step, index, attempt, attempts, delay, detail
     step.finished  step, index, status (ok, failed, cancelled), cause, detail, exit, duration, command, tail
     service        step, name, state (starting, ready, kept, stopping, stopped), pid

@@ -1,9 +1,11 @@
 """Where the state lives, and how a file is written so that a crash cannot halve it.
 
-<root>/runs/<run id>/   plan.json  events.jsonl  logs/  steps/  engine.json  cancel  followers
+<root>/runs/<run id>/   plan.json  events.jsonl  logs/  steps/  outputs/  engine.json  engine.log  followers
 <root>/journal/<key>.jsonl         what is remembered of a task file between runs
 <root>/locks/<key>                 held (flock) by the engine that runs the task file
 <root>/services/<name>/            a service's record and its log
+<root>/engine/<digest>/            on a node: the engine that a controller has shipped
+<root>/files/<digest>              on a node: files that steps need, by their content
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
 ENGINE = "engine.json"
+ENGINE_LOG = "engine.log"
 FOLLOWERS = "followers"
 RESERVE = "reserve"
 RESERVE_BYTES = 64 * 1024
@@ -115,9 +118,13 @@ def tail(path: str, lines: int = 20, limit: int = 8192) -> list[str]:
 
 
 def read_by_offset(path: str, offset: int, limit: int = 1 << 20) -> bytes:
-    """Up to `limit` bytes from `offset`; nothing when the file is not there yet."""
+    """Up to `limit` bytes from `offset`, which counts from the end where it is negative; nothing
+    when the file is not there yet.
+    """
     try:
         with open(path, "rb") as file:
+            if offset < 0:
+                offset = max(0, file.seek(0, os.SEEK_END) + offset)
             file.seek(offset)
             return file.read(limit)
     except FileNotFoundError:

@@ -5,6 +5,7 @@ run RUN_DIR [BELL]   run the plan there, in the foreground; BELL is a descriptor
 start RUN_DIR        the same, detached; a second start of the same run does nothing
 cancel RUN_DIR       ask the run to stop
 status RUN_DIR       print `running`, `finished STATUS` or `interrupted`
+serve                talk to a controller on stdin and stdout, as serve.py describes
 version
 """
 
@@ -17,6 +18,7 @@ import sys
 
 from . import VERSION, layout, lock, processes, runner
 from .events import parse, read_events
+from .masking import close_all_but
 
 CRASHED = 70  # EX_SOFTWARE of sysexits(3)
 
@@ -25,6 +27,10 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["version"]:
         print(VERSION)
         return 0
+    if argv[:1] == ["serve"]:
+        from . import serve
+
+        return serve.main()
     if len(argv) < 2 or argv[0] not in VERBS:
         sys.stderr.write(__doc__ or "")
         return 2
@@ -57,21 +63,42 @@ def run(directory: str, bell: str = "-1") -> int:
 
 def start(directory: str) -> int:
     """Run a plan detached. Whoever calls it twice for one run directory starts one engine."""
-    fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT, 0o600)
+    launch(directory)
+    return 0
+
+
+def launch(directory: str, bell: int = -1) -> int:
+    """Run a plan in a process of its own; its pid, or 0 when the run has been started before."""
+    fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return 0
-    if os.path.exists(os.path.join(directory, layout.EVENTS)):
-        return 0
-    if os.fork() != 0:
-        os._exit(0)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0
+        if os.path.exists(os.path.join(directory, layout.EVENTS)):
+            return 0
+        pid = os.fork()
+        if pid == 0:
+            # Whatever comes, the child never returns to its parent's work.
+            try:
+                os._exit(_detached(directory, fd, bell))
+            finally:
+                os._exit(CRASHED)
+        return pid
+    finally:
+        os.close(fd)
+
+
+def _detached(directory: str, lock_fd: int, bell: int) -> int:
     os.setsid()
-    log = os.open(os.path.join(directory, "engine.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    close_all_but(lock_fd, bell)
+    path = os.path.join(directory, layout.ENGINE_LOG)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    return run(directory)
+    os.environ["TASKRUNNER_HOME"] = layout.root_of(directory)
+    return run(directory, str(bell))
 
 
 def cancel(directory: str) -> int:

@@ -122,7 +122,7 @@ class Pump:
                 null = os.open(os.devnull, os.O_RDWR)
                 for standard in (0, 1, 2):
                     os.dup2(null, standard)
-                _close_all_but(source, log, settle_read, settled_write)
+                close_all_but(source, log, settle_read, settled_write)
                 _pump(masker, source, log, settle_read, settled_write)
                 status = 0
             finally:
@@ -171,8 +171,8 @@ def _drain(masker: Masker, source: int, log: int, most: int) -> bool:
     return False
 
 
-def _close_all_but(*keep: int) -> None:
-    # Above all the run's lock: it must not be held by a pump that outlives the engine.
+def close_all_but(*keep: int) -> None:
+    """Close what a fork has inherited, above all locks that it must not hold on."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in keep:
             with contextlib.suppress(OSError):

@@ -107,7 +107,7 @@ class Run:
                 self.status = CANCELLED
                 break
             if not skip["reason"] and remembered:
-                skip = {"reason": "journal", "detail": remembered}
+                skip = {"reason": "journal", "detail": "in run " + remembered}
             elif not skip["reason"] and step.get("guard") is not None:
                 try:
                     skip["reason"] = "guard" if steps.guard_holds(self.ctx, step) else ""
@@ -169,7 +169,9 @@ class Run:
         taken_over = step["id"] == self.taken_over
         if remembered and not (step.get("service") or step.get("wait_for")):
             self.counts["skipped"] += 1
-            events.emit("step.skipped", **about, reason="journal", detail=remembered)
+            events.emit(
+                "step.skipped", **about, reason="journal", detail="in run " + remembered, run=remembered
+            )
             return
         ctx.look_ahead = lambda: self._look_ahead(step["index"] + 1)
         events.emit("step.started", **about, name=step["name"], attempt=1)
@@ -197,11 +199,11 @@ class Run:
         self._clear()
 
     def _remembered(self, step: dict[str, Any]) -> str:
-        """Why the journal lets the step's commands be skipped; "" when it does not."""
+        """The run that has done the step's commands, as the journal knows it; "" when none has."""
         if step.get("guard") is not None or step.get("always") or not step["commands"]:
             return ""
         entry = self.ctx.journal.find(step["id"], step["key"])
-        return "in run %s" % entry["run"] if entry else ""
+        return str(entry["run"]) if entry else ""
 
     def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
         self.failures.append(step["id"])

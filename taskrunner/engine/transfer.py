@@ -31,22 +31,22 @@ def _each(key: str, step: dict[str, Any], source_folder: str, target_folder: str
         source = os.path.join(source_folder, os.path.expanduser(pair["from"]))
         target = os.path.join(target_folder, os.path.expanduser(pair["to"]))
         try:
-            changed = _copy(source, target) or changed
+            changed = _copy(source, target, pair.get("name") or os.path.basename(source)) or changed
         except OSError as error:
             detail = "%s: cannot copy %s to %s: %s" % (key, source, target, error.strerror or error)
             raise StepError(key, detail) from error
     return changed
 
 
-def _copy(source: str, target: str) -> bool:
+def _copy(source: str, target: str, own_name: str) -> bool:
     if os.path.isdir(source):
         changed = not os.path.isdir(target)
         os.makedirs(target, exist_ok=True)
         for name in sorted(os.listdir(source)):
-            changed = _copy(os.path.join(source, name), os.path.join(target, name)) or changed
+            changed = _copy(os.path.join(source, name), os.path.join(target, name), name) or changed
         return changed
     if os.path.isdir(target) or target.endswith("/"):
-        target = os.path.join(target, os.path.basename(source))
+        target = os.path.join(target, own_name)
     if os.path.exists(target) and filecmp.cmp(source, target, shallow=False):
         return False
     os.makedirs(os.path.dirname(target), exist_ok=True)

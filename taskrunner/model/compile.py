@@ -60,11 +60,14 @@ def compile_plan(
     reset: bool = False,
     check: bool = False,
     cwd: Path | None = None,
+    elsewhere: bool = False,
 ) -> Plan:
     """The plan of a task file, still without a run id.
 
     `path` is the file's identity on this machine; None for one that was built in Python, which is
-    known by its name. Raises TaskFileError with every problem, NotFoundError for an unknown step.
+    known by its name. `elsewhere`: the plan is for another machine, where the file is known by its
+    own and its given name, whoever runs it from wherever, and where steps start in the home. Raises
+    TaskFileError with every problem, NotFoundError for an unknown step.
     """
     given, explicit = given or {}, explicit or {}
     valid = cache.Mark("file", document.text)
@@ -95,13 +98,14 @@ def compile_plan(
             step["skip"] = skip
         steps.append(step)
     identity = str(path.resolve()) if path else "python:" + _name_of(document)
+    known_as = f"{Path(identity).name}:{title(document)}" if path and elsewhere else identity
     plan: Plan = {
         "format": VERSION,
         "name": title(document),
         "file": document.name,
         "path": identity,
-        "key": slug(Path(identity).stem) + "-" + _digest(identity)[:12],
-        "cwd": str(cwd or Path.cwd()),
+        "key": slug(Path(identity).stem) + "-" + _digest(known_as)[:12],
+        "cwd": str(cwd or ("~" if elsewhere else Path.cwd())),
         "variables": variables.values,
         "secrets": sorted(name for name in variables.secrets if variables.values[name]),
         "warnings": [
@@ -156,7 +160,7 @@ def _step(
         step["wait_for"] = _probe(task["wait_for"])
     if "service" in task:
         step["service"] = _service(task, step, variables)
-    step["key"] = _key(step, variables)
+    step["key"] = _key(step, task.get("files"), variables)
     return step
 
 
@@ -189,10 +193,10 @@ def _service(task: dict[str, Any], step: dict[str, Any], variables: Variables) -
     return service
 
 
-def _key(step: dict[str, Any], variables: Variables) -> str:
+def _key(step: dict[str, Any], files: Any, variables: Variables) -> str:
     """The identity of what a step does: a journal entry counts only for the same key."""
     made_of = [[command["text"] for command in step["commands"]], step["env"], step.get("cwd"),
-               step.get("run_as"), step.get("files"), step.get("outputs")]  # fmt: skip
+               step.get("run_as"), files, step.get("outputs")]  # fmt: skip
     return _digest([made_of, _mentioned(made_of, variables)])
 
 

@@ -164,9 +164,14 @@ class TaskFile(Part):
 
 def generate() -> dict[str, Any]:
     """The JSON Schema of a task file (draft 2020-12)."""
-    schema = TaskFile.model_json_schema(by_alias=True)
+    return json_schema(TaskFile, "taskrunner task file")
+
+
+def json_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
+    """The JSON Schema of a kind of file, as it is committed."""
+    schema = model.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "taskrunner task file"
+    schema["title"] = title
     schema.update(_without_noise({key: schema[key] for key in ("properties", "$defs")}))
     return schema
 

@@ -20,24 +20,27 @@ MEANINGS = {
     NAME: "a name: a letter, then letters, digits and _",
     r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$": 'a duration: seconds, or "30s", "10m", "2h"',
     r"^(https?://|.*<<|.*\{\{)": "a URL that starts with http:// or https://",
+    r"^[A-Za-z][A-Za-z0-9_-]*$": "a name: a letter, then letters, digits, _ and -",
     r":([0-9]+|<<\w+>>|\{\{\w+\}\})$": '"host:port"',
 }
 
 
-def problems(document: Document) -> list[Problem]:
+def problems(document: Document, kind: str = "task-file") -> list[Problem]:
     """Everything in the document that the schema does not allow, in the order of the file."""
     return in_order(
-        problem for error in validator().iter_errors(document.data) for problem in _translate(document, error)
+        problem
+        for error in validator(kind).iter_errors(document.data)
+        for problem in _translate(document, error)
     )
 
 
 @cache
-def validator() -> Any:
-    """The validator of the committed schema."""
+def validator(kind: str) -> Any:
+    """The validator of a committed schema."""
     # Imported here: a file that was found valid before is run without it (see `cache`).
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(json.loads(packs.schema_path().read_text(encoding="utf-8")))
+    return Draft202012Validator(json.loads(packs.schema_path(kind).read_text(encoding="utf-8")))
 
 
 def _translate(document: Document, error: Any) -> Iterator[Problem]:
@@ -121,14 +124,17 @@ def _got(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+MEMBERS: dict[str | int, str] = {
+    "tasks": "a task", "variables": "a variable", "nodes": "a node", "groups": "a group",
+}  # fmt: skip
+
+
 def _what(place: Place) -> str:
     """The kind of object at a place, in the words of the format."""
     if not place:
-        return "the task file"
-    if place[0] == "tasks" and len(place) == 2:
-        return "a task"
-    if place[0] == "variables" and len(place) == 2:
-        return "a variable"
+        return "the file"
+    if len(place) == 2 and place[0] in MEMBERS:
+        return MEMBERS[place[0]]
     return next(f'"{part}"' for part in reversed(place) if isinstance(part, str))
 
 
@@ -136,6 +142,7 @@ ALIASES = {
     "command": "commands", "cmd": "commands", "cmds": "commands", "run": "commands",
     "script": "commands", "shell": "commands", "steps": "tasks", "unless": "skip_if",
     "creates": "skip_if", "status": "skip_if", "user": "run_as", "workdir": "cwd", "dir": "cwd",
+    "host": "address", "hostname": "address", "ip": "address", "hosts": "nodes",
     "retry": "retries", "vars": "variables", "environment": "env", "if": "when",
     "continue_on_error": "on_failure", "ignore_errors": "on_failure", "finally": "always",
 }  # fmt: skip

@@ -1,11 +1,24 @@
-"""How a target is reached: start a plan there, read its log by offset, signal it.
+"""How a target is reached: start a plan there, follow it, signal it.
 
-Transports differ in nothing else; what a run means is the engine's business alone.
+Transports differ in nothing else; what a run means is the engine's business alone. Others can be
+added by an entry point of the group `taskrunner.transports`: its name is the scheme of its targets,
+its object a function that takes a target and the options of `connect`, and gives a Transport.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
+
+from taskrunner.errors import UsageError, closest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Unpack
+
+    from taskrunner.engine.feed import Chunk
 
 
 class Transport(Protocol):
@@ -15,17 +28,40 @@ class Transport(Protocol):
     cannot be read or written.
     """
 
+    name: str
+    """The target, as it would be asked for; "" is this machine."""
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the target's clock is ahead of ours."""
+
+    def open(self) -> object:
+        """Reach the target now. Everything else does that, too, when it needs to."""
+
+    def warm(self) -> None:
+        """Get ready beside what this thread does; what goes wrong shows with the first use."""
+
+    def close(self) -> None:
+        """Leave the target. Runs go on."""
+
     def start(self, run: str, plan: dict[str, Any]) -> None:
-        """Put the plan into a new run directory and start the engine on it, detached."""
+        """Put the plan into a new run directory, start the engine on it, detached, and join it."""
 
     def plan(self, run: str) -> dict[str, Any] | None:
         """The plan of a run; None when there is none."""
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
-        """A file of the run directory from a byte offset on; nothing when it is not there."""
+        """A file of the run directory from a byte offset on (a negative one: from the end); nothing
+        when it is not there.
+        """
 
-    def wait(self, run: str, seconds: float) -> None:
-        """Wait, at most this long, until there may be something new to read."""
+    def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
+        """The run from its beginning, in order, as it comes; None now and then while nothing does.
+
+        `output` is one of feed.NONE, LAST (the end of what is new is enough) and ALL.
+
+        Ends with the run, when its engine was lost, or, unless `wait`, when all so far was read.
+        """
 
     def alive(self, run: str) -> bool:
         """Whether the engine of the run is at work."""
@@ -36,14 +72,86 @@ class Transport(Protocol):
     def cancel(self, run: str) -> bool:
         """Ask a run to stop; False when there is no engine to hear it."""
 
-    def follow(self, run: str) -> None:
-        """Note, until this process ends or calls `unfollow`, that somebody follows the run."""
+    def join(self, run: str) -> None:
+        """Note, until this process ends or calls `leave`, that somebody follows the run."""
 
-    def unfollow(self, run: str) -> None:
-        """End what `follow` began."""
+    def leave(self, run: str) -> None:
+        """End what `join` or `start` began."""
 
     def followed(self, run: str) -> bool:
-        """Whether somebody else follows the run."""
+        """Whether somebody follows the run."""
 
     def runs(self) -> list[str]:
         """The ids of the runs whose directories are there, the newest first."""
+
+    def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
+        """What is known of the last runs (see engine/state.py), the newest first; `live`: of those
+        under way only.
+        """
+
+    def discard(self, run: str) -> None:
+        """Remove the directory of a run that is not live."""
+
+    def collect(self, plan: dict[str, Any], index: int) -> None:
+        """Bring here what a step that has ended was to bring back."""
+
+
+class FileTransport(Protocol):
+    """What a target on another machine offers besides."""
+
+    def put(self, source: str | Path, target: str) -> int:
+        """Copy a file, or all in a folder, to the target; the number of files that were not there."""
+
+    def get(self, source: str, target: str | Path, name: str = "") -> int:
+        """Copy a file, or all in a folder, from the target; the number of files that were not here."""
+
+
+class ReachOptions(TypedDict, total=False):
+    """How to reach a target; see SshTransport."""
+
+    connect_timeout: float
+    reconnect_timeout: float
+    accept_new_host_keys: bool
+
+
+class ConnectOptions(ReachOptions, total=False):
+    """The same, and what is particular to it."""
+
+    python: str
+    state: str
+
+
+BUILT_IN = {"ssh": "taskrunner.transports.ssh.transport:SshTransport"}
+"""Schemes and where their transports are; a heavy library is imported with its first target."""
+
+EXTRAS = {"paramiko": "ssh"}
+
+
+def connect(target: str, **options: Unpack[ConnectOptions]) -> Transport:
+    """The transport of a target such as `ssh://user@host:port`; it is reached when it is first used.
+
+    Raises UsageError.
+    """
+    scheme, separator, _ = target.partition("://")
+    if not separator:
+        raise UsageError(f"{target} is not a target", "expected ssh://user@host:port")
+    module, _, name = BUILT_IN.get(scheme, "").partition(":")
+    try:
+        made = getattr(import_module(module), name) if module else _registered(scheme)
+        return cast("Transport", made(target, **options))
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        raise UsageError(f"{scheme}:// needs {error.name}", f"pip install 'taskrunner[{extra}]'") from error
+
+
+def _registered(scheme: str) -> Any:
+    from importlib.metadata import entry_points
+
+    found = {point.name: point for point in entry_points(group="taskrunner.transports")}
+    if scheme not in found:
+        known = sorted([*BUILT_IN, *found])
+        hint = closest(scheme, known) or "known are " + ", ".join(f"{name}://" for name in known)
+        raise UsageError(f"nothing is known of {scheme}:// targets", hint)
+    return found[scheme].load()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import select
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import layout, lock, main, processes, recovery
+from taskrunner.engine import layout, main, processes, recovery, state
+from taskrunner.engine.feed import NONE, Chunk, Feed
 from taskrunner.errors import StateError
 
-KEEP_RUNS = 500
-KEEP_DAYS = 30
+POLL = 0.05
+"""Seconds between two looks at a run that has no bell, and at a step's output."""
+PACE = 0.01
+"""Seconds at least between two looks: what reads every event at once slows down who writes them."""
+SILENCE = 1.0
+"""Seconds without news after which the engine is asked for."""
 LAUNCH = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
     "from engine.main import main; sys.exit(main(sys.argv[1:]))"
@@ -26,24 +30,28 @@ LAUNCH = (
 class LocalTransport:
     """Runs on this machine, with their state under `root`."""
 
+    name = ""
+    skew = 0.0
+
     def __init__(self, root: str | Path | None = None) -> None:
         self.root = str(root) if root else layout.default_root()
         self._warm: tuple[int, int, int] | None = None
         self._bells: dict[str, int] = {}
         self._said: dict[str, bytes] = {}
         self._pids: dict[str, int] = {}
-        self._follows: dict[str, int] = {}
+        self._joined: dict[str, int] = {}
 
     def start(self, run: str, plan: dict[str, Any]) -> None:
-        directory = layout.run_dir(self.root, run)
         try:
-            os.makedirs(directory, mode=0o700)
-            layout.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
-            self.follow(run)
+            directory = state.create(self.root, run, plan)
+            self.join(run)
             self._launch(run, directory)
         except OSError as error:
             raise self._state_error(error) from error
-        self._prune(run)
+        state.prune(self.root, run)
+
+    def open(self) -> None:
+        """It is here."""
 
     def warm(self) -> None:
         """Start an engine that waits to be told its run: it comes up while the plan is made.
@@ -76,6 +84,10 @@ class LocalTransport:
         finally:
             os.close(give)
 
+    def close(self) -> None:
+        for run in list(self._joined):
+            self.leave(run)
+
     def plan(self, run: str) -> dict[str, Any] | None:
         return recovery.load_plan(layout.run_dir(self.root, run))
 
@@ -86,7 +98,30 @@ class LocalTransport:
         except OSError as error:
             raise self._state_error(error) from error
 
-    def wait(self, run: str, seconds: float) -> None:
+    def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
+        feed = Feed(layout.run_dir(self.root, run), output)
+        quiet_since = time.monotonic()
+        while True:
+            news = False
+            try:
+                for chunk in feed.read():
+                    news = True
+                    yield chunk
+            except OSError as error:
+                raise self._state_error(error) from error
+            if feed.over or not wait:
+                return
+            if news:
+                quiet_since = time.monotonic()
+                time.sleep(PACE)
+            elif time.monotonic() - quiet_since > SILENCE or self.last_words(run) is not None:
+                if not self.alive(run) and not feed.unread():
+                    return
+                quiet_since = time.monotonic()
+            yield None
+            self._wait(run, POLL * 4 if output == NONE else POLL)
+
+    def _wait(self, run: str, seconds: float) -> None:
         bell = self._bells.get(run)
         if bell is None:
             time.sleep(seconds)
@@ -111,7 +146,7 @@ class LocalTransport:
             # Our child, from before it has written who it is.
             found = processes.stat(pid)
             return found is not None and found[0] not in "ZX"
-        return lock.engine_alive(layout.run_dir(self.root, run))
+        return state.alive(self.root, run)
 
     def last_words(self, run: str) -> str | None:
         if run in self._bells or run not in self._said:
@@ -121,58 +156,32 @@ class LocalTransport:
     def cancel(self, run: str) -> bool:
         return main.cancel(layout.run_dir(self.root, run)) == 0
 
-    def follow(self, run: str) -> None:
-        path = os.path.join(layout.run_dir(self.root, run), layout.FOLLOWERS)
+    def join(self, run: str) -> None:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._joined[run] = state.join(self.root, run)
         except OSError as error:
             raise self._state_error(error) from error
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        self._follows[run] = fd
 
-    def unfollow(self, run: str) -> None:
-        for held in (self._follows, self._bells):
+    def leave(self, run: str) -> None:
+        for held in (self._joined, self._bells):
             if run in held:
                 os.close(held.pop(run))
 
     def followed(self, run: str) -> bool:
-        path = os.path.join(layout.run_dir(self.root, run), layout.FOLLOWERS)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
+        return state.followed(self.root, run)
 
     def runs(self) -> list[str]:
-        try:
-            return sorted(os.listdir(os.path.join(self.root, "runs")), reverse=True)
-        except OSError:
-            return []
+        return state.runs(self.root)
+
+    def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
+        return state.infos(self.root, limit, live)
 
     def discard(self, run: str) -> None:
-        """Remove the directory of a run that is not live."""
-        import shutil
+        self.leave(run)
+        state.discard(self.root, run)
 
-        self.unfollow(run)
-        shutil.rmtree(layout.run_dir(self.root, run), ignore_errors=True)
-
-    def _prune(self, started: str) -> None:
-        """Forget runs by count and age (which their ids begin with), never one that is live."""
-        oldest = time.strftime("%Y%m%d", time.gmtime(time.time() - KEEP_DAYS * 86400))
-        names = self.runs()
-        for number in range(len(names) - 1, -1, -1):
-            if number < KEEP_RUNS and names[number] >= oldest:
-                return
-            name = names[number]
-            live = name == started or self.followed(name)
-            if not live and not lock.engine_alive(layout.run_dir(self.root, name)):
-                self.discard(name)
+    def collect(self, plan: dict[str, Any], index: int) -> None:
+        """The engine has put the outputs where they are wanted already."""
 
     def _state_error(self, error: OSError) -> StateError:
         return StateError(

@@ -36,8 +36,8 @@ def test_the_schema_is_one_itself() -> None:
     [
         ({"tasks": [{"id": "a", "comands": []}]}, 'tasks[0].comands: unknown key "comands" in a task (did you mean commands?)'),
         ({"tasks": [{"id": "a", "cmds": []}]}, "did you mean commands?"),
-        ({"task": []}, 'unknown key "task" in the task file (did you mean tasks?)'),
-        ({"task": []}, '"tasks" is missing in the task file'),
+        ({"task": []}, 'unknown key "task" in the file (did you mean tasks?)'),
+        ({"task": []}, '"tasks" is missing in the file'),
         ({"tasks": [{}]}, 'tasks[0]: "id" is missing in a task'),
         ({"tasks": {}}, "tasks: expected an array, got an object"),
         ([], "expected an object, got an array"),

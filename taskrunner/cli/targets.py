@@ -1,0 +1,64 @@
+"""Which target a command line means, and the command line that means it again."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from taskrunner.errors import UsageError
+from taskrunner.transports import ReachOptions, Transport, connect
+from taskrunner.transports.local import LocalTransport
+
+if TYPE_CHECKING:
+    from taskrunner.fleet.nodes import Node, Nodes
+
+
+def transport_of(args: Namespace) -> Transport:
+    """The target of `--on`, of the one node of `runner`, or this machine."""
+    if getattr(args, "node", None):
+        return one(args).connect(**connect_options(args))
+    if args.on:
+        return connect(args.on, **connect_options(args))
+    return LocalTransport()
+
+
+def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
+    """All nodes, and those that are named."""
+    from taskrunner.fleet.nodes import load_nodes
+
+    nodes = load_nodes(args.nodes or None)
+    return nodes, nodes.select(args.node)
+
+
+def one(args: Namespace) -> Node:
+    """The one node that is named. Raises UsageError when several are."""
+    found = nodes_of(args)[1]
+    if len(found) != 1:
+        names = ", ".join(node.name for node in found)
+        raise UsageError(f"{args.node} is {len(found)} nodes: {names}", "name one of them")
+    return found[0]
+
+
+def only(args: Namespace, node: Node, **more: Any) -> Namespace:
+    """The same arguments for one node."""
+    return Namespace(**{**vars(args), "node": node.name, **more})
+
+
+def connect_options(args: Namespace) -> ReachOptions:
+    """How to reach a target, as the command line says."""
+    given: ReachOptions = {"accept_new_host_keys": args.accept_new_host_keys}
+    if args.connect_timeout is not None:
+        given["connect_timeout"] = args.connect_timeout
+    if args.reconnect_timeout is not None:
+        given["reconnect_timeout"] = args.reconnect_timeout
+    return given
+
+
+def again(args: Namespace, verb: str, *words: str) -> str:
+    """A command for the same target, as it can be typed; "" for `verb` is to run a file."""
+    if getattr(args, "node", None):
+        nodes = ["--nodes", args.nodes] if args.nodes else []
+        return shlex.join(["runner", verb or "run", args.node, *words, *nodes])
+    on = ["--on", args.on] if args.on else []
+    return shlex.join(["taskrunner", *([verb] if verb else []), *words, *on])

@@ -1,0 +1,138 @@
+"""Files between a controller and this machine: what is there already is not sent again.
+
+A file that is being received lies beside its place under a name made of its digest, so that a
+transfer which was cut goes on where it was, and its place never holds half of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator
+
+BLOCK = 1 << 20
+
+
+def digest(path: str, tick: Callable[[], None] = lambda: None) -> str:
+    """The SHA-256 of a file's content, in hexadecimal; `tick` is called on the way."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(BLOCK), b""):
+            found.update(block)
+            tick()
+    return found.hexdigest()
+
+
+def listing(path: str) -> list[dict[str, Any]]:
+    """The files at or below a path: `name` (relative, "" for the path itself), `size`, `mode`.
+
+    A folder that is empty has an entry, too, whose `mode` says what it is. Raises OSError.
+    """
+    found: list[dict[str, Any]] = []
+    if not os.path.isdir(path):
+        return [_entry("", os.stat(path))]
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        folders.sort()
+        relative = os.path.relpath(folder, path)
+        if not folders and not names:
+            found.append(_entry("" if relative == "." else relative, os.stat(folder)))
+        for name in sorted(names):
+            inner = os.path.normpath(os.path.join(relative, name))
+            known = os.stat(os.path.join(path, inner))
+            if stat.S_ISREG(known.st_mode):
+                found.append(_entry(inner, known))
+    return found
+
+
+def _entry(name: str, known: os.stat_result) -> dict[str, Any]:
+    return {"name": name, "size": known.st_size, "mode": known.st_mode}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def missing(
+    root: str, files: list[dict[str, Any]], tick: Callable[[], None] = lambda: None
+) -> list[list[int]]:
+    """Which of these files (name, size, mode, digest) have to be sent: [index, offset to begin at].
+
+    Folders are made, and modes set, where that is all there is to do.
+    """
+    wanted = []
+    for index, file in enumerate(files):
+        path = _place(root, file)
+        if stat.S_ISDIR(file["mode"]):
+            os.makedirs(path, exist_ok=True)
+        elif _same(path, file, tick):
+            os.chmod(path, stat.S_IMODE(file["mode"]))
+            os.utime(path)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                wanted.append([index, min(os.stat(_partial(path, file)).st_size, file["size"])])
+                continue
+            wanted.append([index, 0])
+    return wanted
+
+
+def _same(path: str, file: dict[str, Any], tick: Callable[[], None]) -> bool:
+    return (
+        os.path.isfile(path)
+        and os.stat(path).st_size == file["size"]
+        and digest(path, tick) == file["digest"]
+    )
+
+
+def receive(
+    root: str, file: dict[str, Any], offset: int, data: bytes, tick: Callable[[], None] = lambda: None
+) -> None:
+    """Write a piece of a file; with its last one the file takes its place. Raises OSError."""
+    path = _place(root, file)
+    partial = _partial(path, file)
+    if os.path.isdir(path):
+        raise IsADirectoryError(21, "there is a folder of this name", path)
+    try:
+        _write(partial, offset, data)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _write(partial, offset, data)
+    if offset + len(data) == file["size"]:
+        if offset and digest(partial, tick) != file["digest"]:
+            os.unlink(partial)
+            raise OSError(5, "it has changed while it was sent; send it again", path)
+        os.chmod(partial, stat.S_IMODE(file["mode"]))
+        os.rename(partial, path)
+
+
+def _write(path: str, offset: int, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, offset)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, offset)
+            view, offset = view[written:], offset + written
+    finally:
+        os.close(fd)
+
+
+def send(path: str, offset: int) -> Iterator[bytes]:
+    """The content of a file from an offset on."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for block in iter(lambda: file.read(BLOCK), b""):
+            yield block
+
+
+def _place(root: str, file: dict[str, Any]) -> str:
+    return os.path.join(root, file["name"]) if file["name"] else root
+
+
+def _partial(path: str, file: dict[str, Any]) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, ".%s.%s.part" % (name[:80], file["digest"][:16]))

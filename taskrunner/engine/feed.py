@@ -1,0 +1,101 @@
+"""A run as it is followed: its event log and its steps' logs, merged into one order."""
+
+from __future__ import annotations
+
+import os
+
+from . import layout
+from .events import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, NamedTuple
+
+    class Position(NamedTuple):
+        """How far a run has been read: bytes of its event log, and of the log of the current step."""
+
+        events: int = 0
+        log: str = ""
+        offset: int = 0
+
+    class Chunk(NamedTuple):
+        """A line of the event log (`log` is empty) or a piece of a step's log, and where it ends."""
+
+        log: str
+        data: bytes
+        position: Position
+
+else:
+    from collections import namedtuple
+
+    Position = namedtuple("Position", "events log offset", defaults=(0, "", 0))
+    Chunk = namedtuple("Chunk", "log data position")
+
+BLOCK = 1 << 20
+TAIL = 4096
+"""Bytes at the end of what is new that are enough for who shows the last lines only."""
+
+NONE, LAST, ALL = "none", "last", "all"
+"""How much of what the steps print is wanted."""
+
+
+class Feed:
+    """Reads on from a position. All that a step printed comes before the event of its end.
+
+    `over` is true once the event that ends a run was read.
+    """
+
+    def __init__(self, directory: str, output: str, position: Position | None = None) -> None:
+        self.over = False
+        self._directory = directory
+        self._output = output
+        self._at = position or Position()
+
+    def read(self) -> Iterator[Chunk]:
+        """What is new."""
+        more = True
+        while more:
+            data = self._new_events()
+            more = len(data) >= BLOCK
+            for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]:
+                event = parse(line) or {"type": ""}
+                kind = event["type"]
+                if self._at.log and kind in ("step.finished", "step.skipped", "step.started"):
+                    for chunk in self._printed():
+                        yield chunk
+                log, offset = self._at.log, self._at.offset
+                if kind in ("step.finished", "step.skipped"):
+                    log, offset = "", 0
+                elif kind == "step.started" and self._output != NONE:
+                    path = layout.log_path("", event["index"], event["step"])
+                    log, offset = path, 0
+                self._at = Position(self._at.events + len(line) + 1, log, offset)
+                self.over = self.over or kind in ("run.finished", "run.refused")
+                yield Chunk("", line + b"\n", self._at)
+        for chunk in self._printed():
+            yield chunk
+
+    def unread(self) -> bool:
+        """Whether there are events still to be read."""
+        return b"\n" in self._new_events()
+
+    def _new_events(self) -> bytes:
+        return layout.read_by_offset(os.path.join(self._directory, layout.EVENTS), self._at.events, BLOCK)
+
+    def _printed(self) -> Iterator[Chunk]:
+        while self._at.log:
+            path = os.path.join(self._directory, self._at.log)
+            if self._output == LAST:
+                self._skip(path)
+            data = layout.read_by_offset(path, self._at.offset, BLOCK)
+            if not data:
+                return
+            self._at = self._at._replace(offset=self._at.offset + len(data))
+            yield Chunk(self._at.log, data, self._at)
+
+    def _skip(self, path: str) -> None:
+        try:
+            end = os.stat(path).st_size
+        except OSError:
+            return
+        self._at = self._at._replace(offset=max(self._at.offset, end - TAIL))

@@ -1,0 +1,239 @@
+"""The engine's side of a connection: what a controller asks for on stdin is answered on stdout.
+
+Messages are those of frames.py. A request has an `id` and what to `do`, with that function's
+arguments; its answer has the `id` and `ok` with the value, or `error` with the message (and `errno`,
+`path`, where the system has refused something). Between the answers come, for a run that is
+followed, its chunks (`feed`, the follower's number; `log`, `at`: see feed.py) and its end (`feed`,
+`over`: null, or what the engine has said when it was lost); and at least every TICK seconds a `tick`.
+
+Whoever is at the other end says something at least every DEAF seconds. After that, or when stdin
+ends, this process ends, and with it what it has joined. The runs do not end: each is a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+
+from . import VERSION, exchange, layout, recovery, state
+from . import main as engine
+from .feed import Feed, Position
+from .frames import Unpacker, pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TICK = 5.0
+DEAF = 30.0
+LOOK = 0.05
+"""Seconds between two looks at a run that has no bell, and at a step's output."""
+SILENCE = 1.0
+"""Seconds without news after which the engine is looked for."""
+HELLO = b"\0taskrunner-engine "
+"""The first bytes of this process (see bootstrap.py)."""
+AT_ONCE = 4 << 20
+"""Bytes of news after which a request gets its turn."""
+
+
+def main() -> int:
+    """Serve until the controller leaves."""
+    os.umask(0o077)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        Server(layout.default_root()).serve()
+    return 0
+
+
+class Follower:
+    """A run whose news are sent, until its end or, unless `wait`, until there is nothing new."""
+
+    def __init__(self, run: str, feed: Feed, wait: bool) -> None:
+        self.run, self.feed, self.wait = run, feed, wait
+        self.quiet_since = time.monotonic()
+
+
+class Server:
+    """One connection."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.joined: dict[str, int] = {}
+        self.followers: dict[int, Follower] = {}
+        self.bells: dict[int, str] = {}
+        self.children: dict[int, str] = {}
+        self.told = time.monotonic()
+
+    def serve(self) -> None:
+        hello = {
+            "version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3], "root": self.root,
+            "home": os.path.expanduser("~"), "time": time.time(),
+        }  # fmt: skip
+        _write(HELLO + pack(hello))
+        unpacker = Unpacker()
+        heard = time.monotonic()
+        more = False
+        while True:
+            pause = 0.0 if more else LOOK if self.followers else TICK
+            ready = select.select([0, *self.bells], [], [], pause)[0]
+            now = time.monotonic()
+            for bell in ready:
+                if bell and not os.read(bell, 65536):
+                    os.close(bell)
+                    del self.bells[bell]
+            if 0 in ready:
+                data = os.read(0, 1 << 20)
+                if not data:
+                    return
+                heard = now
+                for message, payload in unpacker.feed(data):
+                    self._answer(message, payload)
+            elif now - heard > DEAF:
+                return
+            self._tick()
+            self._reap()
+            news = [self._news(number) for number in list(self.followers)]
+            more = any(news)
+
+    def _answer(self, message: dict[str, Any], payload: bytes) -> None:
+        answer, data = {"id": message.pop("id")}, b""
+        message.pop("size", None)
+        try:
+            value = getattr(self, "do_" + message.pop("do"))(*([payload] if payload else []), **message)
+            if isinstance(value, bytes):
+                data = value
+            else:
+                answer["ok"] = value
+        except OSError as error:
+            said = error.strerror or str(error)
+            answer.update(error=said, errno=error.errno, path=error.filename)
+        except Exception as error:
+            answer.update(error="%s: %s" % (type(error).__name__, error))
+        _write(pack(answer, data))
+
+    def do_ping(self) -> None:
+        """A sign of life."""
+
+    def do_start(self, run: str, plan: dict[str, Any]) -> None:
+        """Start a run, once however often it is asked for, and join it."""
+        directory = layout.run_dir(self.root, run)
+        if not os.path.exists(os.path.join(directory, layout.EVENTS)):
+            plan["cwd"] = os.path.join(os.path.expanduser("~"), os.path.expanduser(plan["cwd"]))
+            state.create(self.root, run, plan)
+        self.do_join(run)
+        bell, ring = os.pipe()
+        try:
+            pid = engine.launch(directory, ring)
+        finally:
+            os.close(ring)
+        self.bells[bell] = run
+        if pid:
+            self.children[pid] = run
+        state.prune(self.root, run)
+
+    def do_plan(self, run: str) -> dict[str, Any] | None:
+        return recovery.load_plan(layout.run_dir(self.root, run))
+
+    def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:
+        return layout.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
+
+    def do_alive(self, run: str) -> bool:
+        # A child of this process is alive from before it has written who it is.
+        return run in self.children.values() or state.alive(self.root, run)
+
+    def do_cancel(self, run: str) -> bool:
+        return engine.cancel(layout.run_dir(self.root, run)) == 0
+
+    def do_join(self, run: str) -> None:
+        if run not in self.joined:
+            self.joined[run] = state.join(self.root, run)
+
+    def do_leave(self, run: str) -> None:
+        if run in self.joined:
+            os.close(self.joined.pop(run))
+
+    def do_followed(self, run: str) -> bool:
+        return state.followed(self.root, run)
+
+    def do_follow(self, feed: int, run: str, output: str, wait: bool, at: list[Any]) -> None:
+        """Send what comes after this position."""
+        found = Feed(layout.run_dir(self.root, run), output, Position(*at))
+        self.followers[feed] = Follower(run, found, wait)
+
+    def do_unfollow(self, feed: int) -> None:
+        self.followers.pop(feed, None)
+
+    def do_runs(self) -> list[str]:
+        return state.runs(self.root)
+
+    def do_infos(self, limit: int, live: bool) -> list[dict[str, Any]]:
+        return state.infos(self.root, limit, live)
+
+    def do_discard(self, run: str) -> None:
+        self.do_leave(run)
+        state.discard(self.root, run)
+
+    def do_missing(self, root: str, files: list[dict[str, Any]]) -> list[list[int]]:
+        return exchange.missing(self._path(root), files, self._tick)
+
+    def do_receive(self, data: bytes = b"", *, root: str, file: dict[str, Any], offset: int) -> None:
+        exchange.receive(self._path(root), file, offset, data, self._tick)
+
+    def do_listing(self, path: str) -> list[dict[str, Any]]:
+        return exchange.listing(self._path(path))
+
+    def do_digest(self, path: str) -> str:
+        return exchange.digest(self._path(path), self._tick)
+
+    def do_send(self, path: str, offset: int) -> None:
+        """Send a file from this offset on, in pieces that come before the answer."""
+        for block in exchange.send(self._path(path), offset):
+            _write(pack({"file": path}, block))
+
+    def _path(self, path: str) -> str:
+        """A path as a controller says it: `~` is the home here, and where relative ones begin."""
+        return os.path.join(os.path.expanduser("~"), os.path.expanduser(path))
+
+    def _news(self, number: int) -> bool:
+        """Send what is new of a run; whether there may be more at once."""
+        follower, now = self.followers[number], time.monotonic()
+        sent = 0
+        for chunk in follower.feed.read():
+            _write(pack({"feed": number, "log": chunk.log, "at": chunk.position}, chunk.data))
+            sent += len(chunk.data)
+            if sent > AT_ONCE:
+                return True
+        if follower.feed.over or not follower.wait:
+            self._over(number, None)
+        elif sent:
+            follower.quiet_since = now
+        elif now - follower.quiet_since > SILENCE:
+            follower.quiet_since = now
+            if not self.do_alive(follower.run) and not follower.feed.unread():
+                log = os.path.join(layout.run_dir(self.root, follower.run), layout.ENGINE_LOG)
+                self._over(number, "\n".join(layout.tail(log)))
+        return False
+
+    def _tick(self) -> None:
+        """Say that this end is alive; also in the middle of long work."""
+        now = time.monotonic()
+        if now - self.told >= TICK:
+            _write(pack({"tick": now}))
+            self.told = now
+
+    def _over(self, number: int, said: str | None) -> None:
+        del self.followers[number]
+        _write(pack({"feed": number, "over": said}))
+
+    def _reap(self) -> None:
+        for pid in list(self.children):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    del self.children[pid]
+
+
+def _write(data: bytes) -> None:
+    layout.write_all(1, data)

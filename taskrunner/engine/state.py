@@ -1,0 +1,138 @@
+"""The runs of a state root: make the directory of one, follow it, look at it, forget it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+
+from . import layout, lock
+from .events import parse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+KEEP_RUNS = 500
+KEEP_DAYS = 30
+
+
+def create(root: str, run: str, plan: dict[str, Any]) -> str:
+    """Write a plan into its new run directory; returns the directory."""
+    directory = layout.run_dir(root, run)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    layout.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
+    return directory
+
+
+def join(root: str, run: str) -> int:
+    """Note that somebody follows the run, for as long as the returned descriptor is open."""
+    path = os.path.join(layout.run_dir(root, run), layout.FOLLOWERS)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def followed(root: str, run: str) -> bool:
+    """Whether somebody follows the run."""
+    path = os.path.join(layout.run_dir(root, run), layout.FOLLOWERS)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def alive(root: str, run: str) -> bool:
+    """Whether the engine of the run is at work."""
+    return lock.engine_alive(layout.run_dir(root, run))
+
+
+def runs(root: str) -> list[str]:
+    """The ids of the runs that are there, the newest first."""
+    try:
+        return sorted(os.listdir(os.path.join(root, "runs")), reverse=True)
+    except OSError:
+        return []
+
+
+def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | None:
+    """What is known of a run: run, name, file, started, status, duration, failures, and for one
+    that is under way `step` (id, index, started) and `steps` (how many).
+
+    The status is running, interrupted, or how it ended. None for what never began.
+    """
+    path = os.path.join(layout.run_dir(root, run), layout.EVENTS)
+    first = parse(layout.read_by_offset(path, 0).split(b"\n", 1)[0])
+    if first is None or first["type"] != "run.started":
+        return None
+    lines = layout.read_bytes(path).split(b"\n")
+    last = next(filter(None, map(parse, reversed(lines))), first)
+    known = {
+        "run": run, "name": first["name"], "file": first["file"], "started": first["time"],
+        "status": "running", "duration": None, "failures": [], "steps": len(first["steps"]), "step": None,
+    }  # fmt: skip
+    if last["type"] == "run.finished":
+        known.update(status=last["status"], duration=last["duration"], failures=last["failures"])
+    else:
+        known["status"] = "running" if (alive(root, run) if is_alive is None else is_alive) else "interrupted"
+        for event in filter(None, map(parse, lines)):
+            if event["type"] == "step.started":
+                known["step"] = {
+                    "id": event["step"], "index": event["index"], "started": event["time"],
+                }  # fmt: skip
+    return known
+
+
+def infos(root: str, limit: int, live: bool = False) -> list[dict[str, Any]]:
+    """What is known of the last runs, the newest first; with `live` of those under way."""
+    found: list[dict[str, Any]] = []
+    for run in runs(root):
+        if len(found) == limit:
+            break
+        if live and not alive(root, run):
+            continue
+        known = info(root, run)
+        if known is not None:
+            found.append(known)
+    return found
+
+
+def discard(root: str, run: str) -> None:
+    """Remove the directory of a run that is not live."""
+    shutil.rmtree(layout.run_dir(root, run), ignore_errors=True)
+
+
+def prune(root: str, started: str) -> None:
+    """Forget runs by count and age (which their ids begin with), never one that is live."""
+    oldest = time.strftime("%Y%m%d", time.gmtime(time.time() - KEEP_DAYS * 86400))
+    names = runs(root)
+    for number in range(len(names) - 1, -1, -1):
+        if number < KEEP_RUNS and names[number] >= oldest:
+            break
+        name = names[number]
+        if name != started and not followed(root, name) and not alive(root, name):
+            discard(root, name)
+    for kept in ("engine", "files"):
+        _forget_unused(os.path.join(root, kept))
+
+
+def _forget_unused(folder: str) -> None:
+    """Remove what was shipped here and has not been used for long; who uses it touches it."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            if os.stat(path).st_mtime < time.time() - KEEP_DAYS * 86400:
+                if os.path.isdir(path):
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    os.unlink(path)

@@ -1,0 +1,1 @@
+"""Nodes over SSH (paramiko): `ssh://user@host:port`."""

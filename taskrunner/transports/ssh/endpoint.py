@@ -1,0 +1,122 @@
+"""Where an ssh:// target is, and what ~/.ssh/config has to say about reaching it."""
+
+from __future__ import annotations
+
+import getpass
+import glob
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from taskrunner.errors import UsageError
+
+KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
+INCLUDE = re.compile(r"^\s*include(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
+DEPTH = 16
+"""How deep Include may go, as in OpenSSH."""
+
+
+class Endpoint(NamedTuple):
+    """All that is needed to reach a host: names as in ssh_config(5)."""
+
+    alias: str
+    host: str
+    port: int
+    user: str
+    identity_files: tuple[str, ...]
+    identities_only: bool
+    proxy_jump: tuple[str, ...]
+    proxy_command: str
+    known_hosts: tuple[str, ...]
+    host_key_alias: str
+    accept_new: bool
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.user}@{host}:{self.port}"
+
+    @property
+    def known_as(self) -> str:
+        """The name in known_hosts."""
+        name = self.host_key_alias or self.host
+        return name if self.port == 22 or self.host_key_alias else f"[{name}]:{self.port}"
+
+
+def parse(target: str) -> tuple[str, int | None, str | None]:
+    """Host, port and user of `ssh://[user@]host[:port]`. Raises UsageError."""
+    try:
+        parts = urlsplit(target if "://" in target else f"ssh://{target}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"{target}: {error}", "expected ssh://user@host:port") from error
+    if not host or parts.path.strip("/") or parts.query or parts.password is not None:
+        raise UsageError(f"{target} is not a target", "expected ssh://user@host:port")
+    # urlsplit lowers the case of a host, which an alias in ~/.ssh/config may need.
+    written = re.search(re.escape(host), parts.netloc, re.IGNORECASE)
+    return written[0] if written else host, port, unquote(parts.username) if parts.username else None
+
+
+def resolve(target: str, *, accept_new: bool = False, config: Path | None = None) -> Endpoint:
+    """The endpoint of `ssh://[user@]host[:port]`, completed from ~/.ssh/config.
+
+    What the target says wins over the file. Raises UsageError.
+    """
+    alias, port, user = parse(target)
+    known = _lookup(alias, config or Path("~/.ssh/config").expanduser())
+    files = known.get("identityfile") or [f"~/.ssh/{name}" for name in KEY_NAMES]
+    hosts = known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2").split()
+    hosts += known.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts").split()
+    jump = known.get("proxyjump", "none")
+    command = known.get("proxycommand", "none")
+    try:
+        return Endpoint(
+            alias=alias,
+            host=known.get("hostname", alias),
+            port=port or int(known.get("port", 22)),
+            user=user or known.get("user") or getpass.getuser(),
+            identity_files=tuple(os.path.expanduser(file) for file in files if file != "none"),
+            identities_only=known.get("identitiesonly", "no") == "yes",
+            proxy_jump=() if jump == "none" else tuple(part.strip() for part in jump.split(",")),
+            proxy_command="" if command == "none" else command,
+            known_hosts=tuple(os.path.expanduser(file.strip('"')) for file in hosts if file != "none"),
+            host_key_alias=known.get("hostkeyalias", ""),
+            # `no` would also take a key that has changed; that is never done here.
+            accept_new=accept_new or known.get("stricthostkeychecking", "") in ("accept-new", "no", "off"),
+        )
+    except ValueError as error:
+        raise UsageError(f"~/.ssh/config: the port of {alias}: {error}") from error
+
+
+def _lookup(alias: str, path: Path) -> Mapping[str, Any]:
+    from paramiko.config import SSHConfig
+    from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
+
+    try:
+        text = "\n".join(_with_includes(path, 0))
+        return SSHConfig.from_text(text).lookup(alias)
+    except (ConfigParseError, CouldNotCanonicalize, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _with_includes(path: Path, depth: int) -> list[str]:
+    """The lines of a configuration file, those of the files that it includes in their place."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    lines: list[str] = []
+    for line in text.splitlines():
+        found = INCLUDE.match(line)
+        if found is None or depth == DEPTH:
+            lines.append(line)
+            continue
+        for pattern in found[1].split():
+            place = Path("~/.ssh").expanduser() / os.path.expanduser(pattern.strip('"'))
+            for name in sorted(glob.glob(str(place))):
+                lines += _with_includes(Path(name), depth + 1)
+    return lines

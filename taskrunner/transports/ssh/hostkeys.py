@@ -1,0 +1,151 @@
+"""Whether a host is who it should be: its key against the known_hosts files, which are only appended to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskrunner.errors import HostKeyError
+
+if TYPE_CHECKING:
+    from paramiko import PKey
+    from paramiko.hostkeys import HostKeyEntry
+
+    from taskrunner.transports.ssh.endpoint import Endpoint
+
+_appending = threading.Lock()
+
+
+def algorithms(endpoint: Endpoint, preferred: tuple[str, ...]) -> list[str]:
+    """The key algorithms to ask for, those first of which the host's key is known."""
+    known = {key.get_name() for key in _known(endpoint)}
+    if "ssh-rsa" in known:
+        known |= {"rsa-sha2-512", "rsa-sha2-256"}
+    return sorted(preferred, key=lambda name: name not in known)
+
+
+def check(endpoint: Endpoint, key: PKey) -> None:
+    """Accept the host's key, or raise HostKeyError with what to do about it.
+
+    A new key is taken, and remembered, only where the endpoint says so; a changed one never is.
+    """
+    shown = f"{_kind(key)} {fingerprint(key)}"
+    name = endpoint.known_as
+    if any(_same(key, revoked) for revoked in _known(endpoint, revoked=True)):
+        raise HostKeyError(f"{endpoint}: its host key is revoked: {shown}", "do not connect to it")
+    known = list(_known(endpoint))
+    if any(_same(key, other) for other in known):
+        return
+    line = f"{name} {key.get_name()} {key.get_base64()}"
+    file = endpoint.known_hosts[0] if endpoint.known_hosts else ""
+    if known:
+        raise HostKeyError(
+            f"{endpoint}: ITS HOST KEY HAS CHANGED, or somebody is in between: it is now {shown},"
+            f" but {_where(endpoint)} has another one for {name}",
+            "when the node was made anew, compare the fingerprint with its own, then remove the old key:"
+            f" ssh-keygen -f {file} -R '{name}'",
+        )
+    if not endpoint.accept_new:
+        raise HostKeyError(
+            f"{endpoint}: its host key is not known: {shown}",
+            "compare that with the node's own (on it: ssh-keygen -lf /etc/ssh/ssh_host_"
+            f"{_kind(key).lower()}_key.pub); then add this line to {file}\n"
+            f"  {line}\n"
+            "  or use --accept-new-host-keys to have it added",
+        )
+    if file and file != os.devnull:
+        _append(Path(file), line)
+
+
+def fingerprint(key: PKey) -> str:
+    """As OpenSSH prints it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+
+
+def _kind(key: PKey) -> str:
+    name = key.get_name()
+    return "ECDSA" if name.startswith("ecdsa") else name.removeprefix("ssh-").upper()
+
+
+def _same(one: PKey, other: PKey) -> bool:
+    return one.asbytes() == other.asbytes()
+
+
+def _where(endpoint: Endpoint) -> str:
+    return " or ".join(file for file in endpoint.known_hosts if os.path.exists(file))
+
+
+def _append(file: Path, line: str) -> None:
+    with _appending:
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            before = file.read_bytes() if file.exists() else b""
+            with open(file, "a", encoding="utf-8") as known:
+                known.write(("\n" if before and not before.endswith(b"\n") else "") + line + "\n")
+        except OSError as error:
+            raise HostKeyError(f"{file}: the host key cannot be remembered: {error.strerror}") from error
+
+
+def _known(endpoint: Endpoint, revoked: bool = False) -> Iterator[PKey]:
+    """The keys that the files have for a host."""
+    for file in endpoint.known_hosts:
+        for entry in _entries(file, _version(file), revoked):
+            if entry.key is not None and _matches(endpoint.known_as, entry.hostnames):
+                yield entry.key
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    """Whether one of the names of a line is this one: plain, hashed, or with wildcards; none denies it."""
+    from paramiko import HostKeys
+
+    found = False
+    for pattern in patterns:
+        if pattern.startswith("|1|"):
+            found = found or HostKeys.hash_host(name, pattern) == pattern
+        elif fnmatchcase(name.lower(), pattern.lstrip("!").lower().replace("[", "[[]")):
+            if pattern.startswith("!"):
+                return False
+            found = True
+    return found
+
+
+def _version(file: str) -> tuple[int, int]:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return (0, 0)
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=64)
+def _entries(file: str, version: tuple[int, int], revoked: bool) -> list[HostKeyEntry]:
+    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
+    from paramiko.ssh_exception import SSHException
+
+    found = []
+    try:
+        lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    for number, line in enumerate(lines, 1):
+        marker, _, rest = line.strip().partition(" ")
+        if marker.startswith("@"):
+            if marker != "@revoked" or not revoked:
+                continue
+            line = rest.strip()
+        elif revoked or not marker or marker.startswith("#"):
+            continue
+        try:
+            entry = HostKeyEntry.from_line(line, number)
+        except (SSHException, InvalidHostKey, ValueError):
+            continue
+        if entry is not None:
+            found.append(entry)
+    return found

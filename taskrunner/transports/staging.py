@@ -1,0 +1,93 @@
+"""A step's `files` and `outputs` when it runs on another machine than the one that asks for it.
+
+Files go there before the run starts and are known by their content, so that each goes once; the
+engine then copies from them as it would from here. Outputs are collected there in the run's own
+folder, and brought back when their step has ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from taskrunner.engine import exchange
+from taskrunner.errors import UsageError
+
+Files = list[tuple[Path, dict[str, Any]]]
+"""Files here, each with what the other side is told of it: name there, size, mode, digest."""
+
+
+def stage(plan: dict[str, Any], folder: str, place: Callable[[Files], str]) -> dict[str, Any]:
+    """The plan as a node needs it. `folder` is that of the run there; `place` brings files to the
+    node and says where they are. Raises UsageError for a file that is not here.
+    """
+    sent: dict[str, tuple[Path, dict[str, Any]]] = {}
+    steps = []
+    for step in plan["steps"]:
+        step = dict(step)
+        if step.get("files") and not step.get("skip"):
+            pairs = [pair for wanted in step["files"] for pair in _pairs(step["id"], wanted, sent)]
+            # Another content makes it another step: what was done with the old one does not count.
+            contents = step["key"] + "".join(pair["from"] for pair in pairs)
+            step.update(files=pairs, key=hashlib.sha256(contents.encode()).hexdigest())
+        if step.get("outputs"):
+            step["outputs"] = [
+                {**pair, "to": f"{folder}/outputs/{step['index']}-{number}", "bring": pair["to"]}
+                for number, pair in enumerate(step["outputs"])
+            ]
+        steps.append(step)
+    if sent:
+        root = place(list(sent.values()))
+        for step in steps:
+            if not step.get("skip"):
+                for pair in step.get("files") or ():
+                    pair["from"] = f"{root}/{pair['from']}"
+    return {**plan, "steps": steps, "origin": os.getcwd()}
+
+
+def _pairs(
+    step: str, wanted: dict[str, str], sent: dict[str, tuple[Path, dict[str, Any]]]
+) -> Iterator[dict[str, str]]:
+    source = Path(wanted["from"])
+    try:
+        for path, file in described(source):
+            name = f"{file['digest'] or 'folder'}-{stat.S_IMODE(file['mode']):o}"
+            sent[name] = (path, {**file, "name": name})
+            to = os.path.join(wanted["to"], file["name"]) if file["name"] else wanted["to"]
+            yield {"from": name, "to": to, "name": path.name}
+    except UsageError as error:
+        raise UsageError(f"step {step}: files: {error}") from error
+
+
+def described(source: Path) -> Files:
+    """The files at or below a path, with their digests. Raises UsageError."""
+    try:
+        found = exchange.listing(str(source))
+        for file in found:
+            path = source / file["name"] if file["name"] else source
+            file["digest"] = "" if stat.S_ISDIR(file["mode"]) else exchange.digest(str(path))
+        return [(source / file["name"] if file["name"] else source, file) for file in found]
+    except OSError as error:
+        raise UsageError(f"{error.filename or source}: {error.strerror}") from error
+
+
+def collect(plan: dict[str, Any], index: int, get: Callable[[str, str, str], object]) -> None:
+    """Bring the outputs of a step that has ended to where they are wanted here.
+
+    Relative places begin where the run was started, or in the current folder where that is not here.
+    `get` is given the path there, the one here, and the name to use where that is a folder.
+    """
+    origin = plan.get("origin", "")
+    for pair in plan["steps"][index].get("outputs") or ():
+        if "bring" in pair:
+            wanted = os.path.expanduser(pair["bring"])
+            node = plan.get("node", "")
+            if node and node not in wanted:
+                # One of several nodes: a folder for each.
+                wanted = os.path.join(os.path.dirname(wanted), node, os.path.basename(wanted))
+            target = os.path.join(origin if os.path.isdir(origin) else "", wanted)
+            get(pair["to"], target, os.path.basename(pair["from"].rstrip("/")))
