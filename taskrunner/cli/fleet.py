@@ -1,0 +1,149 @@
+"""Shows runs on many nodes: plain lines, JSON lines, or a live table."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from taskrunner.cli.words import detail, duration, skipped
+
+if TYPE_CHECKING:
+    from taskrunner.events import Event, NodeEvent, NodeFinished
+
+MARKS = {"ok": "✓", "failed": "✗", "unreachable": "✗", "locked": "✗", "cancelled": "■", "skipped": "–"}
+
+
+class Renderer(Protocol):
+    """Shows events of nodes. As a context manager it owns what it has drawn on the screen."""
+
+    wants_output: bool | Literal["last"]
+
+    def event(self, node: str, event: Event | NodeEvent) -> None: ...
+    def summary(self) -> None: ...
+    def __enter__(self) -> object: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def renderer(args: Namespace, nodes: Sequence[str], steps: int) -> Renderer:
+    """The renderer that the arguments and the terminal ask for."""
+    if args.json:
+        return JsonLines(args.verbose)
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (args.verbose or args.quiet):
+        from taskrunner.cli.fleet_table import Live
+
+        return Live(nodes, steps)
+    return Plain(nodes, args.verbose, args.quiet)
+
+
+class JsonLines:
+    """Each event as a line of JSON, with the name of its node."""
+
+    def __init__(self, output: bool) -> None:
+        self.wants_output: bool | Literal["last"] = output
+
+    def event(self, node: str, event: Event | NodeEvent) -> None:
+        print(json.dumps({"node": node, **event}), flush=True)
+
+    def summary(self) -> None:
+        """The nodes' last events are one."""
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Plain:
+    """Timestamped lines, each with its node; the output of a failed step comes whole, at its end."""
+
+    def __init__(self, nodes: Sequence[str], output: bool = False, quiet: bool = False) -> None:
+        self.wants_output: bool | Literal["last"] = output
+        self._width = max(map(len, nodes), default=0)
+        self._nodes = list(nodes)
+        self._quiet = quiet
+        self._half: dict[str, str] = {}
+        self._ends: dict[str, NodeFinished] = {}
+
+    def event(self, node: str, event: Event | NodeEvent) -> None:
+        if event["type"] == "node.finished":
+            self._ends[node] = event
+            self._flush(node)
+            self._say(node, event["time"], event["status"].upper(), outcome(event))
+            for line in explained(event):
+                self._write(line)
+        elif event["type"] == "output":
+            *lines, self._half[node] = (self._half.get(node, "") + event["text"]).split("\n")
+            for line in lines:
+                self._write(f"{node:<{self._width}} | {line}")
+        elif self._quiet:
+            return
+        elif event["type"] == "step.started":
+            self._say(node, event["time"], "RUN", event["step"])
+        elif event["type"] == "step.skipped":
+            self._say(node, event["time"], "SKIP", f"{event['step']} ({skipped(event)})")
+        elif event["type"] == "step.finished":
+            self._flush(node)
+            why = f": {event['detail']}" if "detail" in event else ""
+            tag = {"ok": "OK", "failed": "FAIL"}.get(event["status"], event["status"].upper())
+            self._say(node, event["time"], tag, f"{event['step']} ({duration(event['duration'])}){why}")
+        elif text := detail(event):
+            self._say(node, event["time"], "INFO", text)
+
+    def summary(self) -> None:
+        for line in table(self._nodes, self._ends):
+            self._write(line)
+
+    def _flush(self, node: str) -> None:
+        half = self._half.pop(node, "")
+        if half:
+            self._write(f"{node:<{self._width}} | {half}")
+
+    def _say(self, node: str, when: float, tag: str, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+        self._write(f"{stamp} [{tag}] {node}: {text}")
+
+    def _write(self, line: str) -> None:
+        print(line, flush=True)
+
+    def __enter__(self) -> object:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def outcome(event: NodeFinished) -> str:
+    """How a node ended, in one line."""
+    if event["message"]:
+        return event["message"]
+    if not event["run"]:
+        return "not begun"
+    counts = f"{event['ok']} ok, {event['skipped']} skipped, {event['failed']} failed"
+    return f"{counts} in {duration(event['duration'])}"
+
+
+def explained(event: NodeFinished) -> list[str]:
+    """What else there is to say of a node that did not do it."""
+    lines = ["    " + line for line in event["hint"].splitlines()]
+    return lines + ["    | " + line for line in event["output"].splitlines()]
+
+
+def table(nodes: Sequence[str], ends: dict[str, NodeFinished]) -> list[str]:
+    """A line for each node: how it ended."""
+    width = max(map(len, nodes), default=0)
+    counts: dict[str, int] = {}
+    lines = []
+    for node in nodes:
+        event = ends.get(node)
+        status = event["status"] if event else "skipped"
+        counts[status] = counts.get(status, 0) + 1
+        said = outcome(event) if event else "not begun"
+        lines.append(f"{MARKS[status]} {node:<{width}}  {status:<11}  {said}")
+    total = ", ".join(f"{number} {status}" for status, number in counts.items())
+    return [*lines, f"{len(nodes)} nodes: {total}"]

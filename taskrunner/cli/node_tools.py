@@ -1,0 +1,210 @@
+"""`runner nodes|status|cancel|put|get|shell`: what the nodes do, and what goes to them and from them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from taskrunner.cli.targets import connect_options, nodes_of, one, only
+from taskrunner.cli.words import duration
+from taskrunner.errors import NotFoundError, TaskrunnerError
+from taskrunner.fleet.nodes import Node
+
+if TYPE_CHECKING:
+    from taskrunner.transports.ssh.transport import SshTransport
+
+AT_ONCE = 32
+MANY = 1000
+
+
+def each(
+    args: Namespace, work: Callable[[Node, SshTransport], Any]
+) -> Iterator[tuple[Node, Any, TaskrunnerError | None]]:
+    """Do something on every node that is named, in parallel; what it gave, or the error, in order."""
+
+    def do(node: Node) -> tuple[Node, Any, TaskrunnerError | None]:
+        try:
+            transport = cast("SshTransport", node.connect(**connect_options(args)))
+            try:
+                return node, work(node, transport), None
+            finally:
+                transport.close()
+        except TaskrunnerError as error:
+            return node, None, error
+
+    chosen = nodes_of(args)[1]
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(do, chosen)
+
+
+def report(
+    found: Iterator[tuple[Node, Any, TaskrunnerError | None]], show: Callable[[Node, Any], None]
+) -> int:
+    """Show what there is of each node, and the errors of those that have none."""
+    status = 0
+    for node, value, error in found:
+        if error is None:
+            show(node, value)
+            continue
+        status = max(status, error.exit_status)
+        print(f"{node.name}: {error}", file=sys.stderr)
+        for line in error.hint.splitlines():
+            print(f"  {line}", file=sys.stderr)
+    return status
+
+
+def nodes(args: Namespace) -> int:
+    """Which nodes there are: can they be reached, how fast, with which Python, and what runs there."""
+
+    def look(node: Node, transport: SshTransport) -> dict[str, Any]:
+        began = time.monotonic()
+        session = transport.open()
+        connected = time.monotonic() - began
+        began = time.monotonic()
+        session.request("ping")
+        return {
+            "latency": round(time.monotonic() - began, 4), "connect": round(connected, 3),
+            "python": session.hello["python"], "engine": session.hello["version"],
+            "state": session.hello["root"], "skew": round(session.skew, 1),
+            "runs": transport.infos(MANY, live=True),
+        }  # fmt: skip
+
+    status, lines = 0, []
+    for node, about, error in each(args, look):
+        line = {
+            "node": node.name, "address": node.address, "user": node.user, "port": node.port or None,
+            "private": node.private, "id": node.id, "reachable": error is None, **(about or {}),
+        }  # fmt: skip
+        if error is not None:
+            status = max(status, error.exit_status)
+            line.update(error=str(error), hint=error.hint)
+        lines.append(line)
+    if args.json:
+        print(json.dumps(lines, indent=2))
+        return status
+    width = max(map(len, (line["node"] for line in lines)), default=0)
+    where = max(map(len, (line["address"] for line in lines)), default=0)
+    for line in lines:
+        start = f"{line['node']:<{width}}  {line['address']:<{where}}"
+        if not line["reachable"]:
+            print(f"✗ {start}  {line['error']}")
+            print("".join(f"    {text}\n" for text in line["hint"].splitlines()), end="")
+            continue
+        runs = "; ".join(_run(known) for known in line["runs"]) or "nothing is running"
+        clock = f"  clock {line['skew']:+.0f} s" if abs(line["skew"]) > 2 else ""
+        print(f"✓ {start}  {line['latency'] * 1000:.1f} ms  Python {line['python']}{clock}  {runs}")
+    return status
+
+
+def _run(known: dict[str, Any]) -> str:
+    step = known["step"]
+    at = f" at {step['id']} ({step['index'] + 1}/{known['steps']})" if step else ""
+    return f"{known['run']} {known['name']}{at}"
+
+
+def status(args: Namespace) -> int:
+    """What runs on the nodes."""
+    found = each(args, lambda node, transport: (transport.infos(MANY, live=True), transport.infos(1)))
+    listed = []
+
+    def show(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
+        live, last = value
+        listed.append({"node": node.name, "runs": live})
+        if args.json:
+            return
+        for known in live:
+            print(f"{node.name}: {_run(known)}, since {_ago(known['started'])}")
+        if not live:
+            ended = "; ".join(f"last: {known['run']} {known['name']} {known['status']}" for known in last)
+            print(f"{node.name}: nothing is running" + (f"; {ended}" if ended else ""))
+
+    code = report(found, show)
+    if args.json:
+        print(json.dumps(listed, indent=2))
+    return code
+
+
+def _ago(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+
+
+def cancel(args: Namespace) -> int:
+    """Ask what runs on the nodes to stop, and wait until it has."""
+    from taskrunner.cli import inspect
+
+    chosen = nodes_of(args)[1]
+    if len(chosen) == 1:
+        return inspect.cancel(only(args, chosen[0]))
+
+    def stop(node: Node, transport: SshTransport) -> list[str]:
+        live = [known["run"] for known in transport.infos(MANY, live=True)]
+        for run in live:
+            transport.cancel(run)
+        while any(transport.alive(run) for run in live):
+            time.sleep(0.1)
+        return live
+
+    return report(
+        each(args, stop),
+        lambda node, ended: print(
+            f"{node.name}: " + (f"ended {', '.join(ended)}" if ended else "nothing ran")
+        ),
+    )
+
+
+def put(args: Namespace) -> int:
+    """Copy a file or folder to nodes."""
+
+    def copy(node: Node, transport: SshTransport) -> tuple[int, float]:
+        began = time.monotonic()
+        return transport.put(args.source, args.target), time.monotonic() - began
+
+    return report(each(args, copy), lambda node, done: _copied(args, node, "sent", *done))
+
+
+def get(args: Namespace) -> int:
+    """Copy a file or folder from nodes; from several, into a folder for each."""
+    several = len(nodes_of(args)[1]) > 1
+
+    def copy(node: Node, transport: SshTransport) -> tuple[int, float]:
+        target = os.path.join(args.target, node.name, "") if several else args.target
+        began = time.monotonic()
+        return transport.get(args.source, target), time.monotonic() - began
+
+    return report(each(args, copy), lambda node, done: _copied(args, node, "fetched", *done))
+
+
+def _copied(args: Namespace, node: Node, verb: str, count: int, seconds: float) -> None:
+    said = f"{count} file{'s'[: count != 1]} {verb}" if count else "all was there"
+    print(f"{node.name}: {said} in {duration(seconds)}")
+
+
+def shell(args: Namespace) -> int:
+    """A shell on a node, or one command: the system's own ssh, which knows terminals best."""
+    from taskrunner.transports.ssh.endpoint import resolve
+
+    program = shutil.which("ssh")
+    if program is None:
+        raise NotFoundError("a shell needs OpenSSH's client", "install it: apt-get install openssh-client")
+    node = one(args)
+    endpoint = resolve(node.target)
+    words = [program, "-p", str(endpoint.port), "-l", endpoint.user]
+    config = os.path.expanduser("~/.ssh/config")
+    if os.path.exists(config):
+        words += ["-F", config]
+    for file in endpoint.identity_files:
+        if os.path.exists(file):
+            words += ["-i", file]
+    hosts = " ".join(f'"{file}"' for file in endpoint.known_hosts)
+    words += ["-o", f"UserKnownHostsFile={hosts}"]
+    if args.accept_new_host_keys:
+        words += ["-o", "StrictHostKeyChecking=accept-new"]
+    sys.stdout.flush()
+    os.execv(program, [*words, endpoint.alias, *args.command])

@@ -1,0 +1,108 @@
+"""`runner`: nodes by name; one file on one of them, or on many at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+from taskrunner import api, runs
+from taskrunner.cli.fleet import Renderer, renderer
+from taskrunner.cli.run import SIGNALS, given, last_file, options
+from taskrunner.cli.run import attach as attach_one
+from taskrunner.cli.run import run as run_one
+from taskrunner.cli.targets import connect_options, nodes_of, only
+from taskrunner.fleet.nodes import Node
+from taskrunner.fleet.parallel import Fleet
+from taskrunner.fleet.plans import compile_for, defaults, fleet
+from taskrunner.transports import Transport
+
+LEFT = 130
+
+
+def setup(args: Namespace) -> int:
+    """Run the pack `setup-environment`."""
+    args.file = "setup-environment"
+    return run(args)
+
+
+def run(args: Namespace) -> int:
+    """A file on one node as on this machine, on several in parallel."""
+    nodes, chosen = nodes_of(args)
+    if args.list or len(chosen) == 1:
+        return run_one(only(args, chosen[0], defaults=defaults(nodes, chosen[0])))
+    if args.dry_run or args.detach:
+        status = 0
+        for node in chosen:
+            _say(args, f"== {node.name} ==")
+            status = max(status, run_one(only(args, node, defaults=defaults(nodes, node))))
+        return status
+    plans = compile_for(nodes, chosen, args.file or last_file(args), **options(args))
+    for plan in plans.values():
+        plan["given"] = given(args, plan)
+    return _follow(
+        args, chosen, len(next(iter(plans.values()))["steps"]),
+        lambda node, transport: api.begin(plans[node.name], transport),
+    )  # fmt: skip
+
+
+def attach(args: Namespace) -> int:
+    """The last run of each node, or one run of one node."""
+    _, chosen = nodes_of(args)
+    if len(chosen) == 1:
+        return attach_one(only(args, chosen[0]))
+    return _follow(args, chosen, 0, lambda node, transport: runs.attach(args.run, transport))
+
+
+def _follow(
+    args: Namespace, chosen: list[Node], steps: int, begin: Callable[[Node, Transport], runs.Run]
+) -> int:
+    show = renderer(args, [node.name for node in chosen], steps)
+    found = fleet(
+        chosen, begin, connect_options(args), max_parallel=args.max_parallel, serial=args.serial,
+        fail_fast=args.fail_fast, output=show.wants_output,
+    )  # fmt: skip
+    return _watch(found, show, args)
+
+
+def _say(args: Namespace, text: str) -> None:
+    if not args.json:
+        print(text, flush=True)
+
+
+def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
+    """Show the nodes until all have ended. The first Ctrl-C asks them to stop, the second leaves."""
+    asked = 0
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal asked
+        asked += 1
+
+    def leave(number: int, _: Any) -> None:
+        nonlocal asked
+        asked = 2
+
+    def idle() -> None:
+        if asked == 1:
+            fleet.cancel()
+        elif asked:
+            raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, leave)
+    try:
+        with show:
+            for name, event in fleet.events(idle):
+                show.event(name, event)
+        show.summary()
+        return fleet.exit
+    except KeyboardInterrupt:
+        print("left; the runs go on: `runner attach " + args.node + "` shows them", file=sys.stderr)
+        return LEFT
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

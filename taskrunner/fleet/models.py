@@ -1,0 +1,55 @@
+"""What a nodes file is: `nodes.toml`, or the same as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from taskrunner.model.models import Part, json_schema
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
+Value = str | int | float | bool
+Variables = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")], Value], Field()]
+
+
+class Defaults(Part):
+    """What nodes have in common: a node's own value wins."""
+
+    user: Line | None = Field(None, description="Who to log in as")
+    port: int | None = Field(None, ge=1, le=65535, description="Port of sshd (22)")
+    python: Line | None = Field(None, description="The node's Python, 3.8 or later (python3)")
+    state: Line | None = Field(
+        None, description="Folder for taskrunner's state there (default: in the user's home)"
+    )
+    variables: Variables | None = Field(None, description="Values of variables, for runs on the node")
+
+
+class NodeEntry(Defaults):
+    """One node."""
+
+    address: Line | None = Field(None, description="Name, IP address or alias in ~/.ssh/config")
+    private: Line | None = Field(None, description="Its address for other nodes: NAME_PRIVATE in task files")
+    id: Line | None = Field(None, description="EC2 instance id: NAME_ID in task files")
+
+
+class Group(Part):
+    """Nodes that are named together."""
+
+    nodes: list[Name] = Field(description="Names of nodes")
+    variables: Variables | None = Field(None, description="Values of variables, for runs on these nodes")
+
+
+class NodesFile(Part):
+    """A nodes file."""
+
+    schema_: str | None = Field(None, alias="$schema")
+    defaults: Defaults | None = None
+    nodes: dict[Name, NodeEntry]
+    groups: dict[Name, Group] | None = None
+
+
+def generate() -> dict[str, Any]:
+    """The JSON Schema of a nodes file (draft 2020-12)."""
+    return json_schema(NodesFile, "taskrunner nodes file")

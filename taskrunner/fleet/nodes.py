@@ -1,0 +1,178 @@
+"""The nodes: from NODE1_IP and the like in the environment, and from a nodes file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskrunner.errors import NotFoundError, TargetError, TaskFileError, UsageError, closest, in_order
+from taskrunner.fleet.toml import TomlDocument
+from taskrunner.model.document import Document
+from taskrunner.model.variables import text_of
+from taskrunner.transports import Transport, connect
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from taskrunner.transports import ReachOptions
+
+FILES = ("nodes.toml", "nodes.json")
+FROM_ENVIRONMENT = re.compile(r"(NODE[0-9]+)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE)")
+FIELDS = {"IP": "address"}
+KNOWN = ("address", "private", "id", "user", "port")
+"""What every run is told of every node: NODE1_IP, NODE1_PRIVATE, ..."""
+ALL = "all"
+
+
+class Node(NamedTuple):
+    """A machine to run on. `private` is its address for the other nodes, `id` that of the instance."""
+
+    name: str
+    address: str = ""
+    user: str = ""
+    port: int = 0
+    private: str = ""
+    id: str = ""
+    python: str = "python3"
+    state: str = ""
+    variables: Mapping[str, str] = {}
+
+    @property
+    def target(self) -> str:
+        """Its URL. Raises TargetError for a node without an address."""
+        if not self.address:
+            about = f" (only the id {self.id})" if self.id else ""
+            raise TargetError(
+                f"{self.name}: there is no address to reach it by{about}",
+                f"set {prefix(self.name)}_IP, or `address` in the nodes file",
+            )
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        user = f"{self.user}@" if self.user else ""
+        return f"ssh://{user}{host}" + (f":{self.port}" if self.port else "")
+
+    def connect(self, **options: Unpack[ReachOptions]) -> Transport:
+        """A transport to it; it is reached when that is first used."""
+        return connect(self.target, **options, python=self.python, state=self.state)
+
+
+class Nodes(NamedTuple):
+    """All that is known: nodes by name, in order, and groups of their names."""
+
+    nodes: Mapping[str, Node]
+    groups: Mapping[str, tuple[str, ...]]
+
+    def select(self, names: str | Iterable[str]) -> list[Node]:
+        """The nodes of names and groups ("node1,decode", "all"), each once.
+
+        Raises NotFoundError with the closest names.
+        """
+        wanted = names.split(",") if isinstance(names, str) else names
+        found: dict[str, Node] = {}
+        for name in (name.strip() for name in wanted):
+            if name in self.nodes:
+                members: Iterable[str] = (name,)
+            elif name in self.groups:
+                members = self.groups[name]
+            elif name == ALL and self.nodes:
+                members = self.nodes
+            else:
+                raise NotFoundError(f"there is no node or group {name!r}", self._hint(name))
+            found.update((member, self.nodes[member]) for member in members)
+        return list(found.values())
+
+    def variables(self) -> dict[str, str]:
+        """What task files may use of every node: NODE1_IP, NODE1_PRIVATE, NODE1_ID, ..."""
+        known = {}
+        for node in self.nodes.values():
+            for field in KNOWN:
+                value = str(getattr(node, field) or "")
+                if value:
+                    known[f"{prefix(node.name)}_{'IP' if field == 'address' else field.upper()}"] = value
+        return known
+
+    def _hint(self, name: str) -> str:
+        known = [*self.nodes, *self.groups]
+        if not known:
+            return "name nodes: NODE1_IP=... in the environment, or a nodes.toml here (--nodes FILE)"
+        return closest(name, known) or "known are " + ", ".join(known[:20])
+
+
+def prefix(name: str) -> str:
+    """What a node's variables begin with: NODE1 for node1, PREFILL_A for prefill-a."""
+    return re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
+def load_nodes(file: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Nodes:
+    """The nodes of the environment and of a file (default: nodes.toml or nodes.json here, if any).
+
+    For a node that both know, the environment wins. Raises TaskFileError with every problem of the
+    file, NotFoundError, UsageError.
+    """
+    if file is None:
+        file = next((name for name in FILES if os.path.exists(name)), None)
+    found = _read(Path(file)) if file is not None else Nodes({}, {})
+    nodes = dict(found.nodes)
+    for name, fields in sorted(_of_environment(environ).items(), key=lambda item: int(item[0][4:])):
+        nodes[name] = nodes.get(name, Node(name))._replace(**fields)
+    return Nodes(nodes, found.groups)
+
+
+def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for variable, value in environ.items():
+        match = FROM_ENVIRONMENT.fullmatch(variable)
+        if match is None or not value:
+            continue
+        field = FIELDS.get(match[2], match[2].lower())
+        if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
+            raise UsageError(f"{variable}={value}: expected a port, 1 to 65535")
+        found.setdefault(match[1].lower(), {})[field] = int(value) if field == "port" else value
+    # An address for the other nodes alone names no node to run on.
+    return {name: fields for name, fields in found.items() if "address" in fields or "id" in fields}
+
+
+def _read(path: Path) -> Nodes:
+    from taskrunner.model import schema
+
+    kind = TomlDocument if path.suffix == ".toml" else Document
+    document = kind.read(path)
+    problems = schema.problems(document, "nodes")
+    if problems:
+        raise TaskFileError(problems)
+    data = _without_comments(document.data)
+    groups = data.get("groups", {})
+    problems = [
+        document.problem(
+            ("groups", group, "nodes", index), f"there is no node {name!r}", closest(name, data["nodes"])
+        )
+        for group, entry in groups.items()
+        for index, name in enumerate(entry["nodes"])
+        if name not in data["nodes"]
+    ]
+    problems += [
+        document.problem(("groups", name), f"{name!r} is already a node's name", key=True)
+        for name in groups
+        if name in data["nodes"]
+    ]
+    if problems:
+        raise TaskFileError(in_order(problems))
+    defaults = data.get("defaults", {})
+    nodes = {}
+    for name, entry in data["nodes"].items():
+        fields = {**defaults, **entry}
+        fields["variables"] = {
+            variable: text_of(value)
+            for source in (defaults, *(groups[g] for g in groups if name in groups[g]["nodes"]), entry)
+            for variable, value in source.get("variables", {}).items()
+        }
+        nodes[name] = Node(name, **fields)
+    return Nodes(nodes, {name: tuple(entry["nodes"]) for name, entry in groups.items()})
+
+
+def _without_comments(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_comments(item) for name, item in value.items() if name[:1] not in ("_", "$")}
