@@ -106,6 +106,50 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "i
 
 
 @pytest.fixture
+def identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home for the one who connects, with a key; returns the key."""
+    from tests.sshd import keygen
+
+    folder = tmp_path / "home" / ".ssh"
+    folder.mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    return keygen(folder / "id_ed25519")
+
+
+@pytest.fixture
+def make_sshd(tmp_path: Path, identity: Path) -> Iterator[Callable[..., Any]]:
+    """Start servers that take the key, and whose keys are known."""
+    from tests.sshd import Sshd
+
+    made: list[Sshd] = []
+
+    def make(*options: str, **more: Any) -> Sshd:
+        server = Sshd(tmp_path / f"sshd{len(made)}", *options, **more)
+        made.append(server)
+        server.authorize(identity)
+        with (identity.parent / "known_hosts").open("a") as known:
+            known.write(server.known_as())
+        return server.start()
+
+    yield make
+    left: dict[int, str] = {}
+    for server in made:
+        server.stop()
+        left.update(_wait_until_gone(str(server.state)))
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"left running on a node: {left}"
+
+
+@pytest.fixture
+def sshd(make_sshd: Callable[..., Any]) -> Any:
+    """A server; see tests/sshd.py."""
+    return make_sshd()
+
+
+@pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Any]:
     """A terminal with a shell in it, as tests/terminal.py describes."""
     from tests.terminal import Terminal

@@ -54,6 +54,8 @@ def connect(endpoint: Endpoint, timeout: float) -> Transport:
         options.ciphers = sorted(options.ciphers, key=lambda name: not name.startswith("aes128-gcm"))
         options.key_types = hostkeys.algorithms(endpoint, tuple(options.key_types))
         transport.start_client(timeout=timeout)
+        if not transport.initial_kex_done:
+            raise TimeoutError  # of which it says nothing
         hostkeys.check(endpoint, transport.get_remote_server_key())
         keys.authenticate(transport, endpoint)
         transport.set_keepalive(KEEPALIVE)
@@ -64,6 +66,9 @@ def connect(endpoint: Endpoint, timeout: float) -> Transport:
         if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
             raise _explained(endpoint, error, timeout, _last_line(proxy_errors)) from error
         raise
+    finally:
+        if proxy_errors is not None:
+            proxy_errors.close()
 
 
 def _socket(endpoint: Endpoint, timeout: float, proxy_errors: IO[bytes] | None) -> Any:

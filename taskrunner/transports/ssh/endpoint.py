@@ -67,8 +67,8 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
     alias, port, user = parse(target)
     known = _lookup(alias, config or Path("~/.ssh/config").expanduser())
     files = known.get("identityfile") or [f"~/.ssh/{name}" for name in KEY_NAMES]
-    hosts = known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2").split()
-    hosts += known.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts").split()
+    hosts = _paths(known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
+    hosts += _paths(known.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts"))
     jump = known.get("proxyjump", "none")
     command = known.get("proxycommand", "none")
     try:
@@ -81,13 +81,21 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
             identities_only=known.get("identitiesonly", "no") == "yes",
             proxy_jump=() if jump == "none" else tuple(part.strip() for part in jump.split(",")),
             proxy_command="" if command == "none" else command,
-            known_hosts=tuple(os.path.expanduser(file.strip('"')) for file in hosts if file != "none"),
+            known_hosts=tuple(hosts),
             host_key_alias=known.get("hostkeyalias", ""),
             # `no` would also take a key that has changed; that is never done here.
             accept_new=accept_new or known.get("stricthostkeychecking", "") in ("accept-new", "no", "off"),
         )
     except ValueError as error:
         raise UsageError(f"~/.ssh/config: the port of {alias}: {error}") from error
+
+
+def _paths(value: str) -> list[str]:
+    """The files that a setting names. The parser has taken the quotes off one with a space in it."""
+    whole = os.path.expanduser(value)
+    if os.path.exists(whole):
+        return [whole]
+    return [os.path.expanduser(file) for file in value.split() if file != "none"]
 
 
 def _lookup(alias: str, path: Path) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskrunner.errors import TargetError
 
@@ -92,7 +92,9 @@ def _public(path: str) -> bytes:
 def _load(path: str, passphrase: str | None) -> PKey:
     from paramiko import PKey
 
-    return PKey.from_path(path, passphrase)
+    # It passes the passphrase on to functions that want bytes, whatever its types say.
+    encoded: Any = passphrase and passphrase.encode()
+    return PKey.from_path(path, encoded)
 
 
 def load(path: str) -> PKey:
