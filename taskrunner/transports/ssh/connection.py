@@ -48,7 +48,9 @@ def connect(endpoint: Endpoint, timeout: float) -> Transport:
         sock = _socket(endpoint, timeout, proxy_errors)
         transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=PACKET)
         transport.daemon = True
-        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+        # The first two are for a peer that says nothing, too: start_client is to see that first.
+        transport.banner_timeout = transport.handshake_timeout = 2 * timeout
+        transport.auth_timeout = timeout
         options = transport.get_security_options()
         # GCM encrypts and authenticates in one pass, several times as fast here as the others.
         options.ciphers = sorted(options.ciphers, key=lambda name: not name.startswith("aes128-gcm"))
