@@ -27,8 +27,12 @@ class Relay:
         while not self._closed:
             try:
                 near, _ = self._listener.accept()
+            except OSError:
+                continue
+            try:
                 far = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
+                near.close()
                 continue
             for end in (near, far):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -39,8 +43,8 @@ class Relay:
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         waiting: collections.deque[tuple[float, bytes]] = collections.deque()
         selector = selectors.DefaultSelector()
-        selector.register(source, selectors.EVENT_READ)
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            selector.register(source, selectors.EVENT_READ)
             while True:
                 now = time.monotonic()
                 while waiting and waiting[0][0] <= now:
@@ -55,6 +59,7 @@ class Relay:
             while waiting:
                 time.sleep(max(0.0, waiting[0][0] - time.monotonic()))
                 target.sendall(waiting.popleft()[1])
+        selector.close()
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -66,7 +71,7 @@ class Relay:
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     end.shutdown(socket.SHUT_RDWR)
-                    end.close()
+                end.close()
         self._pairs.clear()
 
     def close(self) -> None:
