@@ -53,7 +53,8 @@ def _translate(document: Document, error: Any) -> Iterator[Problem]:
         for name in value:
             if name not in known and not name.startswith("_"):
                 if not known:
-                    message = f'"{name}" is not {_meaning(NAME)}'
+                    pattern = next(iter(error.schema.get("patternProperties", {NAME: {}})))
+                    message = f'"{name}" is not {_meaning(pattern)}'
                     yield document.problem((*place, name), message, key=True)
                     continue
                 inside = " in " + _what(place)

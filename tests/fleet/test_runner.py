@@ -1,0 +1,291 @@
+"""`runner` on several nodes: addresses of 127.0.0.0/8 that one real sshd serves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from taskrunner.fleet.nodes import load_nodes
+from taskrunner.fleet.plans import run_on
+from tests.conftest import Process, wait_for
+from tests.sshd import Sshd, free_port
+from tests.terminal import Terminal
+
+Write = Callable[..., Path]
+Runner = Callable[..., Process]
+
+
+def runner_command(*args: object) -> list[str]:
+    return [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
+
+
+@pytest.fixture
+def runner() -> Runner:
+    def runner(*args: object, **more: object) -> Process:
+        return subprocess.run(
+            runner_command(*args),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    return runner
+
+
+@pytest.fixture
+def nodes(make_sshd: Callable[..., Sshd], identity: Path) -> Iterator[Sshd]:
+    """nodes.toml with node1, node2 and node3, each with a state folder of its own, in groups a and b."""
+    server = make_sshd(address="0.0.0.0")
+    addresses = [f"127.0.0.{number}" for number in (2, 3, 4)]
+    (identity.parent / "known_hosts").write_text(
+        server.known_as(*(f"[{ip}]:{server.port}" for ip in addresses))
+    )
+    lines = [f'[defaults]\nuser = "{server.user}"\nport = {server.port}\n']
+    for number, address in enumerate(addresses, 1):
+        lines.append(
+            f'[nodes.node{number}]\naddress = "{address}"\nstate = "{server.state}/{number}"\n'
+            f'private = "172.31.0.{number}"\nvariables = {{ N = {number} }}\n'
+        )
+    lines.append('[groups.pair]\nnodes = ["node1", "node2"]\n')
+    Path("nodes.toml").write_text("\n".join(lines))
+    yield server
+    for number in (1, 2, 3):
+        left = [
+            pid
+            for pid in os.listdir("/proc")
+            if pid.isdigit() and started_with(pid, f"{server.state}/{number}")
+        ]
+        assert left == []
+
+
+def started_with(pid: str, state: str) -> bool:
+    try:
+        return f"TASKRUNNER_HOME={state}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
+            b"\0"
+        ) and (Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX")
+    except OSError:
+        return False
+
+
+def test_one_node_by_its_name(nodes: Sshd, write: Write, runner: Runner) -> None:
+    path = write(
+        {"id": "a", "commands": ["echo $NODE_NAME sees <<NODE2_PRIVATE>>, is $N of <<M>>"]},
+        variables={"N": 0, "M": 1, "NODE2_PRIVATE": {"required": True}},
+    )
+    done = runner("run-node1", path, "--env", "M=3", "-v")
+    assert "node1 sees 172.31.0.2, is 1 of 3\n" in done.stdout
+    assert done.returncode == 0
+    again = runner("run", "node1", path, "--env", "M=3")
+    assert "1 skipped" in again.stdout
+    assert "sees" in runner("logs", "node1").stdout or "nothing" not in runner("logs", "node1").stdout
+    failing = write({"id": "a", "commands": ["exit 1"]}, file="work/fail.json")
+    assert f"runner run node1 {failing} --from a" in runner("run-node1", failing).stdout
+
+
+def test_a_bare_name_is_found_in_tasks(nodes: Sshd, write: Write, runner: Runner) -> None:
+    write({"id": "a", "commands": ["true"]}, file="work/tasks/measure-it.json")
+    assert runner("run-node1", "measure-it.json").returncode == 0
+    assert runner("run", "node1", "measure-it").returncode == 0
+
+
+def test_several_nodes(nodes: Sshd, write: Write, runner: Runner) -> None:
+    path = write(
+        {
+            "id": "a",
+            "commands": ["echo from $N > out$N"],
+            "outputs": [{"from": "out<<N>>", "to": "results/out"}],
+        },
+        variables={"N": 0},
+    )
+    done = runner("run", "pair", path)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-3:-1] == [
+        line for line in done.stdout.splitlines() if line.startswith("✓ node")
+    ]
+    assert done.stdout.splitlines()[-1] == "2 nodes: 2 ok"
+    assert Path("results/node1/out").read_text() == "from 1\n"
+    assert Path("results/node2/out").read_text() == "from 2\n"
+    assert "3 nodes: 3 ok" in runner("run-all", path).stdout
+    events = [json.loads(line) for line in runner("run-all", path, "--json").stdout.splitlines()]
+    assert {event["node"] for event in events} == {"node1", "node2", "node3"}
+    ends = [event for event in events if event["type"] == "node.finished"]
+    assert [(end["status"], end["skipped"]) for end in ends] == [("ok", 1)] * 3
+
+
+def test_a_failing_node_is_shown_whole_and_the_others_go_on(
+    nodes: Sshd, write: Write, runner: Runner
+) -> None:
+    talk = "for i in $(seq 30); do echo $N line $i; sleep 0.01; done; [ $N != 2 ]"
+    path = write({"id": "a", "commands": [talk]}, variables={"N": 0})
+    done = runner("run-all", path)
+    assert done.returncode == 1
+    block = "\n".join(f"    | 2 line {i}" for i in range(1, 31))
+    assert block in done.stdout
+    assert "3 nodes: 2 ok, 1 failed" in done.stdout
+    loud = runner("run-all", path, "-v", "--reset").stdout
+    assert all(f"node3 | 3 line {i}\n" in loud for i in range(1, 31))
+
+
+def test_a_node_that_cannot_be_reached_does_not_hold_up_the_rest(
+    nodes: Sshd, write: Write, runner: Runner
+) -> None:
+    with Path("nodes.toml").open("a") as file:
+        file.write(
+            f'[nodes.gone]\naddress = "127.0.0.9"\nport = {free_port()}\n[nodes.noaddress]\nid = "i-1"\n'
+        )
+    path = write({"id": "a", "commands": ["true"]})
+    done = runner("run-all", path)
+    assert done.returncode == 3
+    assert "3 ok, 2 unreachable" in done.stdout
+    assert "nothing listens there" in done.stdout
+    assert "only the id i-1" in done.stdout
+    listed = json.loads(runner("nodes", "--json").stdout)
+    assert [node["reachable"] for node in listed] == [True, True, True, False, False]
+    assert listed[0]["python"] == ".".join(map(str, sys.version_info[:3])) or listed[0]["python"]
+
+
+def test_fail_fast_serial_and_max_parallel(nodes: Sshd, write: Write, runner: Runner) -> None:
+    log = nodes.home / "log"
+    path = write(
+        {
+            "id": "a",
+            "commands": [f"echo begin $N >> '{log}'; sleep 0.3; echo end $N >> '{log}'; [ $N != 2 ]"],
+        },
+        variables={"N": 0},
+    )
+    done = runner("run-all", path, "--serial", "1")
+    assert log.read_text().split() == "begin 1 end 1 begin 2 end 2 begin 3 end 3".split()
+    assert done.returncode == 1
+    log.unlink()
+    done = runner("run-all", path, "--serial", "1", "--fail-fast", "--reset")
+    assert "end 2" in log.read_text()
+    assert "begin 3" not in log.read_text()
+    assert "1 ok, 1 failed, 1 skipped" in done.stdout
+    log.unlink()
+    runner("run-all", path, "--max-parallel", "1", "--reset")
+    words = log.read_text().split()
+    assert words[::2] == ["begin", "end"] * 3
+    log.unlink()
+    slow = write(
+        {"id": "a", "commands": ["[ $N != 2 ] && sleep 600"]},
+        {"id": "z", "always": True, "commands": [f"echo clean $N >> '{log}'"]},
+        variables={"N": 0},
+        file="work/slow.json",
+    )
+    began = time.monotonic()
+    done = runner("run-all", slow, "--fail-fast")
+    assert time.monotonic() - began < 30
+    assert "1 failed" in done.stdout
+    assert "2 cancelled" in done.stdout
+    assert sorted(log.read_text().split("\n")[:-1]) == ["clean 1", "clean 2", "clean 3"]
+
+
+def test_mistakes_in_the_file_are_said_before_anything_runs(
+    nodes: Sshd, write: Write, runner: Runner
+) -> None:
+    path = write({"id": "a", "commands": ["echo <<NOPE>>"]})
+    done = runner("run-all", path)
+    assert done.returncode == 2
+    assert done.stderr.count("NOPE is not defined") == 1
+    assert not nodes.state.exists()
+    assert "did you mean node1" in runner("run", "nod1", path).stderr
+    assert "did you mean nodes" in runner("node").stderr
+    assert runner("--help").returncode == 0
+    assert "runner run-node1" in runner("--help").stdout
+    assert "--accept-new-host-keys" in runner("run", "--help").stdout
+
+
+def test_ctrl_c_stops_all_and_attach_shows_all(nodes: Sshd, write: Write, runner: Runner) -> None:
+    path = write(
+        {"id": "a", "commands": ["touch at$N; sleep 600"]},
+        {"id": "z", "always": True, "commands": ["touch clean$N"]},
+        variables={"N": 0},
+    )
+
+    def begin() -> subprocess.Popen[str]:
+        for file in nodes.home.glob("*"):
+            file.unlink()
+        process = subprocess.Popen(
+            runner_command("run-all", path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        wait_for(lambda: len(list(nodes.home.glob("at*"))) == 3)
+        return process
+
+    process = begin()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "3 nodes: 3 cancelled" in out
+    assert len(list(nodes.home.glob("clean*"))) == 3
+    process = begin()
+    process.kill()
+    process.communicate()
+    assert "at a (1/2)" in runner("status").stdout
+    attached = subprocess.Popen(runner_command("attach", "all"), stdout=subprocess.PIPE, text=True)
+    assert "3 live" in f"{len(json.loads(runner('status', '--json').stdout))} live"
+    done = runner("cancel", "all")
+    assert done.stdout.count("ended") == 3
+    out, _ = attached.communicate(timeout=30)
+    assert "3 nodes: 3 cancelled" in out
+    assert "nothing is running; last" in runner("status").stdout
+
+
+def test_dry_run_detach_list(nodes: Sshd, write: Write, runner: Runner) -> None:
+    path = write({"id": "a", "name": "The first", "skip_if": "[ -e x ]", "commands": ["touch x"]})
+    assert runner("run-all", path, "--dry-run").stdout.count("would run") == 3
+    assert not (nodes.home / "x").exists()
+    assert "The first" in runner("run-all", path, "--list").stdout
+    ids = runner("run-all", path, "--detach").stdout.split()
+    assert len([word for word in ids if word[:2] == "20"]) == 3
+    wait_for(lambda: runner("status").stdout.count("The first") == 0 and (nodes.home / "x").exists())
+    assert "node1" in runner("attach", "all").stdout
+
+
+def test_put_get_and_shell(nodes: Sshd, runner: Runner) -> None:
+    Path("a file").write_text("content")
+    assert runner("put", "node1", "a file", "there/").stdout.startswith("node1: 1 file sent")
+    assert "all was there" in runner("put", "node1", "a file", "there/").stdout
+    assert runner("get", "pair", "there/a file", "back").returncode == 0
+    assert Path("back/node2/a file").read_text() == "content"
+    assert runner("get", "node1", "there", "one").returncode == 0
+    assert Path("one/a file").read_text() == "content"
+    missing = runner("get", "node1", "nothing", "x")
+    assert missing.returncode == 2
+    assert "No such file" in missing.stderr
+    done = runner("shell", "node1", "cat ~/'there/a file'; exit 7")
+    assert (done.stdout, done.returncode) == ("content", 7)
+
+
+def test_the_live_table(nodes: Sshd, write: Write, terminal: Terminal, identity: Path) -> None:
+    path = write(
+        {"id": "talk", "commands": ["echo hello from $N; until [ -e go ]; do sleep 0.02; done; [ $N != 3 ]"]},
+        variables={"N": 0},
+    )
+    command = " ".join(f"'{word}'" for word in runner_command("run-all", path))
+    terminal.type(f"cd {Path.cwd()}; HOME={identity.parent.parent} {command}", "Enter")
+    for text in ("node2  1/1  talk", "hello from 2", "0 of 3 done"):
+        terminal.see(text)
+    (nodes.home / "go").touch()
+    screen = terminal.see("3 nodes: 2 ok, 1 failed")
+    assert "✗ node3  0 ok, 0 skipped, 1 failed" in screen
+    assert "    | hello from 3" in screen
+    assert "hello from 1" not in screen
+
+
+def test_from_python(nodes: Sshd, write: Write) -> None:
+    path = write({"id": "a", "commands": ["echo $N"]}, variables={"N": 0})
+    fleet = run_on(load_nodes(), "pair", path, output=True)
+    printed = {name: event["text"] for name, event in fleet.events() if event["type"] == "output"}
+    assert printed == {"node1": "1\n", "node2": "2\n"}
+    assert fleet.exit == 0
+    assert fleet.statuses == {"node1": "ok", "node2": "ok"}
