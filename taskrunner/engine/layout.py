@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import re
@@ -72,7 +73,7 @@ def write_atomic(path: str, data: bytes, durable: bool = False) -> None:
 
     `durable`: it must also be there after a loss of power.
     """
-    temporary = "%s.%d.tmp" % (path, os.getpid())
+    temporary = "%s.%d.%d.tmp" % (path, os.getpid(), _thread.get_ident())
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
