@@ -3,7 +3,7 @@
 Every figure is a median of several runs, taken in turns within one go, and what counts is the
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
-of: steps, startup, output, large.
+of: steps, startup, output, large, ssh, fleet, transfer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import remote
 from benchmarks.peers import build
 from taskrunner import __version__
 
@@ -240,7 +241,16 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {memory} GiB, Linux {platform.release()}, Python {platform.python_version()}"
 
 
-BENCHMARKS = {"steps": steps, "startup": startup, "output": output, "large": large}
+BENCHMARKS = {
+    "steps": steps,
+    "startup": startup,
+    "output": output,
+    "large": large,
+    "ssh": lambda folder: remote.ssh(folder, peers_venv()),
+    "fleet": lambda folder: remote.fleet(folder, peers_venv()),
+    "transfer": lambda folder: remote.transfer(folder, peers_venv()),
+}
+IN_MEMORY = ("output", "transfer")
 
 
 def main() -> None:
@@ -251,7 +261,7 @@ def main() -> None:
         raise SystemExit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}\n")
     for name in chosen:
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if name == "output" else None) as folder:
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if name in IN_MEMORY else None) as folder:
             BENCHMARKS[name](Path(folder))
 
 
