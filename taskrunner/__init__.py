@@ -5,6 +5,8 @@
     result = run("tasks/quickstart.json", env={"PORT": 8765})
     print(result.status, result.ok, result.skipped)
 
+With `on="ssh://user@host"` it runs there.
+
 Everything else is imported when it is first used, so that the command starts quickly.
 """
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from taskrunner.api import LoadedFile, compile, load, run, start, validate
     from taskrunner.errors import (
         EngineDiedError,
+        HostKeyError,
         LockHeldError,
         NotFoundError,
         Problem,
@@ -27,7 +30,10 @@ if TYPE_CHECKING:
         TaskrunnerError,
         UsageError,
     )
-    from taskrunner.events import Event
+    from taskrunner.events import Event, NodeEvent
+    from taskrunner.fleet.nodes import Node, Nodes, load_nodes
+    from taskrunner.fleet.parallel import Fleet
+    from taskrunner.fleet.plans import run_on
     from taskrunner.history import RunInfo, past_runs
     from taskrunner.model.models import (
         File,
@@ -42,25 +48,31 @@ if TYPE_CHECKING:
     )
     from taskrunner.runs import Result, Run, attach
     from taskrunner.transports.local import LocalTransport
+    from taskrunner.transports.ssh.transport import SshTransport
 
 _HOMES = {
     "taskrunner.api": "LoadedFile compile load run start validate",
-    "taskrunner.errors": "EngineDiedError LockHeldError NotFoundError Problem StateError TargetError"
-    " TaskFileError TaskrunnerError UsageError",
-    "taskrunner.events": "Event",
+    "taskrunner.errors": "EngineDiedError HostKeyError LockHeldError NotFoundError Problem StateError"
+    " TargetError TaskFileError TaskrunnerError UsageError",
+    "taskrunner.events": "Event NodeEvent",
+    "taskrunner.fleet.nodes": "Node Nodes load_nodes",
+    "taskrunner.fleet.parallel": "Fleet",
+    "taskrunner.fleet.plans": "run_on",
     "taskrunner.model.models": "File LogPattern Metadata Probe Retries Service Task TaskFile Variable",
     "taskrunner.history": "RunInfo past_runs",
     "taskrunner.runs": "Result Run attach",
     "taskrunner.transports.local": "LocalTransport",
+    "taskrunner.transports.ssh.transport": "SshTransport",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    "EngineDiedError", "Event", "File", "LoadedFile", "LocalTransport", "LockHeldError",
-    "LogPattern", "Metadata", "NotFoundError", "Probe", "Problem", "Result", "Retries", "Run",
-    "RunInfo", "Service", "StateError", "TargetError", "Task", "TaskFile", "TaskFileError",
-    "TaskrunnerError", "UsageError", "Variable", "__version__", "attach", "compile",
-    "load", "past_runs", "run", "start", "validate",
+    "EngineDiedError", "Event", "File", "Fleet", "HostKeyError", "LoadedFile", "LocalTransport",
+    "LockHeldError", "LogPattern", "Metadata", "Node", "NodeEvent", "Nodes", "NotFoundError", "Probe",
+    "Problem", "Result", "Retries", "Run", "RunInfo", "Service", "SshTransport", "StateError",
+    "TargetError", "Task", "TaskFile", "TaskFileError", "TaskrunnerError", "UsageError", "Variable",
+    "__version__", "attach", "compile", "load", "load_nodes", "past_runs", "run", "run_on", "start",
+    "validate",
 ]  # fmt: skip
 
 

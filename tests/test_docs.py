@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from taskrunner import packs, validate
 from tests.conftest import Process, command
+from tests.sshd import Sshd
 from tests.terminal import Terminal
 
 ROOT = Path(__file__).parent.parent
@@ -21,12 +24,17 @@ def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_the_examples_of_the_library_run(capsys: pytest.CaptureFixture[str]) -> None:
-    namespace: dict[str, object] = {"__name__": "docs"}
+def test_the_examples_of_the_library_run(capsys: pytest.CaptureFixture[str], sshd: Sshd) -> None:
+    namespace: dict[str, object] = {"__name__": "docs", "NODE": sshd.target}
+    Path("nodes.toml").write_text(
+        f'[nodes.node1]\naddress = "127.0.0.1"\nport = {sshd.port}\nuser = "{sshd.user}"\n'
+    )
     for number, block in enumerate(blocks("docs/library.md", "python")):
         exec(compile(block, f"docs/library.md, example {number + 1}", "exec"), namespace)
     printed = capsys.readouterr().out
     assert "02-count 12" in printed
+    assert "node1 ok 2 skipped" in printed
+    assert Path("from-the-node").read_text() == "hello world\n"
     assert 'broken.json:1:24: tasks[0].comands: unknown key "comands" in a task (did you mean' in printed
 
 
@@ -47,6 +55,53 @@ def test_the_mistakes_in_the_readme(cli: Callable[..., Process]) -> None:
     bad = good.replace('"commands"', '"comands"').replace("-v <<PACKAGE>>", "-v <<PACKGE>>")
     Path("tasks/install.json").write_text(bad)
     assert cli("tasks/install.json").stderr.startswith(shown)
+
+
+HELLO = {
+    "name": "Hello",
+    "variables": {"ROLE": "consumer"},
+    "tasks": [
+        {"id": "01-greet", "commands": ['echo "hello from $NODE_NAME, a $ROLE"']},
+        {"id": "02-check", "commands": ["ls -d /opt/no-such-folder"], "when": {"NODE_NAME": "node2"}},
+    ],
+}
+
+
+def test_the_nodes_that_are_shown(make_sshd: Callable[..., Sshd], identity: Path) -> None:
+    server = make_sshd(address="0.0.0.0")
+    config, known = "", ""
+    for number in (1, 2):
+        address = f"127.0.0.{number + 1}"
+        config += f"Host gpu-{number}\n  HostName {address}\n  Port {server.port}\n"
+        known += server.known_as(f"[{address}]:{server.port}")
+    (identity.parent / "config").write_text(config)
+    (identity.parent / "known_hosts").write_text(known)
+    (shown,) = blocks("docs/nodes.md", "toml")
+    state = f"{server.state}/second"
+    Path("nodes.toml").write_text(
+        shown.replace("/mnt/nvme/taskrunner", state)
+        .replace("python3.11", "python3")
+        .replace("ubuntu", server.user)
+    )
+    Path("tasks").mkdir()
+    Path("tasks/hello.json").write_text(json.dumps(HELLO, indent=2))
+    (recording,) = blocks("docs/nodes.md", "console")
+    printed = ""
+    for typed in (line[2:] for line in recording.splitlines() if line.startswith("$ ")):
+        words = [
+            sys.executable,
+            "-c",
+            "from taskrunner.cli.main import runner; runner()",
+            *typed.split()[1:],
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        printed += f"$ {typed}\n{done.stdout}"
+    assert sorted(without_times(printed)) == sorted(without_times(recording))
+
+
+def without_times(text: str) -> list[str]:
+    """Lines without dates, durations, latencies and versions of Python."""
+    return [re.sub(r"[\d-]+ [\d:]+ \[|\d+\.\d+ ?m?s|Python [\d.]+", "*", line) for line in text.splitlines()]
 
 
 def test_every_key_of_a_step_is_documented() -> None:

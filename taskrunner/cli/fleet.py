@@ -7,13 +7,14 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from taskrunner.cli.words import detail, duration, skipped
+from taskrunner.cli.words import GO_ON, detail, duration, failure, skipped
 
 if TYPE_CHECKING:
-    from taskrunner.events import Event, NodeEvent, NodeFinished
+    from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
 
 MARKS = {"ok": "✓", "failed": "✗", "unreachable": "✗", "locked": "✗", "cancelled": "■", "skipped": "–"}
 
@@ -29,15 +30,22 @@ class Renderer(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def renderer(args: Namespace, nodes: Sequence[str], steps: int) -> Renderer:
+def renderer(args: Namespace, nodes: Sequence[str], steps: int, about: About) -> Renderer:
     """The renderer that the arguments and the terminal ask for."""
     if args.json:
         return JsonLines(args.verbose)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (args.verbose or args.quiet):
         from taskrunner.cli.fleet_table import Live
 
-        return Live(nodes, steps)
-    return Plain(nodes, args.verbose, args.quiet)
+        return Live(nodes, steps, about)
+    return Plain(nodes, about, args.verbose, args.quiet)
+
+
+class About(NamedTuple):
+    """What failures are explained with: the task file, and the command that goes on at a node's step."""
+
+    file: str
+    resume: Callable[[str, str], str]
 
 
 class JsonLines:
@@ -62,12 +70,14 @@ class JsonLines:
 class Plain:
     """Timestamped lines, each with its node; the output of a failed step comes whole, at its end."""
 
-    def __init__(self, nodes: Sequence[str], output: bool = False, quiet: bool = False) -> None:
+    def __init__(self, nodes: Sequence[str], about: About, output: bool = False, quiet: bool = False) -> None:
         self.wants_output: bool | Literal["last"] = output
         self._width = max(map(len, nodes), default=0)
         self._nodes = list(nodes)
         self._quiet = quiet
         self._half: dict[str, str] = {}
+        self._failed: dict[str, list[StepFinished]] = {}
+        self._about = about
         self._ends: dict[str, NodeFinished] = {}
 
     def event(self, node: str, event: Event | NodeEvent) -> None:
@@ -75,9 +85,12 @@ class Plain:
             self._ends[node] = event
             self._flush(node)
             self._say(node, event["time"], event["status"].upper(), outcome(event))
-            for line in explained(event):
+            for line in explained(node, event, self._failed.get(node, []), self._about):
                 self._write(line)
-        elif event["type"] == "output":
+            return
+        if event["type"] == "step.finished" and event["status"] == "failed":
+            self._failed.setdefault(node, []).append(event)
+        if event["type"] == "output":
             *lines, self._half[node] = (self._half.get(node, "") + event["text"]).split("\n")
             for line in lines:
                 self._write(f"{node:<{self._width}} | {line}")
@@ -128,10 +141,16 @@ def outcome(event: NodeFinished) -> str:
     return f"{counts} in {duration(event['duration'])}"
 
 
-def explained(event: NodeFinished) -> list[str]:
-    """What else there is to say of a node that did not do it."""
-    lines = ["    " + line for line in event["hint"].splitlines()]
-    return lines + ["    | " + line for line in event["output"].splitlines()]
+def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], about: About) -> list[str]:
+    """What else there is to say of a node that did not do it: why, what was printed, how to go on."""
+    lines = event["hint"].splitlines()
+    ends = []
+    for step in failed:
+        said = failure(step, about.file, partial(about.resume, node), tail=False)
+        lines += [line for line in said if not line.startswith(GO_ON)]
+        ends += [line for line in said if line.startswith(GO_ON)]
+    lines += ["| " + line for line in event["output"].splitlines()]
+    return ["    " + line for line in [*lines, *ends]]
 
 
 def table(nodes: Sequence[str], ends: dict[str, NodeFinished]) -> list[str]:

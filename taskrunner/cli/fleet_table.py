@@ -11,12 +11,12 @@ from rich.live import Live as Region
 from rich.table import Table
 from rich.text import Text
 
-from taskrunner.cli.fleet import MARKS, explained, outcome, table
+from taskrunner.cli.fleet import MARKS, About, explained, outcome, table
 from taskrunner.cli.terminal import printable
 from taskrunner.cli.words import detail, duration
 
 if TYPE_CHECKING:
-    from taskrunner.events import Event, NodeEvent, NodeFinished
+    from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
 
 REFRESH_PER_SECOND = 4
 RESERVED = 6
@@ -38,10 +38,12 @@ class Live:
 
     wants_output: bool | Literal["last"] = "last"
 
-    def __init__(self, nodes: Sequence[str], steps: int) -> None:
+    def __init__(self, nodes: Sequence[str], steps: int, about: About) -> None:
         self._console = Console(highlight=False)
         self._nodes = list(nodes)
         self._count = steps
+        self._about = about
+        self._failed: dict[str, list[StepFinished]] = {}
         self._rows: dict[str, Row] = {}
         self._ends: dict[str, NodeFinished] = {}
         self._region = Region(
@@ -63,7 +65,7 @@ class Live:
             self._ends[node] = event
             if event["status"] not in ("ok", "skipped"):
                 self._console.print(Text(f"{MARKS[event['status']]} {node}  {outcome(event)}", style="red"))
-                for line in explained(event):
+                for line in explained(node, event, self._failed.get(node, []), self._about):
                     self._console.print(Text(line))
             return
         row = self._rows.setdefault(node, Row())
@@ -72,6 +74,8 @@ class Live:
         elif event["type"] == "step.started":
             row.step, row.index, row.since = event["step"], event["index"], time.monotonic()
             row.line = row.half = ""
+        elif event["type"] == "step.finished" and event["status"] == "failed":
+            self._failed.setdefault(node, []).append(event)
         elif event["type"] == "output":
             *lines, row.half = (row.half + event["text"]).split("\n")
             row.line = next((line for line in reversed([*lines, row.half]) if line.strip()), row.line)

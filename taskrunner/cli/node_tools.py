@@ -141,7 +141,7 @@ def cancel(args: Namespace) -> int:
 
     chosen = nodes_of(args)[1]
     if len(chosen) == 1:
-        return inspect.cancel(only(args, chosen[0]))
+        return inspect.cancel(only(args, chosen[0].name))
 
     def stop(node: Node, transport: SshTransport) -> list[str]:
         live = [known["run"] for known in transport.infos(MANY, live=True)]

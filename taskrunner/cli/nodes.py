@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from taskrunner import api, runs
-from taskrunner.cli.fleet import Renderer, renderer
-from taskrunner.cli.run import SIGNALS, given, last_file, options
+from taskrunner.cli.fleet import About, Renderer, renderer
+from taskrunner.cli.run import SIGNALS, given, last_file, options, resume
 from taskrunner.cli.run import attach as attach_one
 from taskrunner.cli.run import run as run_one
-from taskrunner.cli.targets import connect_options, nodes_of, only
+from taskrunner.cli.targets import again, connect_options, nodes_of, only
 from taskrunner.fleet.nodes import Node
 from taskrunner.fleet.parallel import Fleet
 from taskrunner.fleet.plans import compile_for, defaults, fleet
@@ -32,34 +32,45 @@ def run(args: Namespace) -> int:
     """A file on one node as on this machine, on several in parallel."""
     nodes, chosen = nodes_of(args)
     if args.list or len(chosen) == 1:
-        return run_one(only(args, chosen[0], defaults=defaults(nodes, chosen[0])))
+        return run_one(only(args, chosen[0].name, defaults=defaults(nodes, chosen[0])))
     if args.dry_run or args.detach:
         status = 0
         for node in chosen:
             _say(args, f"== {node.name} ==")
-            status = max(status, run_one(only(args, node, defaults=defaults(nodes, node))))
+            status = max(status, run_one(only(args, node.name, defaults=defaults(nodes, node))))
         return status
-    plans = compile_for(nodes, chosen, args.file or last_file(args), **options(args))
+    args.file = args.file or str(last_file(args))
+    plans = compile_for(nodes, chosen, args.file, **options(args))
     for plan in plans.values():
         plan["given"] = given(args, plan)
+    first = plans[chosen[0].name]
+    about = About(first["file"], lambda node, step: resume(only(args, node), plans[node], step))
     return _follow(
-        args, chosen, len(next(iter(plans.values()))["steps"]),
+        args,
+        chosen,
+        len(first["steps"]),
+        about,
         lambda node, transport: api.begin(plans[node.name], transport),
-    )  # fmt: skip
+    )
 
 
 def attach(args: Namespace) -> int:
     """The last run of each node, or one run of one node."""
     _, chosen = nodes_of(args)
     if len(chosen) == 1:
-        return attach_one(only(args, chosen[0]))
-    return _follow(args, chosen, 0, lambda node, transport: runs.attach(args.run, transport))
+        return attach_one(only(args, chosen[0].name))
+    about = About("", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
+    return _follow(args, chosen, 0, about, lambda node, transport: runs.attach(args.run, transport))
 
 
 def _follow(
-    args: Namespace, chosen: list[Node], steps: int, begin: Callable[[Node, Transport], runs.Run]
+    args: Namespace,
+    chosen: list[Node],
+    steps: int,
+    about: About,
+    begin: Callable[[Node, Transport], runs.Run],
 ) -> int:
-    show = renderer(args, [node.name for node in chosen], steps)
+    show = renderer(args, [node.name for node in chosen], steps, about)
     found = fleet(
         chosen, begin, connect_options(args), max_parallel=args.max_parallel, serial=args.serial,
         fail_fast=args.fail_fast, output=show.wants_output,

@@ -40,9 +40,9 @@ def one(args: Namespace) -> Node:
     return found[0]
 
 
-def only(args: Namespace, node: Node, **more: Any) -> Namespace:
+def only(args: Namespace, node: str, **more: Any) -> Namespace:
     """The same arguments for one node."""
-    return Namespace(**{**vars(args), "node": node.name, **more})
+    return Namespace(**{**vars(args), "node": node, **more})
 
 
 def connect_options(args: Namespace) -> ReachOptions:

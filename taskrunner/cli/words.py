@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 Resume = Callable[[str], str]
 """From a step's id to the command that goes on there."""
 
+GO_ON = "to go on from here: "
+
 SKIPPED = {
     "guard": "already true",
     "journal": "already done",
@@ -87,5 +89,5 @@ def failure(event: StepFinished, file: str, resume: Resume, tail: bool) -> list[
     if tail:
         lines += ["| " + line for line in event.get("tail", ())]
     if not event.get("tolerated"):
-        lines.append(f"to go on from here: {resume(event['step'])}")
+        lines.append(GO_ON + resume(event["step"]))
     return lines

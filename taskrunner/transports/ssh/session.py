@@ -12,6 +12,7 @@ import json
 import random
 import re
 import shlex
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ class Session:
         self._waiting: deque[tuple[dict[str, Any], bytes]] = deque()
         self._number = 0
         self._spoke = self._heard = 0.0
+        self._speaking = threading.Lock()
 
     @property
     def connected(self) -> bool:
@@ -231,9 +233,11 @@ class Session:
         if channel is None:
             raise self._lost("closed")
         self._spoke = time.monotonic()
-        channel.settimeout(SILENT)
         try:
-            channel.sendall(data)
+            # A run may be cancelled by another thread than the one that follows it.
+            with self._speaking:
+                channel.settimeout(SILENT)
+                channel.sendall(data)
         except OSError as error:
             raise self._lost(str(error) or "nothing is taken any more") from error
 

@@ -32,10 +32,8 @@ class SshTransport:
     for getting back one that was lost. Host keys are checked; with `accept_new_host_keys` one that
     is not known yet is taken and remembered.
 
-    One transport is for one thread at a time.
+    One transport is for one thread at a time, but for `cancel`.
     """
-
-    remote = True
 
     def __init__(
         self,
