@@ -17,7 +17,7 @@ class Relay:
         self.delay = delay
         self.swallow = False
         self._to = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("0.0.0.0", 0))
         self.port = int(self._listener.getsockname()[1])
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._closed = False

@@ -59,7 +59,7 @@ def packs(args: Namespace) -> int:
 
 def schema(args: Namespace) -> int:
     """Print the JSON Schema."""
-    sys.stdout.write(packs_.schema_path().read_text(encoding="utf-8"))
+    sys.stdout.write(packs_.schema_path(args.kind).read_text(encoding="utf-8"))
     return 0
 
 
@@ -82,5 +82,5 @@ def completion(args: Namespace) -> int:
         raise NotFoundError("shell completion needs shtab", "pip install shtab") from error
     from taskrunner.cli.arguments import overview
 
-    print(shtab.complete(overview(), args.shell))
+    print(shtab.complete(overview(args.program), args.shell))
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import __version__
-from taskrunner.cli.arguments import COMMANDS
+from taskrunner.cli.commands import COMMANDS
 from tests.conftest import Process, command, wait_for
 
 Write = Callable[..., Path]

@@ -15,7 +15,9 @@ import pytest
 
 from taskrunner.fleet.nodes import load_nodes
 from taskrunner.fleet.plans import run_on
+from taskrunner.transports.ssh import session
 from tests.conftest import Process, wait_for
+from tests.relay import Relay
 from tests.sshd import Sshd, free_port
 from tests.terminal import Terminal
 
@@ -152,6 +154,39 @@ def test_a_node_that_cannot_be_reached_does_not_hold_up_the_rest(
     listed = json.loads(runner("nodes", "--json").stdout)
     assert [node["reachable"] for node in listed] == [True, True, True, False, False]
     assert listed[0]["python"] == ".".join(map(str, sys.version_info[:3])) or listed[0]["python"]
+
+
+def test_a_node_that_disappears_in_the_middle(
+    nodes: Sshd, write: Write, identity: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SILENT", 1.0)
+    monkeypatch.setattr(session, "PING", 0.3)
+    relay = Relay(nodes.port)
+    with (identity.parent / "known_hosts").open("a") as known:
+        known.write(nodes.known_as(f"[127.0.0.3]:{relay.port}"))
+    text = Path("nodes.toml").read_text()
+    Path("nodes.toml").write_text(text.replace("[nodes.node2]", f"[nodes.node2]\nport = {relay.port}"))
+    path = write(
+        {"id": "a", "commands": ["touch at$N; until [ -e go ]; do sleep 0.02; done"]}, variables={"N": 0}
+    )
+    fleet = run_on(load_nodes(), "all", path, reach={"connect_timeout": 1.0, "reconnect_timeout": 1.0})
+    ends = {}
+
+    def vanish() -> None:
+        relay.swallow = relay.swallow or len(list(nodes.home.glob("at*"))) == 3
+
+    for name, event in fleet.events(vanish):
+        if event["type"] == "node.finished":
+            ends[name] = event
+            (nodes.home / "go").touch()
+        if event["type"] == "connection":
+            (nodes.home / "go").touch()
+    assert {name: end["status"] for name, end in ends.items()} == {
+        "node1": "ok", "node2": "unreachable", "node3": "ok",
+    }  # fmt: skip
+    assert "lost, and not back within 1 s" in ends["node2"]["message"]
+    assert fleet.exit == 3
+    relay.close()
 
 
 def test_fail_fast_serial_and_max_parallel(nodes: Sshd, write: Write, runner: Runner) -> None:

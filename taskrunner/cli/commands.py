@@ -1,0 +1,129 @@
+"""The commands of `taskrunner` and `runner`, as tables: what each is for, who handles it, what it takes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+EXAMPLES = """examples:
+  taskrunner quickstart                           half a minute, needs nothing
+  taskrunner tasks/setup-environment.json         run a file; what is done already is skipped
+  taskrunner setup-environment --dry-run          what would run, and what not, and why
+  taskrunner FILE --env MODEL=Qwen/Qwen2.5-7B     give a variable a value
+  taskrunner --from 05-install-python             go on with the file run last in this folder
+  taskrunner FILE --on ssh://ubuntu@10.0.0.5      the same on another machine
+  taskrunner status                               what is running
+  taskrunner logs -f                              follow the output of the last run
+
+exit status:
+  0 done   1 a step failed   2 bad usage or an invalid file   3 target unreachable
+  4 another run of the file is under way   130 cancelled
+"""
+RUNNER_EXAMPLES = """nodes:
+  NODE1_IP, NODE2_IP, ... in the environment (with NODE1_USER, NODE1_PORT, NODE1_PRIVATE, NODE1_ID), and
+  nodes.toml or nodes.json in this folder (--nodes FILE). NODE stands for a node's name, a group's, "all",
+  or several of them: node1,decode
+
+examples:
+  export NODE1_IP=10.0.0.11 NODE2_IP=10.0.0.12 NODE1_USER=ubuntu NODE2_USER=ubuntu
+  runner nodes                                    can they be reached, and what do they run?
+  runner setup                                    setup-environment.json on all of them
+  runner run-node1 measure-efa-producer.json --env NODE1_PRIVATE=172.31.0.11
+  runner run all FILE --serial 1 --fail-fast      one after the other, until one fails
+  runner attach all                               after a Ctrl-C, or from another terminal
+  runner get all /tmp/results/ results/           into results/node1, results/node2
+
+exit status:
+  0 done   1 a node failed   2 bad usage or an invalid file   3 a node could not be reached
+  4 another run of the file is under way   130 cancelled
+"""
+RUN_EXAMPLES = """examples:
+  taskrunner tasks/setup-environment.json --dry-run
+  taskrunner FILE --env PORT=8100 --env HF_TOKEN    HF_TOKEN comes from the environment
+  taskrunner FILE --only 03-serve --only 04-measure
+  taskrunner FILE --detach && taskrunner attach
+  taskrunner FILE --check                           would anything run a second time?
+"""
+
+
+class Command(NamedTuple):
+    """A command: what it is for, who handles it, and the groups of arguments (in options.py) it takes."""
+
+    help: str
+    handler: str
+    arguments: str
+    epilog: str = ""
+
+
+COMMANDS = {
+    "run": Command("run a task file", "run:run",
+                   "optional_file variables selection run target shown", RUN_EXAMPLES),
+    "validate": Command("check task files, run nothing", "check:validate", "files json",
+                        "example: taskrunner validate tasks/*.json\n"),
+    "lint": Command("look for what is valid, but unwise", "check:lint", "files json",
+                    "example: taskrunner lint tasks/setup-environment.json\n"),
+    "packs": Command("list the task files that come with taskrunner", "check:packs", "json"),
+    "status": Command("what is running now", "inspect:status", "target json"),
+    "logs": Command("show the output of a run's steps", "inspect:logs", "logs target",
+                    "example: taskrunner logs -f 05-install-vllm\n"),
+    "attach": Command("show a run from its beginning, and follow it", "run:attach", "some_run target shown"),
+    "cancel": Command("ask a run to stop", "inspect:cancel", "some_run target"),
+    "history": Command("list past runs", "inspect:history", "count target json"),
+    "show": Command("how each step of a run went", "inspect:show", "some_run target json"),
+    "schema": Command("print the JSON Schema of a task file, or of a nodes file", "check:schema", "kind"),
+    "compile": Command("print the plan of a task file, secrets masked", "check:compile_",
+                       "file variables selection"),
+    "completion": Command("print a script for shell completion", "check:completion", "shell",
+                          'example: eval "$(taskrunner completion bash)"\n'),
+}  # fmt: skip
+
+_ON_NODES = "variables selection run parallel connection shown"
+
+RUNNER_COMMANDS = {
+    "setup": Command("set up the nodes: run setup-environment", "nodes:setup", "some_nodes " + _ON_NODES),
+    "run": Command("run a task file on nodes; also `runner run-NODE FILE`", "nodes:run",
+                   "nodes optional_file " + _ON_NODES, RUNNER_EXAMPLES),
+    "run-all": Command("run a task file on all nodes", "nodes:run", "all_nodes optional_file " + _ON_NODES),
+    "nodes": Command("list the nodes: reachable, latency, Python, what runs there", "node_tools:nodes",
+                     "some_nodes connection json"),
+    "status": Command("what is running on the nodes", "node_tools:status", "some_nodes connection json"),
+    "attach": Command("show a node's last run, or that of each node, and follow it", "nodes:attach",
+                      "nodes some_run parallel connection shown"),
+    "logs": Command("show the output of a run's steps on a node", "inspect:logs", "nodes logs connection",
+                    "example: runner logs node1 -f 05-install-vllm\n"),
+    "cancel": Command("ask the runs on nodes to stop", "node_tools:cancel", "nodes some_run connection"),
+    "history": Command("list past runs on a node", "inspect:history", "nodes count connection json"),
+    "show": Command("how each step of a run on a node went", "inspect:show",
+                    "nodes some_run connection json"),
+    "put": Command("copy files to nodes; what is there already is not sent", "node_tools:put",
+                   "nodes copied connection", "example: runner put all configs/ /tmp/configs\n"),
+    "get": Command("copy files from nodes", "node_tools:get", "nodes copied connection",
+                   "example: runner get node1 /tmp/results results\n"),
+    "shell": Command("a shell on a node, or one command", "node_tools:shell", "nodes connection command",
+                     "example: runner shell node1 nvidia-smi\n"),
+    "completion": Command("print a script for shell completion", "check:completion", "shell",
+                          'example: eval "$(runner completion bash)"\n'),
+}  # fmt: skip
+
+
+class Program(NamedTuple):
+    """One of the two commands."""
+
+    usage: str
+    description: str
+    epilog: str
+    commands: dict[str, Command]
+
+
+PROGRAMS = {
+    "taskrunner": Program(
+        "taskrunner [COMMAND] [FILE] [options]",
+        "Run JSON task files, step by step, idempotently. "
+        "Without a command: run FILE (`taskrunner run --help` has its options).",
+        EXAMPLES, COMMANDS,
+    ),
+    "runner": Program(
+        "runner COMMAND [NODE] [FILE] [options]",
+        "Run JSON task files on nodes, and look after them there.",
+        RUNNER_EXAMPLES, RUNNER_COMMANDS,
+    ),
+}  # fmt: skip

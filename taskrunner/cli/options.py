@@ -1,0 +1,134 @@
+"""What can be said to a command: groups of arguments, each added to a parser by one function."""
+
+from __future__ import annotations
+
+import argparse
+
+Parser = argparse.ArgumentParser
+
+
+def file(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a task file, or the name of a pack")
+
+
+def optional_file(parser: Parser) -> None:
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE",
+        help="a task file, or the name of a pack; with --from: the file run last here",
+    )  # fmt: skip
+
+
+def files(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a task file, or a pack's name")
+
+
+def variables(parser: Parser) -> None:
+    parser.add_argument(
+        "--env", "-e", action="append", default=[], metavar="NAME=VALUE",
+        help="a variable's value; NAME alone takes it from the environment",
+    )  # fmt: skip
+    parser.add_argument(
+        "--env-file", action="append", default=[], metavar="PATH", help="a file of NAME=VALUE lines"
+    )
+
+
+def selection(parser: Parser) -> None:
+    parser.add_argument("--from", dest="start", metavar="STEP", help="start at this step")
+    parser.add_argument("--until", metavar="STEP", help="stop after this step")
+    parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step")
+    parser.add_argument("--reset", action="store_true", help="forget what was done before")
+    parser.add_argument("--check", action="store_true",
+                        help="after the run, evaluate the guards again: is it idempotent?")  # fmt: skip
+
+
+def run(parser: Parser) -> None:
+    parser.add_argument("--dry-run", "-n", action="store_true", help="say what would run, run nothing")
+    parser.add_argument("--list", "-l", action="store_true", help="list the steps")
+    parser.add_argument("--detach", "-d", action="store_true", help="start it and return")
+
+
+def target(parser: Parser) -> None:
+    parser.add_argument("--on", metavar="TARGET", default="",
+                        help="another machine: ssh://user@host:port")  # fmt: skip
+    connection(parser)
+
+
+def connection(parser: Parser) -> None:
+    parser.add_argument("--accept-new-host-keys", action="store_true",
+                        help="take and remember the key of a host that is not known yet")  # fmt: skip
+    parser.add_argument("--connect-timeout", type=float, metavar="S", help="seconds to connect in (10)")
+    parser.add_argument("--reconnect-timeout", type=float, metavar="S",
+                        help="seconds to get a lost connection back in (300)")  # fmt: skip
+
+
+def nodes_file(parser: Parser) -> None:
+    parser.add_argument("--nodes", metavar="FILE", default="",
+                        help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
+    parser.set_defaults(on="")
+
+
+def nodes(parser: Parser) -> None:
+    parser.add_argument("node", metavar="NODE", help="a node, a group, or several: node1,decode")
+    nodes_file(parser)
+
+
+def all_nodes(parser: Parser) -> None:
+    parser.set_defaults(node="all")
+    nodes_file(parser)
+
+
+def some_nodes(parser: Parser) -> None:
+    parser.add_argument("node", nargs="?", default="all", metavar="NODE", help="default: all nodes")
+    nodes_file(parser)
+
+
+def parallel(parser: Parser) -> None:
+    parser.add_argument("--max-parallel", type=int, default=0, metavar="N",
+                        help="nodes at work at a time (all)")  # fmt: skip
+    parser.add_argument("--serial", type=int, default=0, metavar="N",
+                        help="N nodes to their end before the next N begin")  # fmt: skip
+    parser.add_argument("--fail-fast", action="store_true",
+                        help="when a node fails, ask the others to stop and begin no more")  # fmt: skip
+
+
+def copied(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a file or folder")
+    parser.add_argument("target", metavar="TARGET", help="where to; ends with / to put it inside")
+
+
+def command(parser: Parser) -> None:
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="default: a shell")
+
+
+def shown(parser: Parser) -> None:
+    json(parser)
+    parser.add_argument("--quiet", "-q", action="store_true", help="show failures only")
+    parser.add_argument("--verbose", "-v", action="store_true", help="show all output as it comes")
+
+
+def json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON, for machines")
+
+
+def some_run(parser: Parser) -> None:
+    parser.add_argument("run", nargs="?", default="last", metavar="RUN",
+                        help="a run's id, or its beginning (default: the last run)")  # fmt: skip
+
+
+def logs(parser: Parser) -> None:
+    parser.add_argument("step", nargs="?", metavar="STEP", help="only this step")
+    parser.add_argument("--run", default="last", metavar="RUN", help="default: the last run")
+    parser.add_argument("--follow", "-f", action="store_true", help="go on as long as the run does")
+
+
+def count(parser: Parser) -> None:
+    parser.add_argument("-n", type=int, default=20, metavar="N", dest="count", help="how many (20)")
+
+
+def kind(parser: Parser) -> None:
+    parser.add_argument("kind", nargs="?", choices=("task-file", "nodes"), default="task-file",
+                        help="of which file (task-file)")  # fmt: skip
+
+
+def shell(parser: Parser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to complete in")
