@@ -128,9 +128,10 @@ def make_sshd(tmp_path: Path, identity: Path) -> Iterator[Callable[..., Any]]:
         server = Sshd(tmp_path / f"sshd{len(made)}", *options, **more)
         made.append(server)
         server.authorize(identity)
+        server.start()
         with (identity.parent / "known_hosts").open("a") as known:
             known.write(server.known_as())
-        return server.start()
+        return server
 
     yield make
     left: dict[int, str] = {}

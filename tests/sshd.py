@@ -62,20 +62,23 @@ class Sshd:
             "Subsystem sftp internal-sftp", f"SetEnv {self.env}",
         ]  # fmt: skip
         config.write_text("\n".join(lines) + "\n")
+        (self.folder / "sshd.log").unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [SSHD, "-D", "-f", str(config), "-E", str(self.folder / "sshd.log")],
             env={name: value for name, value in os.environ.items() if name != "TASKRUNNER_HOME"},
         )
         deadline = time.monotonic() + 10
         while True:
-            with contextlib.suppress(OSError), socket.create_connection((self._probe(), self.port), 1):
+            log = (self.folder / "sshd.log").read_text() if (self.folder / "sshd.log").exists() else ""
+            if self.process.poll() is not None and "Address already in use" in log:
+                # Somebody else was given the port in between.
+                self.port = free_port()
+                return self.start()
+            assert self.process.poll() is None, log
+            if "Server listening" in log:
                 return self
-            assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-
-    def _probe(self) -> str:
-        return "127.0.0.1" if self.address == "0.0.0.0" else self.address
 
     def authorize(self, *keys: Path) -> None:
         text = "".join(Path(f"{key}.pub").read_text() for key in keys)

@@ -432,8 +432,9 @@ def account(tmp_path: Path, identity: Path) -> Iterator[Callable[..., Sshd]]:
         server.state = home / ".local/state/taskrunner"
         server.authorize(identity)
         server.authorized.chmod(0o644)
+        server.start()
         (identity.parent / "known_hosts").write_text(server.known_as())
-        return server.start()
+        return server
 
     yield make
     for name, server in made:

@@ -100,22 +100,25 @@ class SshTransport:
         return data
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
-        at = Position()
+        at, lost = Position(), False
         while True:
             try:
                 session = self.open()
+                if lost:
+                    session.request("join", run=run)
+                    lost = False
+                    yield self._connection("back", f"{self.endpoint}: connected again", at)
                 for chunk in self._feed(session, run, output, wait, at):
                     if chunk is not None:
                         at = chunk.position
                     yield chunk
                 return
             except Lost as error:
-                yield self._connection("lost", str(error), at)
+                if not lost:
+                    yield self._connection("lost", str(error), at)
+                lost = True
                 for _ in self.session.reconnecting():
                     yield None
-                if wait:
-                    self.session.request("join", run=run)
-                yield self._connection("back", f"{self.endpoint}: connected again", at)
 
     def _feed(
         self, session: Session, run: str, output: str, wait: bool, at: Position
