@@ -18,7 +18,7 @@ def serve(digest: str, size: int, home: str) -> int:
         os.environ["TASKRUNNER_HOME"] = os.path.expanduser(home)
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
     root = os.environ.setdefault("TASKRUNNER_HOME", os.path.join(state, "taskrunner"))
-    os.umask(0o077)
+    before = os.umask(0o077)
     try:
         folder = os.path.join(root, "engine", digest)
         if not os.path.isdir(folder):
@@ -26,6 +26,8 @@ def serve(digest: str, size: int, home: str) -> int:
         os.utime(folder)
     except OSError as error:
         return _say("failed", errno=error.errno, error=error.strerror, path=error.filename or root)
+    finally:
+        os.umask(before)  # that of the user, for what the steps make
     sys.path.insert(0, folder)
     main = importlib.import_module("engine.serve").main
     return int(main())

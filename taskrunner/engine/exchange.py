@@ -7,6 +7,8 @@ transfer which was cut goes on where it was, and its place never holds half of i
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -31,12 +33,19 @@ def digest(path: str, tick: Callable[[], None] = lambda: None) -> str:
 def listing(path: str) -> list[dict[str, Any]]:
     """The files at or below a path: `name` (relative, "" for the path itself), `size`, `mode`.
 
-    A folder that is empty has an entry, too, whose `mode` says what it is. Raises OSError.
+    A folder that is empty has an entry, too, whose `mode` says what it is. Links are followed; what is
+    neither file nor folder is left out. Raises OSError.
     """
     found: list[dict[str, Any]] = []
     if not os.path.isdir(path):
         return [_entry("", os.stat(path))]
-    for folder, folders, names in os.walk(path, onerror=_raise):
+    seen = set()
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()  # a link to a folder around it
+            continue
+        seen.add(real)
         folders.sort()
         relative = os.path.relpath(folder, path)
         if not folders and not names:
@@ -57,68 +66,92 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def missing(
-    root: str, files: list[dict[str, Any]], tick: Callable[[], None] = lambda: None
-) -> list[list[int]]:
-    """Which of these files (name, size, mode, digest) have to be sent: [index, offset to begin at].
+class Receiver:
+    """Takes files in pieces. Each that is on its way is locked: another sender has to wait for it.
 
-    Folders are made, and modes set, where that is all there is to do.
+    `tick` is called in the middle of long work.
     """
-    wanted = []
-    for index, file in enumerate(files):
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+        self._open: dict[str, int] = {}
+
+    def missing(self, root: str, files: list[dict[str, Any]]) -> list[list[int]]:
+        """Which of these files (name, size, mode, digest) have to be sent: [index, offset to begin at].
+
+        Folders are made, and modes set, where that is all there is to do. Raises OSError.
+        """
+        wanted = []
+        for index, file in enumerate(files):
+            path = _place(root, file)
+            if stat.S_ISDIR(file["mode"]):
+                os.makedirs(path, exist_ok=True)
+            elif self._same(path, file):
+                os.chmod(path, stat.S_IMODE(file["mode"]))
+                os.utime(path)
+            else:
+                offset = 0
+                with contextlib.suppress(FileNotFoundError):
+                    offset = min(os.stat(_partial(path, file)).st_size, file["size"])
+                wanted.append([index, offset])
+        return wanted
+
+    def receive(self, root: str, file: dict[str, Any], offset: int, data: bytes) -> None:
+        """Write a piece of a file; with its last one the file takes its place.
+
+        Raises BlockingIOError when somebody else is sending it, OSError.
+        """
         path = _place(root, file)
-        if stat.S_ISDIR(file["mode"]):
-            os.makedirs(path, exist_ok=True)
-        elif _same(path, file, tick):
-            os.chmod(path, stat.S_IMODE(file["mode"]))
-            os.utime(path)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                wanted.append([index, min(os.stat(_partial(path, file)).st_size, file["size"])])
-                continue
-            wanted.append([index, 0])
-    return wanted
+        partial = _partial(path, file)
+        if partial not in self._open:
+            if os.path.isdir(path):
+                raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
+            self._open[partial] = _locked(partial)
+        fd = self._open[partial]
+        _write(fd, offset, data)
+        if offset + len(data) < file["size"]:
+            return
+        del self._open[partial]
+        try:
+            if offset and digest(partial, self._tick) != file["digest"]:
+                os.unlink(partial)
+                raise OSError(errno.EIO, "it has changed while it was sent; send it again", path)
+            os.fchmod(fd, stat.S_IMODE(file["mode"]))
+            os.rename(partial, path)
+        finally:
+            os.close(fd)
+
+    def _same(self, path: str, file: dict[str, Any]) -> bool:
+        return (
+            os.path.isfile(path)
+            and os.stat(path).st_size == file["size"]
+            and digest(path, self._tick) == file["digest"]
+        )
 
 
-def _same(path: str, file: dict[str, Any], tick: Callable[[], None]) -> bool:
-    return (
-        os.path.isfile(path)
-        and os.stat(path).st_size == file["size"]
-        and digest(path, tick) == file["digest"]
-    )
-
-
-def receive(
-    root: str, file: dict[str, Any], offset: int, data: bytes, tick: Callable[[], None] = lambda: None
-) -> None:
-    """Write a piece of a file; with its last one the file takes its place. Raises OSError."""
-    path = _place(root, file)
-    partial = _partial(path, file)
-    if os.path.isdir(path):
-        raise IsADirectoryError(21, "there is a folder of this name", path)
+def _locked(path: str) -> int:
     try:
-        _write(partial, offset, data)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        _write(partial, offset, data)
-    if offset + len(data) == file["size"]:
-        if offset and digest(partial, tick) != file["digest"]:
-            os.unlink(partial)
-            raise OSError(5, "it has changed while it was sent; send it again", path)
-        os.chmod(partial, stat.S_IMODE(file["mode"]))
-        os.rename(partial, path)
-
-
-def _write(path: str, offset: int, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.ftruncate(fd, offset)
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(fd, view, offset)
-            view, offset = view[written:], offset + written
-    finally:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever had the lock before may have moved the file away.
+        if os.fstat(fd).st_nlink:
+            return fd
+        raise BlockingIOError(errno.EAGAIN, "it was sent by somebody else just now", path)
+    except OSError:
         os.close(fd)
+        raise
+
+
+def _write(fd: int, offset: int, data: bytes) -> None:
+    os.ftruncate(fd, offset)
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
 
 
 def send(path: str, offset: int) -> Iterator[bytes]:

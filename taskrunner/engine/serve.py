@@ -42,7 +42,6 @@ AT_ONCE = 4 << 20
 
 def main() -> int:
     """Serve until the controller leaves."""
-    os.umask(0o077)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         Server(layout.default_root()).serve()
     return 0
@@ -66,6 +65,7 @@ class Server:
         self.bells: dict[int, str] = {}
         self.children: dict[int, str] = {}
         self.told = time.monotonic()
+        self.receiver = exchange.Receiver(self._tick)
 
     def serve(self) -> None:
         hello = {
@@ -177,10 +177,10 @@ class Server:
         state.discard(self.root, run)
 
     def do_missing(self, root: str, files: list[dict[str, Any]]) -> list[list[int]]:
-        return exchange.missing(self._path(root), files, self._tick)
+        return self.receiver.missing(self._path(root), files)
 
     def do_receive(self, data: bytes = b"", *, root: str, file: dict[str, Any], offset: int) -> None:
-        exchange.receive(self._path(root), file, offset, data, self._tick)
+        self.receiver.receive(self._path(root), file, offset, data)
 
     def do_listing(self, path: str) -> list[dict[str, Any]]:
         return exchange.listing(self._path(path))

@@ -312,3 +312,48 @@ def test_keys_of_every_kind(write: Write, sshd: Sshd, identity: Path) -> None:
     sshd.authorized.write_text("")
     with pytest.raises(TargetError, match="none of our keys"):
         run(path, on=sshd.target)
+
+
+def test_two_commands_that_send_the_same_big_file(write: Write, sshd: Sshd, tmp_path: Path) -> None:
+    from tests.conftest import command
+
+    (tmp_path / "work" / "big").write_bytes(os.urandom(40_000_000))
+    paths = [
+        write({"id": "a", "files": [{"from": "big", "to": "there/"}]}, file=f"work/{name}.json")
+        for name in "ab"
+    ]
+    both = [subprocess.Popen(command(path, "--on", sshd.target), stdout=subprocess.DEVNULL) for path in paths]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (sshd.home / "there" / "big").read_bytes() == (tmp_path / "work" / "big").read_bytes()
+    assert len(list((sshd.state / "files").iterdir())) == 1
+
+
+def test_links_in_what_is_put(sshd: Sshd, tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    (folder / "real").mkdir(parents=True)
+    (folder / "real" / "x").write_text("x")
+    (folder / "link").symlink_to("real")
+    (folder / "real" / "loop").symlink_to("..")
+    os.mkfifo(folder / "pipe")
+    transport = SshTransport(sshd.target)
+    transport.put(folder, "f")
+    assert (sshd.home / "f" / "real" / "x").exists() or (sshd.home / "f" / "link" / "x").exists()
+    (folder / "broken").symlink_to("nothing")
+    with pytest.raises(UsageError, match="broken: No such file"):
+        transport.put(folder, "f")
+    transport.close()
+
+
+def test_a_node_whose_engine_cannot_answer(sshd: Sshd, write: Write) -> None:
+    """Each connection ends at the first question: that is said, and not tried for ever."""
+    path = write({"id": "a", "commands": ["true"]})
+    run(path, on=sshd.target)
+    (folder,) = (sshd.state / "engine").iterdir()
+    serve = folder / "engine" / "serve.py"
+    serve.write_text(
+        serve.read_text().replace(
+            "def _answer(", "def _answer(self, *_): raise MemoryError('no more')\n    def _old("
+        )
+    )
+    with pytest.raises(TargetError, match="the node has ended it: MemoryError: no more, again and again"):
+        run(path, on=sshd.target)

@@ -6,15 +6,17 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 from taskrunner.engine import exchange
 from taskrunner.errors import StateError, UsageError
-from taskrunner.transports.ssh.session import Session
+from taskrunner.transports.ssh.session import Busy, Session
 from taskrunner.transports.staging import Files, described
 
 BLOCK = 1 << 20
+BUSY = 0.3
 AHEAD = 256
 """Pieces that may be on their way before an answer is waited for: errors show early, memory stays."""
 
@@ -31,6 +33,15 @@ def put(session: Session, source: Path, target: str) -> int:
 
 def send(session: Session, root: str, files: Files) -> int:
     """Bring files to below `root` on the node, those that are not there; returns how many."""
+    while True:
+        try:
+            return _send(session, root, files)
+        except Busy:
+            # Another command is sending the same; what it sends need not be sent again.
+            time.sleep(BUSY)
+
+
+def _send(session: Session, root: str, files: Files) -> int:
     wanted = session.request("missing", root=root, files=[file for _, file in files])
     numbers: set[int] = set()
     for index, offset in wanted:

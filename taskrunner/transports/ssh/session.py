@@ -47,6 +47,14 @@ def _engine() -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()[:32]
 
 
+FRUITLESS = 10
+"""Connections in a row that end before the node has answered anything: then something is wrong there."""
+
+
+class Busy(StateError):
+    """Somebody else is at what was asked for; it is worth asking again."""
+
+
 class Session:
     """One node. Raises TargetError when it cannot be reached, Lost when it no longer can."""
 
@@ -67,6 +75,8 @@ class Session:
         self._number = 0
         self._spoke = self._heard = 0.0
         self._speaking = threading.Lock()
+        self._fruitless = 0
+        self._why = ""
 
     @property
     def connected(self) -> bool:
@@ -114,6 +124,9 @@ class Session:
         deadline = time.monotonic() + self._patience
         pause = 0.1
         self.close()
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS:
+            raise TargetError(f"{self._why}, again and again", "the log of sshd there may tell more")
         while True:
             try:
                 return self._open()
@@ -192,7 +205,8 @@ class Session:
         if "error" not in message:
             return message.get("ok", data)
         where = f"{message['path']}: " if message.get("path") else ""
-        raise StateError(f"{self.endpoint}: {where}{message['error']}")
+        kind = Busy if message.get("errno") == errno.EAGAIN else StateError
+        raise kind(f"{self.endpoint}: {where}{message['error']}")
 
     def _next(self, seconds: float | None) -> Any:
         """The next message; None when none came within these seconds."""
@@ -200,6 +214,7 @@ class Session:
         while True:
             for message, data in self._whole:
                 if "tick" not in message:
+                    self._fruitless = 0
                     return message, data
             now = time.monotonic()
             if now - self._spoke > PING:
@@ -225,7 +240,9 @@ class Session:
         except OSError as error:
             raise self._lost(str(error)) from error
         if not data:
-            raise self._lost("the node has ended it")
+            errors = channel.recv_stderr(BLOCK) if channel.recv_stderr_ready() else b""
+            said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise self._lost(": ".join(["the node has ended it", *said]))
         return bytes(data)
 
     def _say(self, data: bytes) -> None:
@@ -244,7 +261,8 @@ class Session:
     def _lost(self, why: str) -> Lost:
         if self._channel is not None:
             self._channel.close()
-        return Lost(f"{self.endpoint}: the connection was lost: {why}")
+        self._why = f"{self.endpoint}: the connection was lost: {why}"
+        return Lost(self._why)
 
     def _begin(self, connection: Connection) -> Channel:
         """Start the engine's side; ship the engine when it is missing there."""
