@@ -95,6 +95,10 @@ class EngineDiedError(TaskrunnerError):
     exit_status = 1
 
 
+class Detached(Exception):
+    """The user has stopped following; the run goes on."""
+
+
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
     """The problems as they stand in the file, each once."""
     return sorted(set(problems), key=lambda problem: (problem.line, problem.column))

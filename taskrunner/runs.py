@@ -15,7 +15,7 @@ from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
-    from taskrunner.events import Event, Status, StepFinished, StepStarted
+    from taskrunner.events import Event, Status, StepFinished, StepSkipped, StepStarted
 
 SKEW = 2.0
 """Seconds by which a node's clock may be off before its events are put right."""
@@ -41,7 +41,9 @@ class Run:
         self.id = id
         self.transport = transport
         self.attached = attached
-        self._plans: dict[str, dict[str, Any]] = {}
+        self.collects = True
+        """Whether following it brings here what its steps are to bring back."""
+        self._plans: dict[str, dict[str, Any] | None] = {}
 
     def events(
         self, *, output: bool | Literal["last"] = False, idle: Callable[[], object] = lambda: None
@@ -57,6 +59,8 @@ class Run:
         last = ""
         for event in self._read(output, True, idle):
             last = event["type"]
+            if self.collects and event["type"] in ("step.finished", "step.skipped"):
+                yield from self._collect(event)
             yield event
         if last not in ("run.finished", "run.refused"):
             raise self._lost()
@@ -86,7 +90,6 @@ class Run:
                 if text and step is not None:
                     yield _output(step, text)
                 step = event if event["type"] == "step.started" else None
-            self._collect(event)
             yield self._in_our_time(event)
 
     def _in_our_time(self, event: Event) -> Event:
@@ -95,20 +98,31 @@ class Run:
             event["time"] = round(event["time"] - self.transport.skew, 3)
         return event
 
-    def _collect(self, event: Event) -> None:
+    def _collect(self, event: StepFinished | StepSkipped) -> Iterator[Event]:
         """Bring back the outputs of a step; also of one that an earlier run has done, if need be."""
-        if event["type"] == "step.finished" and event["status"] == "ok":
-            run = self.id
-        elif event["type"] == "step.skipped" and "run" in event:
-            run = event["run"]
-        else:
+        if not self.transport.name:
+            return  # the engine has put them where they are wanted
+        run = self.id if event["type"] == "step.finished" else event.get("run", "")
+        if not run or (event["type"] == "step.finished" and event["status"] != "ok"):
             return
-        if self.transport.name:
-            if run not in self._plans:
-                self._plans[run] = self.transport.plan(run) or {"steps": []}
-            for step in self._plans[run]["steps"]:
-                if step["id"] == event["step"] and step.get("outputs"):
-                    self.transport.collect(self._plans[run], step["index"])
+        plan = self._plan(self.id) or {"steps": []}
+        step: dict[str, Any] = next((step for step in plan["steps"] if step["id"] == event["step"]), {})
+        if not step.get("outputs"):
+            return
+        source = self._plan(run)
+        if source is not None:
+            self.transport.collect(plan, step["index"], source)
+            return
+        yield {
+            "type": "warning", "time": round(time.time(), 3), "step": event["step"],
+            "message": f"{event['step']}: its outputs are no longer on the node, where run {run} was"
+            f" forgotten; --only {event['step']} makes them anew",
+        }  # fmt: skip
+
+    def _plan(self, run: str) -> dict[str, Any] | None:
+        if run not in self._plans:
+            self._plans[run] = self.transport.plan(run)
+        return self._plans[run]
 
     def result(self, on_event: Callable[[Event], object] | None = None) -> Result:
         """Wait for the end. Raises EngineDiedError, StateError, TargetError."""

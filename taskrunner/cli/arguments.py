@@ -37,7 +37,10 @@ def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespac
     parser = Parser(prog=prog, description=command.help, epilog=command.epilog,
                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     _fill(parser, command)
-    return parser.parse_args(rest, argparse.Namespace(program=program))
+    known_so_far = argparse.Namespace(program=program)
+    if "command" in command.arguments.split():
+        return parser.parse_args(rest, known_so_far)  # what follows it is the command's own
+    return parser.parse_intermixed_args(rest, known_so_far)
 
 
 def overview(program: str = "taskrunner") -> Parser:

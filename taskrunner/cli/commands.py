@@ -27,7 +27,7 @@ examples:
   export NODE1_IP=10.0.0.11 NODE2_IP=10.0.0.12 NODE1_USER=ubuntu NODE2_USER=ubuntu
   runner nodes                                    can they be reached, and what do they run?
   runner setup                                    setup-environment.json on all of them
-  runner run-node1 measure-efa-producer.json --env NODE1_PRIVATE=172.31.0.11
+  runner run-node1 check-environment --env FABRIC=efa   one file on one node
   runner run all FILE --serial 1 --fail-fast      one after the other, until one fails
   runner attach all                               after a Ctrl-C, or from another terminal
   runner get all /tmp/results/ results/           into results/node1, results/node2
@@ -88,17 +88,17 @@ RUNNER_COMMANDS = {
     "status": Command("what is running on the nodes", "node_tools:status", "some_nodes connection json"),
     "attach": Command("show a node's last run, or that of each node, and follow it", "nodes:attach",
                       "nodes some_run parallel connection shown"),
-    "logs": Command("show the output of a run's steps on a node", "inspect:logs", "nodes logs connection",
+    "logs": Command("show the output of a run's steps on a node", "inspect:logs", "one_node logs connection",
                     "example: runner logs node1 -f 05-install-vllm\n"),
     "cancel": Command("ask the runs on nodes to stop", "node_tools:cancel", "nodes some_run connection"),
-    "history": Command("list past runs on a node", "inspect:history", "nodes count connection json"),
+    "history": Command("list past runs on a node", "inspect:history", "one_node count connection json"),
     "show": Command("how each step of a run on a node went", "inspect:show",
-                    "nodes some_run connection json"),
+                    "one_node some_run connection json"),
     "put": Command("copy files to nodes; what is there already is not sent", "node_tools:put",
                    "nodes copied connection", "example: runner put all configs/ /tmp/configs\n"),
     "get": Command("copy files from nodes", "node_tools:get", "nodes copied connection",
                    "example: runner get node1 /tmp/results results\n"),
-    "shell": Command("a shell on a node, or one command", "node_tools:shell", "nodes connection command",
+    "shell": Command("a shell on a node, or one command", "node_tools:shell", "one_node connection command",
                      "example: runner shell node1 nvidia-smi\n"),
     "completion": Command("print a script for shell completion", "check:completion", "shell",
                           'example: eval "$(runner completion bash)"\n'),

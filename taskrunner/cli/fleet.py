@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from taskrunner.cli.words import GO_ON, detail, duration, failure, skipped
+from taskrunner.cli.words import GO_ON, detail, duration, failure, harmless, skipped
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
@@ -25,6 +25,7 @@ class Renderer(Protocol):
     wants_output: bool | Literal["last"]
 
     def event(self, node: str, event: Event | NodeEvent) -> None: ...
+    def note(self, text: str) -> None: ...
     def summary(self) -> None: ...
     def __enter__(self) -> object: ...
     def __exit__(self, *_: object) -> None: ...
@@ -57,6 +58,9 @@ class JsonLines:
     def event(self, node: str, event: Event | NodeEvent) -> None:
         print(json.dumps({"node": node, **event}), flush=True)
 
+    def note(self, text: str) -> None:
+        print(json.dumps({"type": "note", "time": round(time.time(), 3), "message": text}), flush=True)
+
     def summary(self) -> None:
         """The nodes' last events are one."""
 
@@ -84,6 +88,8 @@ class Plain:
         if event["type"] == "node.finished":
             self._ends[node] = event
             self._flush(node)
+            if self._quiet and event["status"] == "ok":
+                return
             self._say(node, event["time"], event["status"].upper(), outcome(event))
             for line in explained(node, event, self._failed.get(node, []), self._about):
                 self._write(line)
@@ -108,8 +114,11 @@ class Plain:
         elif text := detail(event):
             self._say(node, event["time"], "INFO", text)
 
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
     def summary(self) -> None:
-        for line in table(self._nodes, self._ends):
+        for line in [] if self._quiet else table(self._nodes, self._ends):
             self._write(line)
 
     def _flush(self, node: str) -> None:
@@ -149,12 +158,12 @@ def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], ab
         said = failure(step, about.file, partial(about.resume, node), tail=False)
         lines += [line for line in said if not line.startswith(GO_ON)]
         ends += [line for line in said if line.startswith(GO_ON)]
-    lines += ["| " + line for line in event["output"].splitlines()]
+    lines += ["| " + harmless(line) for line in event["output"].splitlines()]
     return ["    " + line for line in [*lines, *ends]]
 
 
-def table(nodes: Sequence[str], ends: dict[str, NodeFinished]) -> list[str]:
-    """A line for each node: how it ended."""
+def table(nodes: Sequence[str], ends: dict[str, NodeFinished], most: int = 0) -> list[str]:
+    """A line for each node: how it ended; of more than `most` nodes for those that are not done."""
     width = max(map(len, nodes), default=0)
     counts: dict[str, int] = {}
     lines = []
@@ -162,6 +171,8 @@ def table(nodes: Sequence[str], ends: dict[str, NodeFinished]) -> list[str]:
         event = ends.get(node)
         status = event["status"] if event else "skipped"
         counts[status] = counts.get(status, 0) + 1
+        if status == "ok" and 0 < most < len(nodes):
+            continue
         said = outcome(event) if event else "not begun"
         lines.append(f"{MARKS[status]} {node:<{width}}  {status:<11}  {said}")
     total = ", ".join(f"{number} {status}" for status, number in counts.items())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live as Region
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 REFRESH_PER_SECOND = 4
 RESERVED = 6
 """Lines of the screen that the table leaves alone."""
-STYLES = {"ok": "green", "cancelled": "yellow", "skipped": "dim"}
 
 
 class Row:
@@ -83,30 +82,33 @@ class Live:
         elif text := detail(event):
             row.line = text
 
+    def note(self, text: str) -> None:
+        self._console.print(Text(text, style="yellow"))
+
     def summary(self) -> None:
-        for line in table(self._nodes, self._ends)[-1 if len(self._nodes) > self._console.height else 0 :]:
-            status = next((end["status"] for name, end in self._ends.items() if f" {name} " in line), "")
-            self._console.print(Text(line, style=STYLES.get(status, "red" if status else "bold")))
+        for line in table(self._nodes, self._ends, most=self._console.height - RESERVED):
+            style = {"✓": "green", "✗": "red", "■": "yellow"}.get(line[:1], "bold")
+            self._console.print(Text(line, style=style))
 
     def _view(self) -> RenderableType:
         if not self._rows and len(self._ends) == len(self._nodes):
             return Text("")
-        grid = Table.grid(padding=(0, 2))
-        for _ in range(5):
-            grid.add_column(no_wrap=True)
         # Drawn by a thread of the library while rows come and go.
         rows = list(self._rows.items())
         shown = max(1, self._console.height - RESERVED)
-        for name, row in rows[:shown]:
-            took = duration(time.monotonic() - row.since)
-            place = f"{row.index + 1}/{self._count}" if row.step else ""
-            room = max(10, self._console.width - 50)
-            grid.add_row(
-                name, Text(place, style="dim"), row.step or "connecting", Text(took, style="cyan"),
-                Text(printable(row.line)[:room], style="dim"),
-            )  # fmt: skip
+        lines = [
+            (name, f"{row.index + 1}/{self._count}" if row.step else "", row.step or "connecting",
+             duration(time.monotonic() - row.since), printable(row.line))
+            for name, row in rows[:shown]
+        ]  # fmt: skip
+        grid = Table.grid(padding=(0, 2), expand=True)
+        for column in range(4):
+            # The output alone gives way to a narrow terminal.
+            grid.add_column(no_wrap=True, min_width=max((len(line[column]) for line in lines), default=0))
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+        for line in lines:
+            grid.add_row(*map(Text, line))
         waiting = len(self._nodes) - len(self._ends) - len(rows)
         more = f"{len(rows) - shown} more at work, " if len(rows) > shown else ""
         done = f"{more}{waiting} waiting, {len(self._ends)} of {len(self._nodes)} done"
-        grid.add_row("", "", Text(done, style="dim"))
-        return grid
+        return Group(grid, Text(done, style="dim", no_wrap=True))

@@ -39,6 +39,7 @@ def status(args: Namespace) -> int:
 def logs(args: Namespace) -> int:
     """Print what the steps of a run have printed; with --follow, as it comes."""
     with runs.attach(args.run, transport_of(args)) as run:
+        run.collects = False
         if args.step:
             run.log(args.step)  # an unknown step is an error, not silence
         last = ""
@@ -63,6 +64,7 @@ def cancel(args: Namespace) -> int:
             raise UsageError(what, f"name the run: {again(args, 'cancel')} RUN" if live else "")
         name = live[0]
     run = runs.attach(name, transport)
+    run.collects = False
     if not run.cancel():
         print(f"run {run.id} has ended already")
         return 0

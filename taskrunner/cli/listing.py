@@ -52,7 +52,8 @@ def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
                 status = event["exit"]
             elif event["type"] == "step.planned":
                 if args.json:
-                    print(json.dumps({**event, "definition": masked["steps"][event["index"]]}))
+                    node = {"node": args.node} if getattr(args, "node", None) else {}
+                    print(json.dumps({**node, **event, "definition": masked["steps"][event["index"]]}))
                 else:
                     _show(masked["steps"][event["index"]], event)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import json
 import os
 import sys
@@ -13,9 +14,11 @@ from typing import NoReturn
 
 from taskrunner import __version__
 from taskrunner.cli import arguments
-from taskrunner.errors import TaskFileError, TaskrunnerError
+from taskrunner.errors import Detached, TaskFileError, TaskrunnerError
 
 INTERRUPTED = 130
+CLOSED = 141
+"""What a shell says of a process that SIGPIPE has ended."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
@@ -33,13 +36,13 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
             raise
         _report(error, bool(getattr(args, "json", False)), program)
         return error.exit_status
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Detached):
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); there is nobody to tell.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return CLOSED
     except Exception as error:
         if args.debug:
             raise
@@ -57,6 +60,9 @@ def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
     gc.disable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
     status = main(program=program)
     try:
         sys.stdout.flush()

@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from taskrunner.cli.targets import connect_options, nodes_of, one, only
+from taskrunner.cli.targets import connect_options, nodes_of, one, only, report
 from taskrunner.cli.words import duration
 from taskrunner.errors import NotFoundError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
@@ -39,24 +39,27 @@ def each(
         except TaskrunnerError as error:
             return node, None, error
 
-    chosen = nodes_of(args)[1]
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(do, chosen)
+    pool = concurrent.futures.ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(do, nodes_of(args)[1])
+    finally:
+        # After a Ctrl-C nobody waits for what is under way; it can be gone on with.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def report(
-    found: Iterator[tuple[Node, Any, TaskrunnerError | None]], show: Callable[[Node, Any], None]
+def show_each(
+    args: Namespace,
+    found: Iterator[tuple[Node, Any, TaskrunnerError | None]],
+    show: Callable[[Node, Any], None],
 ) -> int:
     """Show what there is of each node, and the errors of those that have none."""
     status = 0
     for node, value, error in found:
         if error is None:
             show(node, value)
-            continue
-        status = max(status, error.exit_status)
-        print(f"{node.name}: {error}", file=sys.stderr)
-        for line in error.hint.splitlines():
-            print(f"  {line}", file=sys.stderr)
+        else:
+            status = max(status, error.exit_status)
+            report(error, node.name, args)
     return status
 
 
@@ -125,9 +128,16 @@ def status(args: Namespace) -> int:
             ended = "; ".join(f"last: {known['run']} {known['name']} {known['status']}" for known in last)
             print(f"{node.name}: nothing is running" + (f"; {ended}" if ended else ""))
 
-    code = report(found, show)
-    if args.json:
-        print(json.dumps(listed, indent=2))
+    if not args.json:
+        return show_each(args, found, show)
+    code = 0
+    for node, value, error in found:
+        if error is None:
+            show(node, value)
+        else:
+            code = max(code, error.exit_status)
+            listed.append({"node": node.name, "runs": [], "error": str(error), "hint": error.hint})
+    print(json.dumps(listed, indent=2))
     return code
 
 
@@ -151,7 +161,8 @@ def cancel(args: Namespace) -> int:
             time.sleep(0.1)
         return live
 
-    return report(
+    return show_each(
+        args,
         each(args, stop),
         lambda node, ended: print(
             f"{node.name}: " + (f"ended {', '.join(ended)}" if ended else "nothing ran")
@@ -166,7 +177,7 @@ def put(args: Namespace) -> int:
         began = time.monotonic()
         return transport.put(args.source, args.target), time.monotonic() - began
 
-    return report(each(args, copy), lambda node, done: _copied(args, node, "sent", *done))
+    return show_each(args, each(args, copy), lambda node, done: _copied(args, node, "sent", *done))
 
 
 def get(args: Namespace) -> int:
@@ -178,7 +189,7 @@ def get(args: Namespace) -> int:
         began = time.monotonic()
         return transport.get(args.source, target), time.monotonic() - began
 
-    return report(each(args, copy), lambda node, done: _copied(args, node, "fetched", *done))
+    return show_each(args, each(args, copy), lambda node, done: _copied(args, node, "fetched", *done))
 
 
 def _copied(args: Namespace, node: Node, verb: str, count: int, seconds: float) -> None:

@@ -13,7 +13,8 @@ from taskrunner.cli.fleet import About, Renderer, renderer
 from taskrunner.cli.run import SIGNALS, given, last_file, options, resume
 from taskrunner.cli.run import attach as attach_one
 from taskrunner.cli.run import run as run_one
-from taskrunner.cli.targets import again, connect_options, nodes_of, only
+from taskrunner.cli.targets import again, connect_options, nodes_of, only, report
+from taskrunner.errors import TargetError
 from taskrunner.fleet.nodes import Node
 from taskrunner.fleet.parallel import Fleet
 from taskrunner.fleet.plans import compile_for, defaults, fleet
@@ -37,7 +38,13 @@ def run(args: Namespace) -> int:
         status = 0
         for node in chosen:
             _say(args, f"== {node.name} ==")
-            status = max(status, run_one(only(args, node.name, defaults=defaults(nodes, node))))
+            try:
+                own = run_one(only(args, node.name, defaults=defaults(nodes, node)))
+            except TargetError as error:
+                # The others can be asked, or started, all the same.
+                report(error, node.name, args)
+                own = error.exit_status
+            status = max(status, own)
         return status
     args.file = args.file or str(last_file(args))
     plans = compile_for(nodes, chosen, args.file, **options(args))
@@ -85,7 +92,7 @@ def _say(args: Namespace, text: str) -> None:
 
 def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
     """Show the nodes until all have ended. The first Ctrl-C asks them to stop, the second leaves."""
-    asked = 0
+    asked, told = 0, False
 
     def stop(number: int, _: Any) -> None:
         nonlocal asked
@@ -96,8 +103,12 @@ def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
         asked = 2
 
     def idle() -> None:
+        nonlocal told
         if asked == 1:
             fleet.cancel()
+            if not told:
+                show.note("stopping: the steps are being ended, clean-up steps run; again to leave at once")
+            told = True
         elif asked:
             raise KeyboardInterrupt
 
@@ -112,7 +123,8 @@ def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
         show.summary()
         return fleet.exit
     except KeyboardInterrupt:
-        print("left; the runs go on: `runner attach " + args.node + "` shows them", file=sys.stderr)
+        doing = "are being stopped" if told else "go on"
+        print(f"left; the runs {doing}: `{again(args, 'attach')}` shows them", file=sys.stderr)
         return LEFT
     finally:
         for number, handler in before.items():

@@ -7,6 +7,23 @@ import argparse
 Parser = argparse.ArgumentParser
 
 
+def at_least_one(text: str) -> int:
+    """A number of at least 1. Raises what argparse turns into a usage error."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time of more than 0 seconds, at most a year."""
+    try:
+        if 0 < float(text) <= 31_536_000:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
+
+
 def file(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a task file, or the name of a pack")
 
@@ -48,7 +65,7 @@ def run(parser: Parser) -> None:
 
 
 def target(parser: Parser) -> None:
-    parser.add_argument("--on", metavar="TARGET", default="",
+    parser.add_argument("--on", metavar="TARGET",
                         help="another machine: ssh://user@host:port")  # fmt: skip
     connection(parser)
 
@@ -56,19 +73,24 @@ def target(parser: Parser) -> None:
 def connection(parser: Parser) -> None:
     parser.add_argument("--accept-new-host-keys", action="store_true",
                         help="take and remember the key of a host that is not known yet")  # fmt: skip
-    parser.add_argument("--connect-timeout", type=float, metavar="S", help="seconds to connect in (10)")
-    parser.add_argument("--reconnect-timeout", type=float, metavar="S",
+    parser.add_argument("--connect-timeout", type=seconds, metavar="S", help="seconds to connect in (10)")
+    parser.add_argument("--reconnect-timeout", type=seconds, metavar="S",
                         help="seconds to get a lost connection back in (300)")  # fmt: skip
 
 
 def nodes_file(parser: Parser) -> None:
     parser.add_argument("--nodes", metavar="FILE", default="",
                         help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
-    parser.set_defaults(on="")
+    parser.set_defaults(on=None)
 
 
 def nodes(parser: Parser) -> None:
-    parser.add_argument("node", metavar="NODE", help="a node, a group, or several: node1,decode")
+    parser.add_argument("node", metavar="NODE", help='a node, a group, several (node1,decode), or "all"')
+    nodes_file(parser)
+
+
+def one_node(parser: Parser) -> None:
+    parser.add_argument("node", metavar="NODE", help="one node")
     nodes_file(parser)
 
 
@@ -83,9 +105,9 @@ def some_nodes(parser: Parser) -> None:
 
 
 def parallel(parser: Parser) -> None:
-    parser.add_argument("--max-parallel", type=int, default=0, metavar="N",
+    parser.add_argument("--max-parallel", type=at_least_one, default=0, metavar="N",
                         help="nodes at work at a time (all)")  # fmt: skip
-    parser.add_argument("--serial", type=int, default=0, metavar="N",
+    parser.add_argument("--serial", type=at_least_one, default=0, metavar="N",
                         help="N nodes to their end before the next N begin")  # fmt: skip
     parser.add_argument("--fail-fast", action="store_true",
                         help="when a node fails, ask the others to stop and begin no more")  # fmt: skip
@@ -122,7 +144,7 @@ def logs(parser: Parser) -> None:
 
 
 def count(parser: Parser) -> None:
-    parser.add_argument("-n", type=int, default=20, metavar="N", dest="count", help="how many (20)")
+    parser.add_argument("-n", type=at_least_one, default=20, metavar="N", dest="count", help="how many (20)")
 
 
 def kind(parser: Parser) -> None:

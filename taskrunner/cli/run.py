@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.errors import UsageError
+from taskrunner.errors import Detached, UsageError
 
 if TYPE_CHECKING:
     from taskrunner import runs
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 CANCELLED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Detached(Exception):
-    """The user has stopped following; the run goes on."""
 
 
 def run(args: Namespace) -> int:
@@ -48,17 +45,19 @@ def run(args: Namespace) -> int:
         from taskrunner.cli.listing import dry_run
 
         return dry_run(plan, transport, args)
-    # A Ctrl-C must find either no run or the handlers of `watch`: in between it waits.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    begun = api.begin(plan, transport)
-    if args.detach:
-        print(begun.id)
-        _say(args, f"follow it with `{again(args, 'attach', begun.id)}`")
-        return 0
-    if begun.attached:
-        _say(args, f"attached to run {begun.id}, which is under way")
-    show = renderer(args, plan, lambda step: resume(args, plan, step))
-    return watch(begun, show, again(args, "attach", begun.id))
+    transport.open()
+    # From here on a Ctrl-C does not end this process: it finds the run, or waits until there is one.
+    with Signals() as signals:
+        begun = api.begin(plan, transport)
+        if args.detach:
+            node = {"node": args.node} if getattr(args, "node", None) else {}
+            print(json.dumps({"run": begun.id, **node}) if args.json else begun.id)
+            _say(args, f"follow it with `{again(args, 'attach', begun.id)}`")
+            return 0
+        if begun.attached:
+            _say(args, f"attached to run {begun.id}, which is under way")
+        show = renderer(args, plan, lambda step: resume(args, plan, step))
+        return watch(begun, show, again(args, "attach", begun.id), signals)
 
 
 def options(args: Namespace) -> Options:
@@ -80,37 +79,49 @@ def attach(args: Namespace) -> int:
     plan = found.transport.plan(found.id) or {}
     args.file = plan.get("file", "")
     show = renderer(args, plan, lambda step: resume(args, plan, step))
-    return watch(found, show, again(args, "attach", found.id))
+    with Signals() as signals:
+        return watch(found, show, again(args, "attach", found.id), signals)
 
 
-def watch(run: runs.Run, show: Renderer, attach: str) -> int:
-    """Show a run until it ends. The first Ctrl-C or SIGTERM asks it to stop, the second leaves it."""
-    asked = told = False
+class Signals:
+    """Hears SIGINT and SIGTERM as a wish to stop, the second of them and SIGHUP as one to leave."""
 
-    def stop(number: int, _: Any) -> None:
-        nonlocal asked
-        if asked:
+    def __init__(self) -> None:
+        self.stop = False
+
+    def _stop(self, number: int, _: Any) -> None:
+        if self.stop:
             raise Detached
-        asked = True
+        self.stop = True
 
-    def leave(number: int, _: Any) -> None:
+    def _leave(self, number: int, _: Any) -> None:
         raise Detached
+
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        for number in SIGNALS:
+            signal.signal(number, self._leave if number == signal.SIGHUP else self._stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
+    """Show a run until it ends. The first Ctrl-C or SIGTERM asks it to stop, the second leaves it."""
+    told = False
 
     def idle() -> None:
         # Not in the handler: it may interrupt what asking needs (a lock, half a message).
         nonlocal told
-        if asked and not told:
+        if signals.stop and not told:
             told = True
             if run.cancel():
                 show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, leave)
     status = CANCELLED
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         gc.enable()  # a run may take hours
         with run, show:
             for event in run.events(output=show.wants_output, idle=idle):
@@ -118,10 +129,11 @@ def watch(run: runs.Run, show: Renderer, attach: str) -> int:
                 if event["type"] == "run.finished":
                     status = event["exit"]
     except Detached:
-        show.note(f"left run {run.id}, which goes on; `{attach}` shows it")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        doing = "which is being stopped" if told else "which goes on"
+        show.note(f"left run {run.id}, {doing}; `{attach}` shows it")
+    except BrokenPipeError:
+        print(f"the output is closed; run {run.id} goes on: `{attach}`", file=sys.stderr)
+        raise
     return status
 
 

@@ -94,7 +94,8 @@ class Plain:
         elif event["type"] == "run.finished":
             self._line(event["time"], "DONE", summary(event))
         elif text := detail(event):
-            self._line(event["time"], "WARN" if kind in ("warning", "check.finished") else "INFO", text)
+            warns = kind == "warning" or (event["type"] == "check.finished" and bool(event["again"]))
+            self._line(event["time"], "WARN" if warns else "INFO", text)
 
     def note(self, text: str) -> None:
         self._line(time.time(), "INFO", text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.errors import UsageError
+from taskrunner.errors import TaskrunnerError, UsageError
 from taskrunner.transports import ReachOptions, Transport, connect
 from taskrunner.transports.local import LocalTransport
 
@@ -18,7 +20,7 @@ def transport_of(args: Namespace) -> Transport:
     """The target of `--on`, of the one node of `runner`, or this machine."""
     if getattr(args, "node", None):
         return one(args).connect(**connect_options(args))
-    if args.on:
+    if args.on is not None:
         return connect(args.on, **connect_options(args))
     return LocalTransport()
 
@@ -43,6 +45,17 @@ def one(args: Namespace) -> Node:
 def only(args: Namespace, node: str, **more: Any) -> Namespace:
     """The same arguments for one node."""
     return Namespace(**{**vars(args), "node": node, **more})
+
+
+def report(error: TaskrunnerError, node: str, args: Namespace) -> None:
+    """Say what is wrong with one of several nodes."""
+    said = str(error).removeprefix(f"{node}: ")
+    if getattr(args, "json", False):
+        print(json.dumps({"type": "error", "node": node, "message": said, "hint": error.hint}), flush=True)
+        return
+    print(f"{node}: {said}", file=sys.stderr)
+    for line in error.hint.splitlines():
+        print(f"  {line}", file=sys.stderr)
 
 
 def connect_options(args: Namespace) -> ReachOptions:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from rich.text import Text
 
-from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
+from taskrunner.cli.words import Resume, detail, duration, failure, harmless, skipped, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event
@@ -121,4 +121,4 @@ class Live:
 
 def printable(line: str) -> str:
     """Without the control sequences that would move the cursor out of the region."""
-    return "".join(c for c in Text.from_ansi(line).plain.expandtabs() if c.isprintable())
+    return "".join(c for c in harmless(line).expandtabs() if c.isprintable())

@@ -45,10 +45,15 @@ def _unpack(folder: str, size: int) -> None:
         _say("need")
         with zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read(size))) as archive:
             archive.extractall(temporary)
-        if not os.path.isdir(folder):
+        for name in os.listdir(os.path.join(temporary, "engine")):
+            # On disk before it counts: a node that goes down here must not keep half an engine.
+            with open(os.path.join(temporary, "engine", name)) as file:
+                os.fsync(file.fileno())
+        try:
             os.rename(temporary, folder)
-    except FileExistsError:
-        pass  # another connection was faster
+        except OSError:
+            if not os.path.isdir(folder):  # else another connection was faster
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 
 TYPE_CHECKING = False
@@ -18,16 +19,24 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
 BLOCK = 1 << 20
+PARTIAL = re.compile(r"\.taskrunner-[0-9a-f]+\.part$")
+"""Names of what is on its way here."""
 
 
 def digest(path: str, tick: Callable[[], None] = lambda: None) -> str:
     """The SHA-256 of a file's content, in hexadecimal; `tick` is called on the way."""
     found = hashlib.sha256()
+    for block in blocks(path):
+        found.update(block)
+        tick()
+    return found.hexdigest()
+
+
+def blocks(path: str) -> Iterator[bytes]:
+    """The content of a file, in pieces."""
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(BLOCK), b""):
-            found.update(block)
-            tick()
-    return found.hexdigest()
+            yield block
 
 
 def listing(path: str) -> list[dict[str, Any]]:
@@ -38,7 +47,10 @@ def listing(path: str) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     if not os.path.isdir(path):
-        return [_entry("", os.stat(path))]
+        known = os.stat(path)
+        if not stat.S_ISREG(known.st_mode):
+            raise OSError(errno.EINVAL, "neither a file nor a folder", path)
+        return [_entry("", known)]
     seen = set()
     for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
         real = os.path.realpath(folder)
@@ -51,6 +63,8 @@ def listing(path: str) -> list[dict[str, Any]]:
         if not folders and not names:
             found.append(_entry("" if relative == "." else relative, os.stat(folder)))
         for name in sorted(names):
+            if PARTIAL.match(name):
+                continue
             inner = os.path.normpath(os.path.join(relative, name))
             known = os.stat(os.path.join(path, inner))
             if stat.S_ISREG(known.st_mode):
@@ -87,12 +101,12 @@ class Receiver:
             if stat.S_ISDIR(file["mode"]):
                 os.makedirs(path, exist_ok=True)
             elif self._same(path, file):
-                os.chmod(path, stat.S_IMODE(file["mode"]))
+                os.chmod(path, file["mode"] & 0o777)
                 os.utime(path)
             else:
                 offset = 0
                 with contextlib.suppress(FileNotFoundError):
-                    offset = min(os.stat(_partial(path, file)).st_size, file["size"])
+                    offset = min(os.stat(partial(path, file["digest"])).st_size, file["size"])
                 wanted.append([index, offset])
         return wanted
 
@@ -102,22 +116,23 @@ class Receiver:
         Raises BlockingIOError when somebody else is sending it, OSError.
         """
         path = _place(root, file)
-        partial = _partial(path, file)
-        if partial not in self._open:
-            if os.path.isdir(path):
-                raise IsADirectoryError(errno.EISDIR, "there is a folder of this name", path)
-            self._open[partial] = _locked(partial)
-        fd = self._open[partial]
+        beside = partial(path, file["digest"])
+        if beside not in self._open:
+            if os.path.lexists(path) and not os.path.isfile(path):
+                raise OSError(errno.EINVAL, "there is something else of this name, which is no file", path)
+            self._open[beside] = locked(beside)
+        fd = self._open[beside]
         _write(fd, offset, data)
         if offset + len(data) < file["size"]:
             return
-        del self._open[partial]
+        del self._open[beside]
         try:
-            if offset and digest(partial, self._tick) != file["digest"]:
-                os.unlink(partial)
+            whole = hashlib.sha256(data).hexdigest() if not offset else digest(beside, self._tick)
+            if whole != file["digest"]:
+                os.unlink(beside)
                 raise OSError(errno.EIO, "it has changed while it was sent; send it again", path)
-            os.fchmod(fd, stat.S_IMODE(file["mode"]))
-            os.rename(partial, path)
+            os.fchmod(fd, file["mode"] & 0o777)
+            os.rename(beside, path)
         finally:
             os.close(fd)
 
@@ -129,12 +144,13 @@ class Receiver:
         )
 
 
-def _locked(path: str) -> int:
+def locked(path: str) -> int:
+    """A descriptor to write a file with, that nobody else has. Raises BlockingIOError, OSError."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever had the lock before may have moved the file away.
@@ -154,18 +170,11 @@ def _write(fd: int, offset: int, data: bytes) -> None:
         view, offset = view[written:], offset + written
 
 
-def send(path: str, offset: int) -> Iterator[bytes]:
-    """The content of a file from an offset on."""
-    with open(path, "rb") as file:
-        file.seek(offset)
-        for block in iter(lambda: file.read(BLOCK), b""):
-            yield block
-
-
 def _place(root: str, file: dict[str, Any]) -> str:
-    return os.path.join(root, file["name"]) if file["name"] else root
+    # A link is written through, as cp does.
+    return os.path.realpath(os.path.join(root, file["name"]) if file["name"] else root)
 
 
-def _partial(path: str, file: dict[str, Any]) -> str:
-    folder, name = os.path.split(path)
-    return os.path.join(folder, ".%s.%s.part" % (name[:80], file["digest"][:16]))
+def partial(path: str, mark: str) -> str:
+    """Where a file lies while it is on its way to `path`."""
+    return os.path.join(os.path.dirname(path), ".taskrunner-%s.part" % mark[:24])

@@ -56,7 +56,7 @@ class Feed:
         more = True
         while more:
             data = self._new_events()
-            more = len(data) >= BLOCK
+            more = len(data) >= BLOCK and b"\n" in data
             for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]:
                 event = parse(line) or {"type": ""}
                 kind = event["type"]
@@ -80,7 +80,11 @@ class Feed:
         return b"\n" in self._new_events()
 
     def _new_events(self) -> bytes:
-        return layout.read_by_offset(os.path.join(self._directory, layout.EVENTS), self._at.events, BLOCK)
+        path = os.path.join(self._directory, layout.EVENTS)
+        data = layout.read_by_offset(path, self._at.events, BLOCK)
+        if len(data) == BLOCK and b"\n" not in data:
+            return layout.read_by_offset(path, self._at.events, -1)  # an event that is longer
+        return data
 
     def _printed(self) -> Iterator[Chunk]:
         while self._at.log:

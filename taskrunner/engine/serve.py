@@ -14,6 +14,7 @@ its own.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import select
 import sys
@@ -42,6 +43,7 @@ AT_ONCE = 4 << 20
 
 def main() -> int:
     """Serve until the controller leaves."""
+    os.set_blocking(1, False)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         Server(layout.default_root()).serve()
     return 0
@@ -65,6 +67,7 @@ class Server:
         self.bells: dict[int, str] = {}
         self.children: dict[int, str] = {}
         self.told = time.monotonic()
+        self.asked = 0
         self.receiver = exchange.Receiver(self._tick)
 
     def serve(self) -> None:
@@ -99,7 +102,9 @@ class Server:
             more = any(news)
 
     def _answer(self, message: dict[str, Any], payload: bytes) -> None:
-        answer, data = {"id": message.pop("id")}, b""
+        self.asked = message.pop("id")
+        answer: dict[str, Any] = {"id": self.asked}
+        data = b""
         message.pop("size", None)
         try:
             value = getattr(self, "do_" + message.pop("do"))(*([payload] if payload else []), **message)
@@ -127,6 +132,10 @@ class Server:
         bell, ring = os.pipe()
         try:
             pid = engine.launch(directory, ring)
+        except OSError:
+            os.close(bell)
+            recovery.scrub(directory)
+            raise
         finally:
             os.close(ring)
         self.bells[bell] = run
@@ -144,8 +153,14 @@ class Server:
         # A child of this process is alive from before it has written who it is.
         return run in self.children.values() or state.alive(self.root, run)
 
-    def do_cancel(self, run: str) -> bool:
-        return engine.cancel(layout.run_dir(self.root, run)) == 0
+    def do_cancel(self, run: str, token: str) -> bool:
+        """Ask a run to stop, once for each token: a second request would end its clean-up, too."""
+        directory = layout.run_dir(self.root, run)
+        try:
+            os.close(os.open(os.path.join(directory, "cancel-" + token), os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return True
+        return engine.cancel(directory) == 0
 
     def do_join(self, run: str) -> None:
         if run not in self.joined:
@@ -188,10 +203,17 @@ class Server:
     def do_digest(self, path: str) -> str:
         return exchange.digest(self._path(path), self._tick)
 
-    def do_send(self, path: str, offset: int) -> None:
-        """Send a file from this offset on, in pieces that come before the answer."""
-        for block in exchange.send(self._path(path), offset):
-            _write(pack({"file": path}, block))
+    def do_send(self, path: str, offset: int) -> str:
+        """Send a file from this offset on, in pieces that come before the answer: its digest."""
+        found, sent = hashlib.sha256(), 0
+        for block in exchange.blocks(self._path(path)):
+            found.update(block)
+            if sent + len(block) > offset:
+                _write(pack({"piece": self.asked}, block[max(0, offset - sent) :]))
+            else:
+                self._tick()
+            sent += len(block)
+        return found.hexdigest()
 
     def _path(self, path: str) -> str:
         """A path as a controller says it: `~` is the home here, and where relative ones begin."""
@@ -204,12 +226,12 @@ class Server:
         for chunk in follower.feed.read():
             _write(pack({"feed": number, "log": chunk.log, "at": chunk.position}, chunk.data))
             sent += len(chunk.data)
+            # Only an event is a sign of the engine: a step may print on when that is gone.
+            follower.quiet_since = follower.quiet_since if chunk.log else now
             if sent > AT_ONCE:
                 return True
         if follower.feed.over or not follower.wait:
             self._over(number, None)
-        elif sent:
-            follower.quiet_since = now
         elif now - follower.quiet_since > SILENCE:
             follower.quiet_since = now
             if not self.do_alive(follower.run) and not follower.feed.unread():
@@ -236,4 +258,11 @@ class Server:
 
 
 def _write(data: bytes) -> None:
-    layout.write_all(1, data)
+    """Raises BrokenPipeError when nothing is taken for so long that nobody can be there."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(1, view) :]
+        except BlockingIOError:
+            if not select.select([], [1], [], DEAF)[1]:
+                raise BrokenPipeError from None

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from taskrunner.transports import ReachOptions
 
 FILES = ("nodes.toml", "nodes.json")
-FROM_ENVIRONMENT = re.compile(r"(NODE[0-9]+)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE)")
+FROM_ENVIRONMENT = re.compile(r"(NODE[1-9][0-9]*)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE)")
+NUMBERED = re.compile(r"node[1-9][0-9]*")
 FIELDS = {"IP": "address"}
 KNOWN = ("address", "private", "id", "user", "port")
 """What every run is told of every node: NODE1_IP, NODE1_PRIVATE, ..."""
@@ -47,7 +48,8 @@ class Node(NamedTuple):
             about = f" (only the id {self.id})" if self.id else ""
             raise TargetError(
                 f"{self.name}: there is no address to reach it by{about}",
-                f"set {prefix(self.name)}_IP, or `address` in the nodes file",
+                (f"set {prefix(self.name)}_IP, or " if NUMBERED.fullmatch(self.name) else "give it an ")
+                + "`address` in the nodes file",
             )
         host = f"[{self.address}]" if ":" in self.address else self.address
         user = f"{self.user}@" if self.user else ""
@@ -79,8 +81,11 @@ class Nodes(NamedTuple):
             elif name == ALL and self.nodes:
                 members = self.nodes
             else:
-                raise NotFoundError(f"there is no node or group {name!r}", self._hint(name))
+                what = f"there is no node or group {name!r}" if self.nodes else "no nodes are known"
+                raise NotFoundError(what, self._hint(name))
             found.update((member, self.nodes[member]) for member in members)
+        if not found:
+            raise NotFoundError(f"{names}: there is no node in it")
         return list(found.values())
 
     def variables(self) -> dict[str, str]:
@@ -127,6 +132,8 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         if match is None or not value:
             continue
         field = FIELDS.get(match[2], match[2].lower())
+        if re.search(r"[\x00-\x20]", value):
+            raise UsageError(f"{variable}={value!r}: there is white space in it")
         if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
             raise UsageError(f"{variable}={value}: expected a port, 1 to 65535")
         found.setdefault(match[1].lower(), {})[field] = int(value) if field == "port" else value
@@ -151,6 +158,11 @@ def _read(path: Path) -> Nodes:
         for group, entry in groups.items()
         for index, name in enumerate(entry["nodes"])
         if name not in data["nodes"]
+    ]
+    problems += [
+        document.problem((kind, ALL), f"{ALL!r} means all nodes; name it otherwise", key=True)
+        for kind in ("nodes", "groups")
+        if ALL in data.get(kind, {})
     ]
     problems += [
         document.problem(("groups", name), f"{name!r} is already a node's name", key=True)

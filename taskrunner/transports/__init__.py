@@ -92,8 +92,8 @@ class Transport(Protocol):
     def discard(self, run: str) -> None:
         """Remove the directory of a run that is not live."""
 
-    def collect(self, plan: dict[str, Any], index: int) -> None:
-        """Bring here what a step that has ended was to bring back."""
+    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+        """Bring here what a step of a plan was to bring back; the run of the plan `source` has done it."""
 
 
 class FileTransport(Protocol):
@@ -133,8 +133,10 @@ def connect(target: str, **options: Unpack[ConnectOptions]) -> Transport:
     Raises UsageError.
     """
     scheme, separator, _ = target.partition("://")
+    scheme = scheme.lower()
     if not separator:
-        raise UsageError(f"{target} is not a target", "expected ssh://user@host:port")
+        hint = "expected ssh://user@host:port; nodes by their names are for `runner run NODE FILE`"
+        raise UsageError(f"{target!r} is not a target", hint)
     module, _, name = BUILT_IN.get(scheme, "").partition(":")
     try:
         made = getattr(import_module(module), name) if module else _registered(scheme)

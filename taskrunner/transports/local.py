@@ -106,15 +106,16 @@ class LocalTransport:
             try:
                 for chunk in feed.read():
                     news = True
+                    # Only an event is a sign of the engine: a step may print on when that is gone.
+                    quiet_since = quiet_since if chunk.log else time.monotonic()
                     yield chunk
             except OSError as error:
                 raise self._state_error(error) from error
             if feed.over or not wait:
                 return
             if news:
-                quiet_since = time.monotonic()
                 time.sleep(PACE)
-            elif time.monotonic() - quiet_since > SILENCE or self.last_words(run) is not None:
+            if time.monotonic() - quiet_since > SILENCE or self.last_words(run) is not None:
                 if not self.alive(run) and not feed.unread():
                     return
                 quiet_since = time.monotonic()
@@ -180,7 +181,7 @@ class LocalTransport:
         self.leave(run)
         state.discard(self.root, run)
 
-    def collect(self, plan: dict[str, Any], index: int) -> None:
+    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
         """The engine has put the outputs where they are wanted already."""
 
     def _state_error(self, error: OSError) -> StateError:

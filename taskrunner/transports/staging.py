@@ -75,19 +75,22 @@ def described(source: Path) -> Files:
         raise UsageError(f"{error.filename or source}: {error.strerror}") from error
 
 
-def collect(plan: dict[str, Any], index: int, get: Callable[[str, str, str], object]) -> None:
+def collect(
+    plan: dict[str, Any], index: int, source: dict[str, Any], get: Callable[[str, str, str], object]
+) -> None:
     """Bring the outputs of a step that has ended to where they are wanted here.
 
-    Relative places begin where the run was started, or in the current folder where that is not here.
-    `get` is given the path there, the one here, and the name to use where that is a folder.
+    They are those of the same step in `source`, the plan of the run that has done it. Relative places
+    begin where the run was started, or in the current folder where that is not here. `get` is given
+    the path there, the one here, and the name to use where that is a folder.
     """
-    origin = plan.get("origin", "")
-    for pair in plan["steps"][index].get("outputs") or ():
-        if "bring" in pair:
-            wanted = os.path.expanduser(pair["bring"])
-            node = plan.get("node", "")
-            if node and node not in wanted:
-                # One of several nodes: a folder for each.
-                wanted = os.path.join(os.path.dirname(wanted), node, os.path.basename(wanted))
-            target = os.path.join(origin if os.path.isdir(origin) else "", wanted)
-            get(pair["to"], target, os.path.basename(pair["from"].rstrip("/")))
+    origin, node = plan.get("origin", ""), plan.get("node", "")
+    step = plan["steps"][index]
+    done = next(other for other in source["steps"] if other["id"] == step["id"])
+    for pair, there in zip(step.get("outputs") or (), done.get("outputs") or (), strict=False):
+        wanted = os.path.expanduser(pair["bring"])
+        if node and node not in wanted:
+            # One of several nodes: a folder for each.
+            wanted = os.path.join(os.path.dirname(wanted), node, os.path.basename(wanted))
+        target = os.path.join(origin if os.path.isdir(origin) else "", wanted)
+        get(there["to"], target, os.path.basename(pair["from"].rstrip("/")))

@@ -238,3 +238,85 @@ def test_what_a_node_prints_while_nobody_listens_is_not_lost(write: Write, sshd:
         text = "".join(event["text"] for event in again.events(output=True) if event["type"] == "output")
     assert text.splitlines() == [f"line {number}" for number in range(1, 3001)]
     again.transport.close()
+
+
+def test_the_connection_cut_while_something_else_is_asked_for(write: Write, sshd: Sshd) -> None:
+    """Who follows goes on, whoever else has found the connection lost and made a new one."""
+    path = write({"id": "a", "commands": ["echo one; until [ -e go ]; do sleep 0.02; done; echo two"]})
+    relay = Relay(sshd.port)
+    transport = through(relay, sshd)
+    text = ""
+    with start(path, on=transport) as begun:
+        for event in begun.events(output=True):
+            if event["type"] == "output":
+                text += event["text"]
+                if text == "one\n":
+                    relay.cut()
+                    time.sleep(0.5)
+                    assert begun.alive()
+                    assert transport.followed(begun.id)
+                    (sshd.home / "go").touch()
+    assert text == "one\ntwo\n"
+    transport.close()
+    relay.close()
+
+
+def test_the_connection_cut_while_outputs_come_back(write: Write, sshd: Sshd) -> None:
+    path = write({"id": "a", "commands": ["head -c 60000000 /dev/urandom > big"], "outputs": [{"from": "big", "to": "big"}]},
+                 {"id": "b", "commands": ["true"]})  # fmt: skip
+    relay = Relay(sshd.port)
+    transport = through(relay, sshd)
+    with start(path, on=transport) as begun:
+        for event in begun.events():
+            if event["type"] == "step.started" and event["step"] == "a":
+                threading.Timer(0.45, relay.cut).start()
+    assert event["type"] == "run.finished"
+    assert Path("big").read_bytes() == (sshd.home / "big").read_bytes()
+    transport.close()
+    relay.close()
+
+
+def test_a_cancel_that_the_network_has_swallowed(
+    write: Write, sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SILENT", 1.0)
+    monkeypatch.setattr(session, "PING", 0.3)
+    path = write(
+        {"id": "a", "commands": ["touch at; sleep 600"]},
+        {"id": "z", "always": True, "commands": ["sleep 1; touch clean"]},
+    )
+    relay = Relay(sshd.port)
+    transport = through(relay, sshd, connect_timeout=1.0)
+    with start(path, on=transport) as begun:
+        asked = False
+
+        def idle() -> None:
+            nonlocal asked
+            if not asked and (sshd.home / "at").exists():
+                asked = relay.swallow = True
+                assert begun.cancel()
+                threading.Timer(2.0, lambda: setattr(relay, "swallow", False)).start()
+
+        events = list(begun.events(idle=idle))
+    assert events[-1]["type"] == "run.finished"
+    assert events[-1]["status"] == "cancelled"
+    assert (sshd.home / "clean").exists()
+    transport.close()
+    relay.close()
+
+
+def test_a_flood_does_not_fill_the_memory_while_outputs_come_back(write: Write, sshd: Sshd) -> None:
+    import resource
+
+    outputs = [{"from": "small", "to": f"small{number}"} for number in range(300)]
+    path = write({"id": "a", "commands": ["echo x > small"], "outputs": outputs},
+                 {"id": "b", "commands": ["yes 'a line of a flood' | head -c 700000000"]})  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = 0
+    with start(path, on=sshd.target) as begun:
+        for event in begun.events(output=True):
+            if event["type"] == "output":
+                size += len(event["text"])
+    assert size == 700_000_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    begun.transport.close()

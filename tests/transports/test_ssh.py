@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner import LockHeldError, TargetError, UsageError, attach, run, start
+from taskrunner import LockHeldError, StateError, TargetError, UsageError, attach, run, start
 from taskrunner.transports import connect
 from taskrunner.transports.ssh.transport import SshTransport
 from tests.conftest import Process, wait_for
@@ -357,3 +357,106 @@ def test_a_node_whose_engine_cannot_answer(sshd: Sshd, write: Write) -> None:
     )
     with pytest.raises(TargetError, match="the node has ended it: MemoryError: no more, again and again"):
         run(path, on=sshd.target)
+
+
+def test_two_that_get_the_same_file(sshd: Sshd, tmp_path: Path) -> None:
+    import threading
+
+    (sshd.home / "big").write_bytes(os.urandom(50_000_000))
+    counts = []
+
+    def get() -> None:
+        transport = SshTransport(sshd.target)
+        counts.append(transport.get("big", tmp_path / "big"))
+        transport.close()
+
+    both = [threading.Thread(target=get) for _ in "ab"]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sorted(counts) == [0, 1]
+    assert (tmp_path / "big").read_bytes() == (sshd.home / "big").read_bytes()
+
+
+def test_a_file_that_changed_between_two_halves(sshd: Sshd, tmp_path: Path) -> None:
+    relay = Relay(sshd.port)
+    (tmp_path / "home/.ssh/known_hosts").write_text(sshd.known_as(f"[127.0.0.1]:{relay.port}"))
+    (sshd.home / "big").write_bytes(os.urandom(1_000_000) * 300)
+    first = SshTransport(sshd.target.replace(str(sshd.port), str(relay.port)), reconnect_timeout=0)
+    first.open()
+    import threading
+
+    def cut() -> None:
+        wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob(".taskrunner-*")))
+        relay.close()
+
+    threading.Thread(target=cut).start()
+    with pytest.raises(TargetError):
+        first.get("big", tmp_path / "big")
+    assert len(list(tmp_path.glob(".taskrunner-*"))) == 1
+    first.close()
+    (sshd.home / "big").write_bytes(os.urandom(1_000_000) * 300)
+    second = SshTransport(sshd.target.replace(str(sshd.port), str(sshd.port)))
+    (tmp_path / "home/.ssh/known_hosts").write_text(sshd.known_as())
+    assert second.get("big", tmp_path / "big") == 1
+    assert (tmp_path / "big").read_bytes() == (sshd.home / "big").read_bytes()
+    second.close()
+
+
+def test_a_node_cannot_write_elsewhere_here(sshd: Sshd, tmp_path: Path, write: Write) -> None:
+    path = write({"id": "a", "commands": ["true"]})
+    run(path, on=sshd.target)
+    (folder,) = (sshd.state / "engine").iterdir()
+    exchange = folder / "engine" / "exchange.py"
+    exchange.write_text(
+        exchange.read_text().replace(
+            "    return found\n\n\ndef _entry",
+            "    found[0]['name'] = '../../pwned'\n    return found\n\n\ndef _entry",
+        )
+    )
+    (sshd.home / "f").mkdir()
+    (sshd.home / "f" / "x").write_text("x")
+    transport = SshTransport(sshd.target)
+    with pytest.raises(StateError, match="it offers a file outside of f"):
+        transport.get("f", tmp_path / "a" / "b")
+    assert not list(tmp_path.rglob("pwned"))
+    transport.close()
+
+
+def test_special_files_are_not_replaced(sshd: Sshd, tmp_path: Path) -> None:
+    (sshd.home / "x").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(sshd.home / "pipe")
+    transport = SshTransport(sshd.target)
+    with pytest.raises(StateError, match="no file"):
+        transport.get("x", tmp_path / "pipe")
+    with pytest.raises(StateError, match="no file"):
+        transport.put(sshd.home / "x", "pipe")
+    with pytest.raises(StateError, match="neither a file nor a folder"):
+        transport.get("pipe", tmp_path / "y")
+    with pytest.raises(UsageError, match="neither a file nor a folder"):
+        transport.put(tmp_path / "pipe", "y")
+    (tmp_path / "target").write_text("")
+    (tmp_path / "link").symlink_to("target")
+    transport.get("x", tmp_path / "link")
+    assert (tmp_path / "target").read_text() == "x"
+    assert (tmp_path / "link").is_symlink()
+    transport.close()
+
+
+def test_show_and_logs_bring_nothing_back(write: Write, sshd: Sshd, cli: Cli) -> None:
+    path = write({"id": "a", "commands": ["echo x > out"], "outputs": [{"from": "out", "to": "out"}]})
+    assert cli(path, "--on", sshd.target).returncode == 0
+    Path("out").write_text("edited")
+    for verb in ("show", "logs", "history", "status"):
+        assert cli(verb, "--on", sshd.target).returncode == 0
+    assert Path("out").read_text() == "edited"
+    import shutil
+
+    os.unlink("out")
+    shutil.rmtree(sshd.state / "runs")
+    done = cli(path, "--on", sshd.target)
+    assert "a: its outputs are no longer on the node" in done.stdout
+    assert cli(path, "--on", sshd.target, "--only", "a").returncode == 0
+    assert Path("out").read_text() == "x\n"

@@ -90,6 +90,41 @@ def test_the_configuration_file(identity: Path) -> None:
     assert resolve("ssh://x").user == "me"
 
 
+def test_points_in_which_the_file_counts_as_for_openssh(identity: Path) -> None:
+    config = identity.parent / "config"
+    config.write_text("Host n\n  ProxyCommand nc -x %r %h %p\n")
+    assert resolve("ssh://alice@n:2222").proxy_command == "nc -x alice n 2222"
+    config.write_text("Host foo\n  ProxyJump bastion\nHost *\n  ProxyCommand nc %h %p\n")
+    assert (resolve("ssh://foo").proxy_jump, resolve("ssh://foo").proxy_command) == (("bastion",), "")
+    assert resolve("ssh://bar").proxy_command == "nc bar 22"
+    config.write_text("ProxyJump None\nUserKnownHostsFile none\n")
+    assert resolve("ssh://foo").proxy_jump == ()
+    # Lines after an Include stand where they stood, whatever the file ends with.
+    (identity.parent / "more").write_text("Host only-this\n  User other\n")
+    config.write_text("Include more\nPort 77\nHost x\n  Include plain\n  User me\n")
+    (identity.parent / "plain").write_text("IdentitiesOnly yes\n")
+    assert (resolve("ssh://y").port, resolve("ssh://only-this").user) == (77, "other")
+    assert (resolve("ssh://x").user, resolve("ssh://x").identities_only) == ("me", True)
+    assert not resolve("ssh://y").identities_only
+    config.write_text("Host work\n  Include more\n")
+    with pytest.raises(
+        UsageError, match=r"more:1: a Host or Match line in a file that is included under 'Host work'"
+    ):
+        resolve("ssh://y")
+    config.write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
+    with pytest.raises(UsageError, match="the way to a leads through a: a -> b -> a"):
+        reach("ssh://a")
+
+
+def test_a_key_is_not_taken_for_a_host_in_between_because_of_the_target(sshd: Sshd, identity: Path) -> None:
+    (identity.parent / "config").write_text(
+        f"Host behind\n  HostName 127.0.0.1\n  StrictHostKeyChecking no\n  ProxyJump {sshd.user}@127.0.0.1:{sshd.port}\n"
+    )
+    (identity.parent / "known_hosts").unlink()
+    with pytest.raises(HostKeyError, match="not known"):
+        reach("ssh://behind")
+
+
 def test_an_alias_with_everything(sshd: Sshd, identity: Path) -> None:
     other = keygen(identity.parent / "a key")
     sshd.authorize(other)

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from typing import IO, TYPE_CHECKING, Any
 
-from taskrunner.errors import TargetError
+from taskrunner.errors import TargetError, UsageError
 from taskrunner.transports.ssh import endpoint as endpoints
 from taskrunner.transports.ssh import hostkeys, keys
 from taskrunner.transports.ssh.endpoint import Endpoint
@@ -35,8 +35,9 @@ class Lost(TargetError):
     """The connection broke, or was not made for a reason that may pass."""
 
 
-def connect(endpoint: Endpoint, timeout: float) -> Transport:
-    """An SSH connection, logged in. `timeout`, in seconds, is for each of its phases.
+def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) -> Transport:
+    """An SSH connection, logged in. `timeout`, in seconds, is for each of its phases;
+    `behind` are the hosts that it is a way to.
 
     Raises TargetError, which says what failed and what to do; Lost when the host has hung up.
     """
@@ -45,7 +46,7 @@ def connect(endpoint: Endpoint, timeout: float) -> Transport:
     transport: Transport | None = None
     proxy_errors = tempfile.TemporaryFile() if endpoint.proxy_command else None  # noqa: SIM115
     try:
-        sock = _socket(endpoint, timeout, proxy_errors)
+        sock = _socket(endpoint, timeout, proxy_errors, behind)
         transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=PACKET)
         transport.daemon = True
         # The first two are for a peer that says nothing, too: start_client is to see that first.
@@ -73,12 +74,14 @@ def connect(endpoint: Endpoint, timeout: float) -> Transport:
             proxy_errors.close()
 
 
-def _socket(endpoint: Endpoint, timeout: float, proxy_errors: IO[bytes] | None) -> Any:
+def _socket(
+    endpoint: Endpoint, timeout: float, proxy_errors: IO[bytes] | None, behind: tuple[str, ...]
+) -> Any:
     if proxy_errors is not None:
         return _proxied(endpoint, proxy_errors)
     hops = endpoint.proxy_jump
     if hops and endpoints.parse(hops[-1])[0] != endpoint.alias:
-        jump = _jump(hops, endpoint, timeout)
+        jump = _jump(hops, endpoint, timeout, (*behind, endpoint.alias))
         return jump.open_channel(
             "direct-tcpip", (endpoint.host, endpoint.port), ("127.0.0.1", 0), timeout=timeout
         )
@@ -119,15 +122,18 @@ _jumps: dict[Endpoint, Transport] = {}
 _jump_locks: dict[Endpoint, threading.Lock] = {}
 
 
-def _jump(hops: tuple[str, ...], behind: Endpoint, timeout: float) -> Transport:
+def _jump(hops: tuple[str, ...], target: Endpoint, timeout: float, behind: tuple[str, ...]) -> Transport:
     """The connection to the last of these hosts; every target behind it shares it."""
-    host = endpoints.resolve(hops[-1], accept_new=behind.accept_new)
+    host = endpoints.resolve(hops[-1], accept_new=target.accept_asked)
+    if host.alias in behind:
+        raise UsageError(f"~/.ssh/config: the way to {host.alias} leads through {host.alias}: "
+                         + " -> ".join((*behind, host.alias)))  # fmt: skip
     if hops[:-1]:
         host = host._replace(proxy_jump=hops[:-1], proxy_command="")
     with _jump_locks.setdefault(host, threading.Lock()):
         known = _jumps.get(host)
         if known is None or not known.is_active():
-            known = _jumps[host] = connect(host, timeout)
+            known = _jumps[host] = connect(host, timeout, behind)
         return known
 
 
@@ -171,7 +177,7 @@ def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: s
     elif isinstance(error, OSError) and error.errno in NETWORK:
         what, hint = NETWORK[error.errno]
     elif "banner" in str(error) or isinstance(error, (EOFError, ConnectionResetError, BrokenPipeError)):
-        what = f"it hung up before a login, or is not SSH ({error or type(error).__name__})"
+        what = "it hung up before a login, or is not SSH"
         return Lost(
             f"{endpoint}: {what}", "check the port; sshd may be overloaded (MaxStartups), its log tells"
         )

@@ -51,6 +51,8 @@ def _send(session: Session, root: str, files: Files) -> int:
                 content.seek(offset)
                 while True:
                     data = content.read(min(BLOCK, file["size"] - offset))
+                    if not data and offset < file["size"]:
+                        raise UsageError(f"{path}: it has become shorter while it was sent")
                     numbers.add(session.post("receive", data, root=root, file=file, offset=offset))
                     offset += len(data)
                     if len(numbers) >= AHEAD:
@@ -72,6 +74,8 @@ def get(session: Session, source: str, target: str, name: str = "") -> int:
     fetched = 0
     place = Path(target)
     for file in session.request("listing", path=source):
+        if os.path.isabs(file["name"]) or ".." in Path(file["name"]).parts:
+            raise StateError(f"{session.endpoint}: it offers a file outside of {source}: {file['name']!r}")
         if file["name"]:
             path, origin = place / file["name"], f"{source}/{file['name']}"
         else:
@@ -80,9 +84,11 @@ def get(session: Session, source: str, target: str, name: str = "") -> int:
         try:
             if stat.S_ISDIR(file["mode"]):
                 path.mkdir(parents=True, exist_ok=True)
-            elif not _there(session, origin, file, path):
-                _fetch(session, origin, file, path)
-                fetched += 1
+            else:
+                while not _there(session, origin, file, path):
+                    if _fetch(session, origin, file, path):
+                        fetched += 1
+                        break
         except OSError as error:
             raise StateError(f"{error.filename or path}: {error.strerror}") from error
     return fetched
@@ -94,16 +100,38 @@ def _there(session: Session, origin: str, file: dict[str, Any], place: Path) -> 
     return bool(session.request("digest", path=origin) == exchange.digest(str(place)))
 
 
-def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> None:
+def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> bool:
+    """Get one file; False when another command was getting it, so that it may be here."""
+    place = Path(os.path.realpath(place))
     place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and not place.is_file():
+        raise StateError(f"{place}: there is something else of this name, which is no file")
     # Named after where it comes from: what a lost connection has cut is gone on with.
-    mark = hashlib.sha256(f"{session.endpoint}:{origin}:{file['size']}".encode("utf-8", "surrogateescape"))
-    partial = place.with_name(f".{place.name[:80]}.{mark.hexdigest()[:16]}.part")
-    with partial.open("ab") as content:
-        if shutil.disk_usage(place.parent).free < file["size"] - content.tell():
-            size = file["size"] / 1e9
-            raise StateError(f"{place}: no room for {size:.1f} GB")
-        for data in session.pieces("send", path=origin, offset=content.tell()):
-            content.write(data)
-    os.chmod(partial, stat.S_IMODE(file["mode"]))
-    partial.rename(place)
+    mark = hashlib.sha256(f"{session.endpoint}:{origin}".encode("utf-8", "surrogateescape")).hexdigest()
+    partial = exchange.partial(str(place), mark)
+    try:
+        fd = exchange.locked(partial)
+    except BlockingIOError:
+        time.sleep(BUSY)
+        return False
+    with os.fdopen(fd, "r+b") as content:
+        for _ in range(2):
+            found = hashlib.sha256()
+            for block in iter(lambda: content.read(BLOCK), b""):
+                found.update(block)
+            if shutil.disk_usage(place.parent).free < file["size"] - content.tell():
+                raise StateError(f"{place}: no room for {file['size'] / 1e9:.1f} GB")
+            digest: bytes | str = ""
+            for digest in session.pieces("send", path=origin, offset=content.tell()):
+                if isinstance(digest, bytes):
+                    content.write(digest)
+                    found.update(digest)
+            if found.hexdigest() == digest:
+                os.fchmod(fd, file["mode"] & 0o777)
+                content.flush()
+                os.rename(partial, place)
+                return True
+            # What had been fetched before is of another version: from the beginning, then.
+            content.seek(0)
+            content.truncate()
+    raise StateError(f"{session.endpoint}: {origin}: it changes while it is fetched", "get it once more")

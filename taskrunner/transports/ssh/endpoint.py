@@ -13,8 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 from taskrunner.errors import UsageError
 
+EXPECTED = "expected ssh://user@host:port"
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
 INCLUDE = re.compile(r"^\s*include(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
+BLOCK = re.compile(r"^\s*(host|match)(\s|=)", re.IGNORECASE)
 DEPTH = 16
 """How deep Include may go, as in OpenSSH."""
 
@@ -33,6 +35,7 @@ class Endpoint(NamedTuple):
     known_hosts: tuple[str, ...]
     host_key_alias: str
     accept_new: bool
+    accept_asked: bool
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -51,9 +54,11 @@ def parse(target: str) -> tuple[str, int | None, str | None]:
         parts = urlsplit(target if "://" in target else f"ssh://{target}")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise UsageError(f"{target}: {error}", "expected ssh://user@host:port") from error
-    if not host or parts.path.strip("/") or parts.query or parts.password is not None:
-        raise UsageError(f"{target} is not a target", "expected ssh://user@host:port")
+        raise UsageError(f"{target}: the host or the port (1 to 65535) is wrong", EXPECTED) from error
+    if parts.password is not None:
+        raise UsageError("a target cannot hold a password", "keys log in: ssh-keygen, ssh-copy-id")
+    if not host or port == 0 or parts.path.strip("/") or parts.query:
+        raise UsageError(f"{target!r} is not a target", EXPECTED)
     # urlsplit lowers the case of a host, which an alias in ~/.ssh/config may need.
     written = re.search(re.escape(host), parts.netloc, re.IGNORECASE)
     return written[0] if written else host, port, unquote(parts.username) if parts.username else None
@@ -65,12 +70,15 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
     What the target says wins over the file. Raises UsageError.
     """
     alias, port, user = parse(target)
-    known = _lookup(alias, config or Path("~/.ssh/config").expanduser())
+    known = _lookup(alias, port, user, config or Path("~/.ssh/config").expanduser())
     files = known.get("identityfile") or [f"~/.ssh/{name}" for name in KEY_NAMES]
     hosts = _paths(known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
     hosts += _paths(known.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts"))
-    jump = known.get("proxyjump", "none")
-    command = known.get("proxycommand", "none")
+    # Of the two, the one that comes first counts.
+    proxies = [name for name in known if name in ("proxyjump", "proxycommand")]
+    proxy = known[proxies[0]] if proxies and known[proxies[0]].lower() != "none" else ""
+    jump = proxy if proxies[:1] == ["proxyjump"] else ""
+    command = proxy if proxies[:1] == ["proxycommand"] else ""
     try:
         return Endpoint(
             alias=alias,
@@ -79,11 +87,12 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
             user=user or known.get("user") or getpass.getuser(),
             identity_files=tuple(os.path.expanduser(file) for file in files if file != "none"),
             identities_only=known.get("identitiesonly", "no") == "yes",
-            proxy_jump=() if jump == "none" else tuple(part.strip() for part in jump.split(",")),
-            proxy_command="" if command == "none" else command,
+            proxy_jump=tuple(part.strip() for part in jump.split(",")) if jump else (),
+            proxy_command=command,
             known_hosts=tuple(hosts),
             host_key_alias=known.get("hostkeyalias", ""),
             # `no` would also take a key that has changed; that is never done here.
+            accept_asked=accept_new,
             accept_new=accept_new or known.get("stricthostkeychecking", "") in ("accept-new", "no", "off"),
         )
     except ValueError as error:
@@ -95,36 +104,51 @@ def _paths(value: str) -> list[str]:
     whole = os.path.expanduser(value)
     if os.path.exists(whole):
         return [whole]
-    return [os.path.expanduser(file) for file in value.split() if file != "none"]
+    return [os.path.expanduser(file) for file in value.split() if file.lower() != "none"]
 
 
-def _lookup(alias: str, path: Path) -> Mapping[str, Any]:
+def _lookup(alias: str, port: int | None, user: str | None, path: Path) -> Mapping[str, Any]:
     from paramiko.config import SSHConfig
     from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
 
+    # What the target says comes first, and wins; it also counts for %p and %r.
+    said = ["Host *", *([f"Port {port}"] if port else []), *([f"User {user}"] if user else [])]
     try:
-        text = "\n".join(_with_includes(path, 0))
+        text = "\n".join([*said, *_with_includes(path, "Host *", 0)])
         return SSHConfig.from_text(text).lookup(alias)
     except (ConfigParseError, CouldNotCanonicalize, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _with_includes(path: Path, depth: int) -> list[str]:
-    """The lines of a configuration file, those of the files that it includes in their place."""
+def _with_includes(path: Path, block: str, depth: int) -> list[str]:
+    """The lines of a configuration file, those of the files that it includes in their place.
+
+    `block` is the Host or Match line that they stand under. Raises UsageError.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         return []
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    lines: list[str] = []
-    for line in text.splitlines():
+    lines = [block]
+    for number, line in enumerate(text.splitlines(), 1):
+        if BLOCK.match(line):
+            if depth and block != "Host *":
+                raise UsageError(
+                    f"{path}:{number}: a Host or Match line in a file that is included under {block!r}",
+                    "move the Include to the top of ~/.ssh/config",
+                )
+            lines.append(line)
+            continue
         found = INCLUDE.match(line)
         if found is None or depth == DEPTH:
             lines.append(line)
             continue
+        under = next((known.strip() for known in reversed(lines) if BLOCK.match(known)), block)
         for pattern in found[1].split():
             place = Path("~/.ssh").expanduser() / os.path.expanduser(pattern.strip('"'))
             for name in sorted(glob.glob(str(place))):
-                lines += _with_includes(Path(name), depth + 1)
+                lines += _with_includes(Path(name), under, depth + 1)
+        lines.append(under)  # what follows stands where it stood
     return lines

@@ -108,7 +108,7 @@ def _matches(name: str, patterns: list[str]) -> bool:
     found = False
     for pattern in patterns:
         if pattern.startswith("|1|"):
-            found = found or HostKeys.hash_host(name, pattern) == pattern
+            found = found or HostKeys.hash_host(name.lower(), pattern) == pattern
         elif fnmatchcase(name.lower(), pattern.lstrip("!").lower().replace("[", "[[]")):
             if pattern.startswith("!"):
                 return False

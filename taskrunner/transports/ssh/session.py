@@ -6,26 +6,19 @@ The engine is shipped when the node does not have it. When the connection is los
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import hashlib
-import json
 import random
-import re
-import shlex
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.engine import VERSION, bootstrap
 from taskrunner.engine.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, StateError, TargetError
-from taskrunner.transports.bundle import engine_zip
 from taskrunner.transports.ssh.connection import WINDOW, Lost, connect
-from taskrunner.transports.ssh.endpoint import Endpoint
+from taskrunner.transports.ssh.handshake import Node, begin
 
 if TYPE_CHECKING:
     from paramiko import Channel
@@ -38,17 +31,14 @@ SILENT = 15.0
 IDLE = 0.2
 """Seconds at most before who waits for news gets a say."""
 BLOCK = 1 << 20
-WORD = re.compile(rb"\0taskrunner-(need|failed|engine) (\{.*?\})\n")
-
-
-@cache
-def _engine() -> tuple[bytes, str]:
-    data = engine_zip()
-    return data, hashlib.sha256(data).hexdigest()[:32]
-
-
+BEHIND = 8 << 20
+"""Bytes of news that may wait while something else is asked for: more would be kept in memory."""
 FRUITLESS = 10
 """Connections in a row that end before the node has answered anything: then something is wrong there."""
+
+
+BROKEN = (OSError, EOFError)
+"""What the library raises when a connection is gone."""
 
 
 class Busy(StateError):
@@ -58,20 +48,22 @@ class Busy(StateError):
 class Session:
     """One node. Raises TargetError when it cannot be reached, Lost when it no longer can."""
 
-    def __init__(
-        self, endpoint: Endpoint, *, python: str, state: str, timeout: float, patience: float
-    ) -> None:
-        self.endpoint = endpoint
+    def __init__(self, node: Node, patience: float) -> None:
+        self.node = node
+        self.endpoint = node.endpoint
+        self.epoch = 0
+        """Grows with each connection: what was begun on another one is over."""
         self.hello: dict[str, Any] = {}
         self.skew = 0.0
-        self.latency = 0.0
-        self._python, self._state = python, state
-        self._timeout, self._patience = timeout, patience
+        self._patience = patience
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._unpacker = Unpacker()
         self._whole: Iterator[tuple[dict[str, Any], bytes]] = iter(())
         self._waiting: deque[tuple[dict[str, Any], bytes]] = deque()
+        self._behind = 0
+        self._pausing: dict[int, int] = {}
+        self.paused: set[int] = set()
         self._number = 0
         self._spoke = self._heard = 0.0
         self._speaking = threading.Lock()
@@ -87,7 +79,7 @@ class Session:
 
         Raises TargetError, for a connection that there was already Lost.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.node.timeout
         pause = 0.2
         while True:
             try:
@@ -105,9 +97,14 @@ class Session:
             return
         self._unpacker, self._whole = Unpacker(), iter(())
         self._waiting.clear()
+        self._behind = 0
+        self._pausing.clear()
+        self.paused.clear()
         if self._connection is None or not self._connection.is_active():
-            self._connection = connect(self.endpoint, self._timeout)
-        self._channel = self._begin(self._connection)
+            self._connection = connect(self.endpoint, self.node.timeout)
+        self._channel, self.hello = begin(self._connection, self.node)
+        self.skew = self.hello["time"] - time.time()
+        self.epoch += 1
         self._spoke = self._heard = time.monotonic()
 
     def close(self) -> None:
@@ -121,6 +118,8 @@ class Session:
 
         Raises TargetError when there is none within the patience, or the host has become another.
         """
+        if self.connected:
+            return
         deadline = time.monotonic() + self._patience
         pause = 0.1
         self.close()
@@ -159,8 +158,10 @@ class Session:
             self._keep(message, data)
 
     def post(self, do: str, payload: bytes = b"", **about: Any) -> int:
-        """Ask for something without waiting; returns the number that the answer will have."""
-        self.open()
+        """Ask for something without waiting; returns the number that the answer will have.
+
+        Raises Lost: a conversation does not go on over another connection as if nothing had been.
+        """
         self._number += 1
         self._say(pack({"id": self._number, "do": do, **about}, payload))
         return self._number
@@ -175,15 +176,15 @@ class Session:
             else:
                 self._keep(message, data)
 
-    def pieces(self, do: str, **about: Any) -> Iterator[bytes]:
-        """What comes before the answer to a request that is answered in pieces."""
+    def pieces(self, do: str, **about: Any) -> Iterator[bytes | str]:
+        """What comes before the answer to a request that is answered in pieces, then the answer."""
         number = self.post(do, **about)
         while True:
             message, data = self._next(None)
             if message.get("id") == number:
-                self._value(message, data)
+                yield self._value(message, data)
                 return
-            if "file" in message:
+            if message.get("piece") == number:
                 yield data
             else:
                 self._keep(message, data)
@@ -192,21 +193,30 @@ class Session:
         """What comes by itself, as it comes; None now and then. Raises Lost."""
         while True:
             if self._waiting:
-                yield self._waiting.popleft()
+                message, data = self._waiting.popleft()
+                self._behind -= len(data)
+                yield message, data
                 continue
             found = self._next(IDLE)
             yield found if found and "feed" in found[0] else None
 
     def _keep(self, message: dict[str, Any], data: bytes) -> None:
-        if "feed" in message:
-            self._waiting.append((message, data))
+        """Keep news for later. Who sends too many is asked to pause; `paused` has it when it does."""
+        feed = message.get("feed")
+        if feed is None:
+            return
+        self._waiting.append((message, data))
+        self._behind += len(data)
+        if self._behind > BEHIND and feed not in self._pausing.values():
+            self._pausing[self.post("unfollow", feed=feed)] = feed
 
     def _value(self, message: dict[str, Any], data: bytes) -> Any:
         if "error" not in message:
             return message.get("ok", data)
         where = f"{message['path']}: " if message.get("path") else ""
         kind = Busy if message.get("errno") == errno.EAGAIN else StateError
-        raise kind(f"{self.endpoint}: {where}{message['error']}")
+        full = message.get("errno") in (errno.ENOSPC, errno.EDQUOT)
+        raise kind(f"{self.endpoint}: {where}{message['error']}", "make room there" if full else "")
 
     def _next(self, seconds: float | None) -> Any:
         """The next message; None when none came within these seconds."""
@@ -215,18 +225,23 @@ class Session:
             for message, data in self._whole:
                 if "tick" not in message:
                     self._fruitless = 0
+                    if message.get("id") in self._pausing:
+                        self.paused.add(self._pausing.pop(message["id"]))
                     return message, data
             now = time.monotonic()
             if now - self._spoke > PING:
                 self._say(pack({"id": 0, "do": "ping"}))
-            if now - self._heard > SILENT:
-                raise self._lost("no sign of life")
-            if deadline is not None and now >= deadline:
+            silent = now - self._heard > SILENT
+            if deadline is not None and now >= deadline and not silent:
                 return None
-            received = self._receive(min(1.0, PING if deadline is None else deadline - now))
+            # Who was busy elsewhere for long looks at what has come meanwhile, before the verdict.
+            left = PING if deadline is None else deadline - now
+            received = self._receive(0.0 if silent else max(0.0, min(1.0, left)))
             if received:
                 self._heard = time.monotonic()
                 self._whole = self._unpacker.feed(received)
+            elif silent:
+                raise self._lost("no sign of life")
 
     def _receive(self, seconds: float) -> bytes:
         channel = self._channel
@@ -237,7 +252,7 @@ class Session:
             data = channel.recv(WINDOW)
         except TimeoutError:
             return b""
-        except OSError as error:
+        except BROKEN as error:
             raise self._lost(str(error)) from error
         if not data:
             errors = channel.recv_stderr(BLOCK) if channel.recv_stderr_ready() else b""
@@ -255,101 +270,13 @@ class Session:
             with self._speaking:
                 channel.settimeout(SILENT)
                 channel.sendall(data)
-        except OSError as error:
+        except BROKEN as error:
             raise self._lost(str(error) or "nothing is taken any more") from error
 
     def _lost(self, why: str) -> Lost:
         if self._channel is not None:
-            self._channel.close()
+            with contextlib.suppress(*BROKEN):
+                self._channel.close()
+            self._channel = None
         self._why = f"{self.endpoint}: the connection was lost: {why}"
         return Lost(self._why)
-
-    def _begin(self, connection: Connection) -> Channel:
-        """Start the engine's side; ship the engine when it is missing there."""
-        import paramiko
-
-        data, digest = _engine()
-        program = Path(bootstrap.__file__).read_text(encoding="utf-8")
-        program += f"\nserve({digest!r}, {len(data)}, {self._state!r})\n"
-        try:
-            channel = connection.open_session(timeout=self._timeout)
-            # Words that mean the same in every login shell: sh, bash, zsh, fish, csh.
-            channel.exec_command(
-                f"exec {shlex.quote(self._python)} -I -S -c"
-                " 'import sys; exec(eval(sys.stdin.buffer.readline()))' taskrunner-engine"
-            )
-            channel.settimeout(self._timeout)
-            channel.sendall(repr(program).encode() + b"\n")
-            asked = time.monotonic()
-            found = self._word(channel)
-            if found[1] == b"need":
-                channel.sendall(data)
-                asked = time.monotonic()
-                found = self._word(channel)
-        except (paramiko.SSHException, EOFError, OSError) as error:
-            if isinstance(error, paramiko.ChannelException):
-                raise TargetError(f"{self.endpoint}: sshd refuses a session: {error.text}",
-                                  "MaxSessions or ForceCommand in its sshd_config?") from error  # fmt: skip
-            if isinstance(error, TimeoutError):
-                raise TargetError(
-                    f"{self.endpoint}: the engine does not answer within {self._timeout:g} s of the login",
-                    "does a start file of the login shell there wait for something?",
-                ) from error
-            raise Lost(f"{self.endpoint}: the connection was lost: {error}") from error
-        return self._greeted(channel, found[1].decode(), found[2], asked)
-
-    def _word(self, channel: Channel) -> re.Match[bytes]:
-        """What the bootstrap or the engine says, found behind whatever a login shell prints."""
-        data = b""
-        while True:
-            found = WORD.search(data)
-            if found:
-                return found
-            piece = channel.recv(BLOCK)
-            if not piece:
-                raise self._no_engine(channel, data)
-            data = (data + piece)[-BLOCK:]
-
-    def _no_engine(self, channel: Channel, printed: bytes) -> TargetError:
-        channel.status_event.wait(5)
-        status = channel.exit_status if channel.exit_status_ready() else -1
-        errors = b"".join(iter(lambda: channel.recv_stderr(BLOCK), b"")).decode("utf-8", "replace").strip()
-        said = (errors or printed.decode("utf-8", "replace").strip()).splitlines()[-1:] or [""]
-        if status in (126, 127):
-            return TargetError(
-                f"{self.endpoint}: there is no {self._python} on the node ({said[0]})",
-                "install Python 3.8 or later there, or name it: `python` in the nodes file",
-            )
-        if status == -1:
-            return Lost(f"{self.endpoint}: the connection was lost: the node has ended it")
-        return TargetError(
-            f"{self.endpoint}: the engine does not start there: exit status {status}"
-            + (f": {said[0]}" if said[0] else ""),
-            "can this user run commands there? `runner shell NODE` shows",
-        )
-
-    def _greeted(self, channel: Channel, word: str, text: bytes, asked: float) -> Channel:
-        about = json.loads(text)
-        if word == "failed":
-            channel.close()
-            raise self._refused(about)
-        self.latency = time.monotonic() - asked
-        self.hello = about
-        self.skew = about["time"] - time.time()
-        if about["version"] != VERSION:
-            raise TargetError(f"{self.endpoint}: its engine is version {about['version']}, not {VERSION}")
-        return channel
-
-    def _refused(self, about: dict[str, Any]) -> TargetError:
-        if "python" in about:
-            return TargetError(
-                f"{self.endpoint}: its {self._python} is {about['python']}; the engine needs 3.8 or later",
-                "name another one: `python` in the nodes file",
-            )
-        full = about["errno"] in (errno.ENOSPC, errno.EDQUOT)
-        return TargetError(
-            f"{self.endpoint}: its state folder cannot be written: {about['path']}: {about['error']}",
-            "make room there"
-            if full
-            else "choose another one that this user may write: `state` in the nodes file",
-        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +17,7 @@ from taskrunner.transports import staging
 from taskrunner.transports.ssh import copying
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import resolve
+from taskrunner.transports.ssh.handshake import Node
 from taskrunner.transports.ssh.session import Session
 
 T = TypeVar("T")
@@ -47,12 +50,13 @@ class SshTransport:
     ) -> None:
         self.name = target if "://" in target else f"ssh://{target}"
         self.endpoint = resolve(target, accept_new=accept_new_host_keys)
-        self.session = Session(
-            self.endpoint, python=python, state=state, timeout=connect_timeout, patience=reconnect_timeout
-        )
+        self.session = Session(Node(self.endpoint, python, state, connect_timeout), reconnect_timeout)
         self._warming: threading.Thread | None = None
         self._said: dict[str, str | None] = {}
-        self._feeds: dict[int, str] = {}
+        self._followed: set[str] = set()
+        self._joined: set[str] = set()
+        self._epoch = 0
+        self._cancelling: dict[str, str] = {}
         self._number = 0
 
     def warm(self) -> None:
@@ -74,10 +78,19 @@ class SshTransport:
         """The session, connected. Raises TargetError."""
         if self._warming is not None:
             warming, self._warming = self._warming, None
-            warming.join()
+            while warming.is_alive():
+                warming.join(0.1)  # a Ctrl-C is heard in between
             if self._cold is not None:
                 raise self._cold
         self.session.open()
+        if self._epoch != self.session.epoch:
+            # What belongs to a connection is told to each new one.
+            for run in self._joined:
+                self.session.request("join", run=run)
+            for run, token in self._cancelling.items():
+                self.session.request("cancel", run=run, token=token)
+            self._cancelling.clear()
+            self._epoch = self.session.epoch
         return self.session
 
     def close(self) -> None:
@@ -90,6 +103,7 @@ class SshTransport:
         folder = f"{self.open().hello['root']}/runs/{run}"
         staged = staging.stage(plan, folder, self._place)
         self._ask("start", run=run, plan=staged)
+        self._joined.add(run)
 
     def plan(self, run: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._ask("plan", run=run)
@@ -100,19 +114,32 @@ class SshTransport:
         return data
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
+        self._followed.add(run)
+        try:
+            yield from self._followed_on(run, output, wait)
+        except TargetError:
+            self._joined.discard(run)
+            raise
+        finally:
+            self._followed.discard(run)
+
+    def _followed_on(self, run: str, output: str, wait: bool) -> Iterator[Chunk | None]:
         at, lost = Position(), False
         while True:
             try:
                 session = self.open()
                 if lost:
-                    session.request("join", run=run)
                     lost = False
                     yield self._connection("back", f"{self.endpoint}: connected again", at)
+                ended = False
                 for chunk in self._feed(session, run, output, wait, at):
-                    if chunk is not None:
+                    ended = chunk is not None and chunk.data == b""
+                    if chunk is not None and not ended:
                         at = chunk.position
-                    yield chunk
-                return
+                    if not ended:
+                        yield chunk
+                if ended:
+                    return
             except Lost as error:
                 if not lost:
                     yield self._connection("lost", str(error), at)
@@ -123,25 +150,33 @@ class SshTransport:
     def _feed(
         self, session: Session, run: str, output: str, wait: bool, at: Position
     ) -> Iterator[Chunk | None]:
+        """The run from a position on; at its end a chunk without data. Ends without one when the node
+        was asked to pause, because something else took long: then it is to be asked again.
+        """
         self._number += 1
-        number = self._number
+        number, epoch = self._number, session.epoch
         session.post("follow", feed=number, run=run, output=output, wait=wait, at=at)
-        self._feeds[number] = run
         over = False
         try:
             for found in session.news():
                 if found is None:
+                    if number in session.paused:
+                        over = True
+                        return
                     yield None
-                    continue
-                message, data = found
-                if message["feed"] != number:
-                    continue
-                if "over" in message:
-                    self._said[run], over = message["over"], True
-                    return
-                yield Chunk(message["log"], data, Position(*message["at"]))
+                elif found[0]["feed"] == number:
+                    message, data = found
+                    if "over" in message:
+                        self._said[run], over = message["over"], True
+                        yield Chunk("", b"", at)
+                        return
+                    at = Position(*message["at"])
+                    yield Chunk(message["log"], data, at)
+                if session.epoch != epoch:
+                    # Another request has found the connection lost, and made a new one.
+                    over = True
+                    raise Lost(f"{self.endpoint}: the connection was lost")
         finally:
-            del self._feeds[number]
             if not over:
                 self._quietly("unfollow", feed=number)
 
@@ -162,16 +197,22 @@ class SshTransport:
         return self._said.get(run)
 
     def cancel(self, run: str) -> bool:
-        if run in self._feeds.values():
-            # Its answer would come behind all that the run has printed.
-            self.session.post("cancel", run=run)
-            return True
-        return bool(self._ask("cancel", run=run))
+        token = uuid.uuid4().hex
+        if run not in self._followed:
+            return bool(self._ask("cancel", run=run, token=token))
+        # Its answer would come behind all that the run has printed. It is asked again over a new
+        # connection; the token makes it one request.
+        self._cancelling[run] = token
+        with contextlib.suppress(Lost):
+            self.session.post("cancel", run=run, token=token)
+        return True
 
     def join(self, run: str) -> None:
         self._ask("join", run=run)
+        self._joined.add(run)
 
     def leave(self, run: str) -> None:
+        self._joined.discard(run)
         self._quietly("leave", run=run)
 
     def followed(self, run: str) -> bool:
@@ -194,8 +235,8 @@ class SshTransport:
         """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
         return self._again(lambda: copying.get(self.open(), source, str(target), name))
 
-    def collect(self, plan: dict[str, Any], index: int) -> None:
-        staging.collect(plan, index, self.get)
+    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+        staging.collect(plan, index, source, self.get)
 
     def _place(self, files: staging.Files) -> str:
         """Send what the node does not have of these files; the folder there that holds them."""

@@ -1,0 +1,147 @@
+"""The first words with a node: its engine is started, and shipped when it is missing there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import re
+import shlex
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskrunner.engine import VERSION, bootstrap
+from taskrunner.errors import TargetError
+from taskrunner.transports.bundle import engine_zip
+from taskrunner.transports.ssh.connection import Lost
+from taskrunner.transports.ssh.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from paramiko import Channel
+    from paramiko import Transport as Connection
+
+BLOCK = 1 << 20
+WORD = re.compile(rb"\0taskrunner-(need|failed|engine) (\{.*?\})\n")
+
+
+class Node(NamedTuple):
+    """What is to be started: on which host, with which Python, with its state in which folder."""
+
+    endpoint: Endpoint
+    python: str
+    state: str
+    timeout: float
+
+
+@cache
+def _engine() -> tuple[bytes, str]:
+    data = engine_zip()
+    return data, hashlib.sha256(data).hexdigest()[:32]
+
+
+def begin(connection: Connection, node: Node) -> tuple[Channel, dict[str, Any]]:
+    """The channel to the engine's server there, and what it says of itself.
+
+    Raises TargetError with what is wrong on the node, Lost when the connection breaks.
+    """
+    import paramiko
+
+    channel: Channel | None = None
+    try:
+        channel = connection.open_session(timeout=node.timeout)
+        return channel, _begun(channel, node)
+    except BaseException as error:
+        if channel is not None:
+            with contextlib.suppress(EOFError, OSError):
+                channel.close()
+        if isinstance(error, paramiko.ChannelException):
+            raise TargetError(
+                f"{node.endpoint}: sshd refuses a session: {error.text}",
+                "MaxSessions or ForceCommand in its sshd_config?",
+            ) from error
+        if isinstance(error, TimeoutError):
+            raise TargetError(
+                f"{node.endpoint}: the engine does not answer within {node.timeout:g} s of the login",
+                "does a start file of the login shell there wait for something?",
+            ) from error
+        if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
+            raise Lost(f"{node.endpoint}: the connection was lost: {error}") from error
+        raise
+
+
+def _begun(channel: Channel, node: Node) -> dict[str, Any]:
+    data, digest = _engine()
+    program = Path(bootstrap.__file__).read_text(encoding="utf-8")
+    program += f"\nserve({digest!r}, {len(data)}, {node.state!r})\n"
+    # Words that mean the same in every login shell: sh, bash, zsh, fish, csh.
+    channel.exec_command(
+        f"exec {shlex.quote(node.python)} -I -S -c"
+        " 'import sys; exec(eval(sys.stdin.buffer.readline()))' taskrunner-engine"
+    )
+    channel.settimeout(node.timeout)
+    channel.sendall(repr(program).encode() + b"\n")
+    word, about = _word(channel, node)
+    if word == "need":
+        channel.sendall(data)
+        word, about = _word(channel, node)
+    if word == "failed":
+        raise _refused(node, about)
+    if about["version"] != VERSION:
+        raise TargetError(f"{node.endpoint}: its engine is version {about['version']}, not {VERSION}")
+    return about
+
+
+def _word(channel: Channel, node: Node) -> tuple[str, dict[str, Any]]:
+    """What the bootstrap or the engine says, found behind whatever a login shell prints."""
+    data = b""
+    deadline = time.monotonic() + node.timeout
+    while True:
+        found = WORD.search(data)
+        if found:
+            return found[1].decode(), json.loads(found[2])
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        piece = channel.recv(BLOCK)
+        if not piece:
+            raise _no_engine(channel, node, data)
+        data = (data + piece)[-BLOCK:]
+
+
+def _no_engine(channel: Channel, node: Node, printed: bytes) -> TargetError:
+    channel.status_event.wait(5)
+    status = channel.exit_status if channel.exit_status_ready() else -1
+    errors = b""
+    with contextlib.suppress(TimeoutError):
+        errors = b"".join(iter(lambda: channel.recv_stderr(BLOCK), b""))
+    said = [text.decode("utf-8", "replace").strip().splitlines() for text in (errors, printed)]
+    last = next((lines[-1] for lines in said if lines), "")
+    if status in (126, 127):
+        return TargetError(
+            f"{node.endpoint}: there is no {node.python} on the node ({last})",
+            "install Python 3.8 or later there, or name it: `python` in the nodes file",
+        )
+    if status == -1:
+        return Lost(f"{node.endpoint}: the connection was lost: the node has ended it")
+    return TargetError(
+        f"{node.endpoint}: the engine does not start there: exit status {status}"
+        + (f": {last}" if last else ""),
+        "can this user run commands there? `runner shell NODE` shows",
+    )
+
+
+def _refused(node: Node, about: dict[str, Any]) -> TargetError:
+    if "python" in about:
+        return TargetError(
+            f"{node.endpoint}: its {node.python} is {about['python']}; the engine needs 3.8 or later",
+            "name another one: `python` in the nodes file",
+        )
+    full = about["errno"] in (errno.ENOSPC, errno.EDQUOT)
+    return TargetError(
+        f"{node.endpoint}: its state folder cannot be written: {about['path']}: {about['error']}",
+        "make room there"
+        if full
+        else "choose another one that this user may write: `state` in the nodes file",
+    )
