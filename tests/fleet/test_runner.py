@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -324,3 +325,90 @@ def test_from_python(nodes: Sshd, write: Write) -> None:
     assert printed == {"node1": "1\n", "node2": "2\n"}
     assert fleet.exit == 0
     assert fleet.statuses == {"node1": "ok", "node2": "ok"}
+
+
+def test_options_that_make_no_sense_and_options_anywhere(nodes: Sshd, write: Write, runner: Runner) -> None:
+    path = write({"id": "a", "skip_if": "false", "commands": ["true"]}, variables={"X": 0})
+    for words in (
+        ("--serial", "-1"),
+        ("--serial", "0"),
+        ("--max-parallel", "x"),
+        ("--connect-timeout", "nan"),
+        ("--reconnect-timeout", "-1"),
+    ):
+        done = runner("run-all", path, *words)
+        assert (done.returncode, "expected a number" in done.stderr) == (2, True), words
+    assert runner("run", "node1", "--env", "X=1", path).returncode == 0
+    assert runner("run-node1", "--serial", "1", path, "--nodes", "nodes.toml").returncode == 0
+    with Path("nodes.toml").open("a") as file:
+        file.write("[groups.none]\nnodes = []\n")
+    assert "there is no node in it" in runner("run", "none", path).stderr
+
+
+def test_what_is_done_on_several_nodes_goes_on_after_one_that_is_gone(
+    nodes: Sshd, write: Write, runner: Runner
+) -> None:
+    text = Path("nodes.toml").read_text()
+    Path("nodes.toml").write_text(
+        text.replace('address = "127.0.0.2"', f'address = "127.0.0.2"\nport = {free_port()}')
+    )
+    path = write({"id": "a", "skip_if": "false", "commands": ["true"]})
+    detached = runner("run-all", path, "--detach", "--json")
+    found = [json.loads(line) for line in detached.stdout.splitlines()]
+    assert (detached.returncode, [line["node"] for line in found]) == (3, ["node1", "node2", "node3"])
+    assert found[0]["type"] == "error"
+    wait_for(
+        lambda: (
+            json.loads(runner("status", "node2,node3", "--json").stdout)
+            == [{"node": f"node{n}", "runs": []} for n in (2, 3)]
+        )
+    )
+    dry = runner("run-all", path, "--dry-run", "--json")
+    assert {json.loads(line)["node"] for line in dry.stdout.splitlines()} == {"node1", "node2", "node3"}
+    status = runner("status", "--json")
+    assert sorted("error" in line for line in json.loads(status.stdout)) == [False, False, True]
+    assert status.returncode == 3
+    quiet = runner("run", "node2,node3", path, "--quiet")
+    assert (quiet.stdout, quiet.returncode) == ("", 0)
+
+
+def test_a_reader_that_goes_away(nodes: Sshd, write: Write) -> None:
+    path = write(
+        {"id": "a", "commands": ["for i in 1 2 3 4 5 6 7 8; do echo line; sleep 0.1; done; touch ended"]}
+    )
+    words = " ".join(f"'{word}'" for word in runner_command("run-node1", path, "-v"))
+    done = subprocess.run(
+        ["bash", "-c", f"{words} | head -1; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "141"
+    assert "the output is closed; run 20" in done.stderr
+    assert "runner attach node1 20" in done.stderr
+    wait_for(lambda: (nodes.home / "ended").exists())
+
+
+def test_a_table_of_many_nodes_in_a_narrow_terminal() -> None:
+    from rich.console import Console
+
+    from taskrunner.cli.fleet import About
+    from taskrunner.cli.fleet_table import Live
+
+    names = [f"a-node-{number:03}" for number in range(200)]
+    live = Live(names, 20, About("f", lambda node, step: ""))
+    live._console = Console(width=60, height=24, force_terminal=True, record=True, file=io.StringIO())
+    for name in names[:150]:
+        live.event(name, {"type": "node.started", "time": 0.0})
+        live.event(
+            name, {"type": "step.started", "time": 0.0, "step": "07-install", "index": 6, "attempt": 1}
+        )
+        live.event(
+            name, {"type": "output", "time": 0.0, "step": "07-install", "index": 6, "text": "x" * 300 + "\n"}
+        )
+    live._console.print(live._view())
+    lines = live._console.export_text().splitlines()
+    assert len(lines) <= 24
+    assert all(len(line) <= 60 for line in lines)
+    assert lines[0].startswith("a-node-000  7/20  07-install  0.")
+    assert lines[-1] == "132 more at work, 50 waiting, 0 of 200 done"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import random
 import threading
 import time
@@ -64,7 +65,7 @@ class Session:
         self._behind = 0
         self._pausing: dict[int, int] = {}
         self.paused: set[int] = set()
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._spoke = self._heard = 0.0
         self._speaking = threading.Lock()
         self._fruitless = 0
@@ -162,9 +163,9 @@ class Session:
 
         Raises Lost: a conversation does not go on over another connection as if nothing had been.
         """
-        self._number += 1
-        self._say(pack({"id": self._number, "do": do, **about}, payload))
-        return self._number
+        number = next(self._numbers)
+        self._say(pack({"id": number, "do": do, **about}, payload))
+        return number
 
     def answers(self, numbers: set[int]) -> None:
         """Wait for the answers to what was posted. Raises what `request` raises."""

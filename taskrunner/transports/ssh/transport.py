@@ -225,6 +225,7 @@ class SshTransport:
         return list(self._ask("infos", limit=limit, live=live))
 
     def discard(self, run: str) -> None:
+        self._joined.discard(run)
         self._ask("discard", run=run)
 
     def put(self, source: str | Path, target: str) -> int:
