@@ -77,6 +77,8 @@ def _follow(
     about: About,
     begin: Callable[[Node, Transport], runs.Run],
 ) -> int:
+    for node in [node for node in chosen if node.address][:1]:
+        _ = node.connect(**connect_options(args))  # what is wrong for all of them is said once
     show = renderer(args, [node.name for node in chosen], steps, about)
     found = fleet(
         chosen, begin, connect_options(args), max_parallel=args.max_parallel, serial=args.serial,

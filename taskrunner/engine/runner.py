@@ -108,7 +108,10 @@ class Run:
                 break
             if not skip["reason"] and remembered:
                 skip = {"reason": "journal", "detail": "in run " + remembered}
-            elif not skip["reason"] and step.get("guard") is not None:
+            elif (
+                not skip["reason"] and step.get("guard") is not None and os.path.isdir(self.ctx.folder(step))
+            ):
+                # In a folder that an earlier step has still to make, no guard holds.
                 try:
                     skip["reason"] = "guard" if steps.guard_holds(self.ctx, step) else ""
                 except StepError as error:

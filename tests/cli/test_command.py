@@ -285,3 +285,11 @@ def test_file_names_with_spaces_and_umlauts(write: Write, cli: Cli) -> None:
     assert "| ü" in done.stdout
     assert "--from 'ä ö'" in done.stdout
     assert cli("logs", "ä ö").stdout == "ü\n"
+
+
+def test_a_dry_run_in_a_folder_that_is_still_to_be_made(write: Write, cli: Cli) -> None:
+    path = write({"id": "a", "commands": ["mkdir d"]},
+                 {"id": "b", "cwd": "d", "skip_if": "[ -e x ]", "commands": ["touch x"]})  # fmt: skip
+    assert cli(path, "--dry-run").stdout.count("would run") == 2
+    assert cli(path).returncode == 0
+    assert "would skip: already true" in cli(path, "--dry-run").stdout
