@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import time
 
 from . import layout, lock
@@ -109,6 +108,8 @@ def infos(root: str, limit: int, live: bool = False) -> list[dict[str, Any]]:
 
 def discard(root: str, run: str) -> None:
     """Remove the directory of a run that is not live."""
+    import shutil  # slow to import, and seldom needed
+
     shutil.rmtree(layout.run_dir(root, run), ignore_errors=True)
 
 
@@ -123,11 +124,14 @@ def prune(root: str, started: str) -> None:
         if name != started and not followed(root, name) and not alive(root, name):
             discard(root, name)
     for kept in ("engine", "files"):
-        _forget_unused(os.path.join(root, kept))
+        if os.path.isdir(os.path.join(root, kept)):
+            _forget_unused(os.path.join(root, kept))
 
 
 def _forget_unused(folder: str) -> None:
     """Remove what was shipped here and has not been used for long; who uses it touches it."""
+    import shutil
+
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
