@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from taskrunner import packs, validate
+from taskrunner import load, packs, validate
 from tests.conftest import Process, command
 from tests.sshd import Sshd
 from tests.terminal import Terminal
@@ -102,6 +103,20 @@ def test_the_nodes_that_are_shown(make_sshd: Callable[..., Sshd], identity: Path
 def without_times(text: str) -> list[str]:
     """Lines without dates, durations, latencies and versions of Python."""
     return [re.sub(r"[\d-]+ [\d:]+ \[|\d+\.\d+ ?m?s|Python [\d.]+", "*", line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/nodes.md", "taskrunner/cli/commands.py"])
+def test_the_variables_that_examples_give_are_those_of_the_packs(name: str) -> None:
+    known = {pack.name: load(pack.path).document.data.get("variables", {}) for pack in packs.packs()}
+    given = [
+        (words[0], word.partition("=")[0])
+        for line in (ROOT / name).read_text().splitlines()
+        if (words := [word for word in line.split() if word in known])
+        for option, word in pairwise(line.split())
+        if option == "--env"
+    ]
+    assert given
+    assert [(pack, variable) for pack, variable in given if variable not in known[pack]] == []
 
 
 def test_every_key_of_a_step_is_documented() -> None:

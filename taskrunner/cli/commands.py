@@ -27,7 +27,7 @@ examples:
   export NODE1_IP=10.0.0.11 NODE2_IP=10.0.0.12 NODE1_USER=ubuntu NODE2_USER=ubuntu
   runner nodes                                    can they be reached, and what do they run?
   runner setup                                    setup-environment.json on all of them
-  runner run-node1 check-environment --env FABRIC=efa   one file on one node
+  runner run-node1 check-environment --env PEER=172.31.0.12
   runner run all FILE --serial 1 --fail-fast      one after the other, until one fails
   runner attach all                               after a Ctrl-C, or from another terminal
   runner get all /tmp/results/ results/           into results/node1, results/node2
