@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from taskrunner.cli.words import GO_ON, detail, duration, failure, harmless, skipped
+from taskrunner.cli.words import GO_ON, detail, duration, failure, harmless, skipped, stamp
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
@@ -127,8 +127,7 @@ class Plain:
             self._write(f"{node:<{self._width}} | {half}")
 
     def _say(self, node: str, when: float, tag: str, text: str) -> None:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-        self._write(f"{stamp} [{tag}] {node}: {text}")
+        self._write(f"{stamp(when)} [{tag}] {node}: {text}")
 
     def _write(self, line: str) -> None:
         print(line, flush=True)

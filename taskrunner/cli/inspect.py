@@ -9,7 +9,7 @@ from argparse import Namespace
 
 from taskrunner import runs
 from taskrunner.cli.targets import again, transport_of
-from taskrunner.cli.words import duration, skipped, summary
+from taskrunner.cli.words import duration, skipped, stamp, summary
 from taskrunner.errors import UsageError
 from taskrunner.history import RunInfo, past_runs
 
@@ -94,9 +94,9 @@ def show(args: Namespace) -> int:
         for event in run.so_far():
             print(json.dumps(event))
         return 0
-    for known in transport.infos(MANY):
-        if known["run"] == run.id:
-            print(_line(RunInfo(**known)))
+    known = transport.info(run.id)
+    if known is not None:
+        print(_line(RunInfo(**known)))
     for event in run.so_far():
         if event["type"] == "step.skipped":
             print(f"  –  {event['step']}  {skipped(event)}")
@@ -108,7 +108,7 @@ def show(args: Namespace) -> int:
 
 
 def _line(known: RunInfo) -> str:
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.started))
+    started = stamp(known.started)
     took = f" {duration(known.duration)}" if known.duration is not None else ""
     failures = f"  failed: {', '.join(known.failures)}" if known.failures else ""
     return f"{known.run}  {started}  {known.status}{took}  {known.name} ({known.file}){failures}"

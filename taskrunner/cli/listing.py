@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrunner import runs
 from taskrunner.api import LoadedFile
+from taskrunner.cli.targets import about_node
 from taskrunner.cli.words import skipped
 from taskrunner.engine.masking import Masker
 from taskrunner.errors import TaskFileError
@@ -52,8 +53,8 @@ def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
                 status = event["exit"]
             elif event["type"] == "step.planned":
                 if args.json:
-                    node = {"node": args.node} if getattr(args, "node", None) else {}
-                    print(json.dumps({**node, **event, "definition": masked["steps"][event["index"]]}))
+                    about = {**about_node(args), **event}
+                    print(json.dumps({**about, "definition": masked["steps"][event["index"]]}))
                 else:
                     _show(masked["steps"][event["index"]], event)
     finally:

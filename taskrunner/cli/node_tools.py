@@ -12,8 +12,10 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
+from taskrunner.cli.inspect import MANY
+from taskrunner.cli.inspect import cancel as cancel_one
 from taskrunner.cli.targets import connect_options, nodes_of, one, only, report
-from taskrunner.cli.words import duration
+from taskrunner.cli.words import duration, stamp
 from taskrunner.errors import NotFoundError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from taskrunner.transports.ssh.transport import SshTransport
 
 AT_ONCE = 32
-MANY = 1000
 
 
 def each(
@@ -51,14 +52,18 @@ def show_each(
     args: Namespace,
     found: Iterator[tuple[Node, Any, TaskrunnerError | None]],
     show: Callable[[Node, Any], None],
+    fail: Callable[[Node, TaskrunnerError], None] | None = None,
 ) -> int:
-    """Show what there is of each node, and the errors of those that have none."""
+    """Show what there is of each node, and the errors of those that have none; the exit status."""
     status = 0
     for node, value, error in found:
         if error is None:
             show(node, value)
+            continue
+        status = max(status, error.exit_status)
+        if fail is not None:
+            fail(node, error)
         else:
-            status = max(status, error.exit_status)
             report(error, node.name, args)
     return status
 
@@ -79,16 +84,18 @@ def nodes(args: Namespace) -> int:
             "runs": transport.infos(MANY, live=True),
         }  # fmt: skip
 
-    status, lines = 0, []
-    for node, about, error in each(args, look):
-        line = {
+    lines: list[dict[str, Any]] = []
+
+    def show(node: Node, about: dict[str, Any]) -> None:
+        lines.append({
             "node": node.name, "address": node.address, "user": node.user, "port": node.port or None,
-            "private": node.private, "id": node.id, "reachable": error is None, **(about or {}),
-        }  # fmt: skip
-        if error is not None:
-            status = max(status, error.exit_status)
-            line.update(error=str(error), hint=error.hint)
-        lines.append(line)
+            "private": node.private, "id": node.id, "reachable": True, **about,
+        })  # fmt: skip
+
+    def fail(node: Node, error: TaskrunnerError) -> None:
+        show(node, {"reachable": False, "error": str(error), "hint": error.hint})
+
+    status = show_each(args, each(args, look), show, fail)
     if args.json:
         print(json.dumps(lines, indent=2))
         return status
@@ -115,43 +122,34 @@ def _run(known: dict[str, Any]) -> str:
 def status(args: Namespace) -> int:
     """What runs on the nodes."""
     found = each(args, lambda node, transport: (transport.infos(MANY, live=True), transport.infos(1)))
-    listed = []
+    listed: list[dict[str, Any]] = []
+
+    def keep(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
+        listed.append({"node": node.name, "runs": value[0]})
+
+    def fail(node: Node, error: TaskrunnerError) -> None:
+        listed.append({"node": node.name, "runs": [], "error": str(error), "hint": error.hint})
 
     def show(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
         live, last = value
-        listed.append({"node": node.name, "runs": live})
-        if args.json:
-            return
         for known in live:
-            print(f"{node.name}: {_run(known)}, since {_ago(known['started'])}")
+            print(f"{node.name}: {_run(known)}, since {stamp(known['started'])}")
         if not live:
             ended = "; ".join(f"last: {known['run']} {known['name']} {known['status']}" for known in last)
             print(f"{node.name}: nothing is running" + (f"; {ended}" if ended else ""))
 
     if not args.json:
         return show_each(args, found, show)
-    code = 0
-    for node, value, error in found:
-        if error is None:
-            show(node, value)
-        else:
-            code = max(code, error.exit_status)
-            listed.append({"node": node.name, "runs": [], "error": str(error), "hint": error.hint})
+    code = show_each(args, found, keep, fail)
     print(json.dumps(listed, indent=2))
     return code
 
 
-def _ago(when: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-
-
 def cancel(args: Namespace) -> int:
     """Ask what runs on the nodes to stop, and wait until it has."""
-    from taskrunner.cli import inspect
-
     chosen = nodes_of(args)[1]
     if len(chosen) == 1:
-        return inspect.cancel(only(args, chosen[0].name))
+        return cancel_one(only(args, chosen[0].name))
 
     def stop(node: Node, transport: SshTransport) -> list[str]:
         live = [known["run"] for known in transport.infos(MANY, live=True)]

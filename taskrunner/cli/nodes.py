@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
 
 from taskrunner import api, runs
 from taskrunner.cli.fleet import About, Renderer, renderer
-from taskrunner.cli.run import SIGNALS, given, last_file, options, resume
+from taskrunner.cli.run import CANCELLED, Signals, given, last_file, options, resume
 from taskrunner.cli.run import attach as attach_one
 from taskrunner.cli.run import run as run_one
 from taskrunner.cli.targets import again, connect_options, nodes_of, only, report
-from taskrunner.errors import TargetError
+from taskrunner.errors import Detached, TargetError
 from taskrunner.fleet.nodes import Node
 from taskrunner.fleet.parallel import Fleet
 from taskrunner.fleet.plans import compile_for, defaults, fleet
 from taskrunner.transports import Transport
-
-LEFT = 130
 
 
 def setup(args: Namespace) -> int:
@@ -94,40 +90,23 @@ def _say(args: Namespace, text: str) -> None:
 
 def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
     """Show the nodes until all have ended. The first Ctrl-C asks them to stop, the second leaves."""
-    asked, told = 0, False
-
-    def stop(number: int, _: Any) -> None:
-        nonlocal asked
-        asked += 1
-
-    def leave(number: int, _: Any) -> None:
-        nonlocal asked
-        asked = 2
+    told = False
 
     def idle() -> None:
         nonlocal told
-        if asked == 1:
-            fleet.cancel()
-            if not told:
-                show.note("stopping: the steps are being ended, clean-up steps run; again to leave at once")
+        if signals.stop and not told:
             told = True
-        elif asked:
-            raise KeyboardInterrupt
+            fleet.cancel()
+            show.note("stopping: the steps are being ended, clean-up steps run; again to leave at once")
 
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, leave)
-    try:
-        with show:
-            for name, event in fleet.events(idle):
-                show.event(name, event)
-        show.summary()
-        return fleet.exit
-    except KeyboardInterrupt:
-        doing = "are being stopped" if told else "go on"
-        print(f"left; the runs {doing}: `{again(args, 'attach')}` shows them", file=sys.stderr)
-        return LEFT
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with Signals() as signals:
+        try:
+            with show:
+                for name, event in fleet.events(idle):
+                    show.event(name, event)
+            show.summary()
+            return fleet.exit
+        except Detached:
+            doing = "are being stopped" if told else "go on"
+            print(f"left; the runs {doing}: `{again(args, 'attach')}` shows them", file=sys.stderr)
+            return CANCELLED

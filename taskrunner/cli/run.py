@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(args: Namespace) -> int:
     """Compile, then list, try dry, start detached, or run and show."""
-    from taskrunner.cli.targets import again, transport_of
+    from taskrunner.cli.targets import about_node, again, transport_of
 
     transport = transport_of(args)
     if not args.list:
@@ -50,8 +50,7 @@ def run(args: Namespace) -> int:
     with Signals() as signals:
         begun = api.begin(plan, transport)
         if args.detach:
-            node = {"node": args.node} if getattr(args, "node", None) else {}
-            print(json.dumps({"run": begun.id, **node}) if args.json else begun.id)
+            print(json.dumps({"run": begun.id, **about_node(args)}) if args.json else begun.id)
             _say(args, f"follow it with `{again(args, 'attach', begun.id)}`")
             return 0
         if begun.attached:

@@ -9,7 +9,7 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
+from taskrunner.cli.words import Resume, detail, duration, failure, skipped, stamp, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, StepFinished
@@ -122,8 +122,7 @@ class Plain:
         if self._middle_of_line:
             sys.stdout.write("\n")
             self._middle_of_line = False
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-        print(f"{stamp} [{tag}] {text}", flush=True)
+        print(f"{stamp(when)} [{tag}] {text}", flush=True)
 
     def __enter__(self) -> object:
         return self

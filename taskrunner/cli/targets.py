@@ -47,6 +47,11 @@ def only(args: Namespace, node: str, **more: Any) -> Namespace:
     return Namespace(**{**vars(args), "node": node, **more})
 
 
+def about_node(args: Namespace) -> dict[str, str]:
+    """What tells machines of which node something is; nothing where there is none."""
+    return {"node": args.node} if getattr(args, "node", None) else {}
+
+
 def report(error: TaskrunnerError, node: str, args: Namespace) -> None:
     """Say what is wrong with one of several nodes."""
     said = str(error).removeprefix(f"{node}: ")

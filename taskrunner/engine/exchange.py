@@ -172,7 +172,7 @@ def _write(fd: int, offset: int, data: bytes) -> None:
 
 def _place(root: str, file: dict[str, Any]) -> str:
     # A link is written through, as cp does.
-    return os.path.realpath(os.path.join(root, file["name"]) if file["name"] else root)
+    return os.path.realpath(os.path.join(root, file["name"]))
 
 
 def partial(path: str, mark: str) -> str:

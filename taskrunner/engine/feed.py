@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 
 from . import layout
 from .events import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, NamedTuple
+    from typing import Callable, Iterator, NamedTuple
 
     class Position(NamedTuple):
         """How far a run has been read: bytes of its event log, and of the log of the current step."""
@@ -32,6 +33,8 @@ else:
     Chunk = namedtuple("Chunk", "log data position")
 
 BLOCK = 1 << 20
+SILENCE = 1.0
+"""Seconds without an event after which the engine is looked for."""
 TAIL = 4096
 """Bytes at the end of what is new that are enough for who shows the last lines only."""
 
@@ -50,6 +53,7 @@ class Feed:
         self._directory = directory
         self._output = output
         self._at = position or Position()
+        self._heard = time.monotonic()
 
     def read(self) -> Iterator[Chunk]:
         """What is new."""
@@ -71,13 +75,20 @@ class Feed:
                     log, offset = path, 0
                 self._at = Position(self._at.events + len(line) + 1, log, offset)
                 self.over = self.over or kind in ("run.finished", "run.refused")
+                # Only an event is a sign of the engine: a step may print on when that is gone.
+                self._heard = time.monotonic()
                 yield Chunk("", line + b"\n", self._at)
         for chunk in self._printed():
             yield chunk
 
-    def unread(self) -> bool:
-        """Whether there are events still to be read."""
-        return b"\n" in self._new_events()
+    def lost(self, alive: Callable[[], bool], at_once: bool = False) -> bool:
+        """Whether the engine is gone and has left nothing to read; `alive` is asked for it after a
+        silence, or `at_once`.
+        """
+        if not at_once and time.monotonic() - self._heard <= SILENCE:
+            return False
+        self._heard = time.monotonic()
+        return not alive() and b"\n" not in self._new_events()
 
     def _new_events(self) -> bytes:
         path = os.path.join(self._directory, layout.EVENTS)

@@ -33,8 +33,6 @@ TICK = 5.0
 DEAF = 30.0
 LOOK = 0.05
 """Seconds between two looks at a run that has no bell, and at a step's output."""
-SILENCE = 1.0
-"""Seconds without news after which the engine is looked for."""
 HELLO = b"\0taskrunner-engine "
 """The first bytes of this process (see bootstrap.py)."""
 AT_ONCE = 4 << 20
@@ -54,7 +52,6 @@ class Follower:
 
     def __init__(self, run: str, feed: Feed, wait: bool) -> None:
         self.run, self.feed, self.wait = run, feed, wait
-        self.quiet_since = time.monotonic()
 
 
 class Server:
@@ -64,7 +61,7 @@ class Server:
         self.root = root
         self.joined: dict[str, int] = {}
         self.followers: dict[int, Follower] = {}
-        self.bells: dict[int, str] = {}
+        self.bells: set[int] = set()
         self.children: dict[int, str] = {}
         self.told = time.monotonic()
         self.asked = 0
@@ -86,7 +83,7 @@ class Server:
             for bell in ready:
                 if bell and not os.read(bell, 65536):
                     os.close(bell)
-                    del self.bells[bell]
+                    self.bells.discard(bell)
             if 0 in ready:
                 data = os.read(0, 1 << 20)
                 if not data:
@@ -138,7 +135,7 @@ class Server:
             raise
         finally:
             os.close(ring)
-        self.bells[bell] = run
+        self.bells.add(bell)
         if pid:
             self.children[pid] = run
         state.prune(self.root, run)
@@ -181,6 +178,9 @@ class Server:
     def do_unfollow(self, feed: int) -> None:
         self.followers.pop(feed, None)
 
+    def do_info(self, run: str) -> dict[str, Any] | None:
+        return state.info(self.root, run)
+
     def do_runs(self) -> list[str]:
         return state.runs(self.root)
 
@@ -221,22 +221,18 @@ class Server:
 
     def _news(self, number: int) -> bool:
         """Send what is new of a run; whether there may be more at once."""
-        follower, now = self.followers[number], time.monotonic()
+        follower = self.followers[number]
         sent = 0
         for chunk in follower.feed.read():
             _write(pack({"feed": number, "log": chunk.log, "at": chunk.position}, chunk.data))
             sent += len(chunk.data)
-            # Only an event is a sign of the engine: a step may print on when that is gone.
-            follower.quiet_since = follower.quiet_since if chunk.log else now
             if sent > AT_ONCE:
                 return True
         if follower.feed.over or not follower.wait:
             self._over(number, None)
-        elif now - follower.quiet_since > SILENCE:
-            follower.quiet_since = now
-            if not self.do_alive(follower.run) and not follower.feed.unread():
-                log = os.path.join(layout.run_dir(self.root, follower.run), layout.ENGINE_LOG)
-                self._over(number, "\n".join(layout.tail(log)))
+        elif follower.feed.lost(lambda: self.do_alive(follower.run)):
+            log = os.path.join(layout.run_dir(self.root, follower.run), layout.ENGINE_LOG)
+            self._over(number, "\n".join(layout.tail(log)))
         return False
 
     def _tick(self) -> None:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 from taskrunner.errors import UsageError, closest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typing_extensions import Unpack
 
     from taskrunner.engine.feed import Chunk
@@ -84,26 +82,17 @@ class Transport(Protocol):
     def runs(self) -> list[str]:
         """The ids of the runs whose directories are there, the newest first."""
 
+    def info(self, run: str) -> dict[str, Any] | None:
+        """What is known of a run (see engine/state.py); None for one that never began."""
+
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
-        """What is known of the last runs (see engine/state.py), the newest first; `live`: of those
-        under way only.
-        """
+        """The same of the last runs, the newest first; `live`: of those under way only."""
 
     def discard(self, run: str) -> None:
         """Remove the directory of a run that is not live."""
 
     def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
         """Bring here what a step of a plan was to bring back; the run of the plan `source` has done it."""
-
-
-class FileTransport(Protocol):
-    """What a target on another machine offers besides."""
-
-    def put(self, source: str | Path, target: str) -> int:
-        """Copy a file, or all in a folder, to the target; the number of files that were not there."""
-
-    def get(self, source: str, target: str | Path, name: str = "") -> int:
-        """Copy a file, or all in a folder, from the target; the number of files that were not here."""
 
 
 class ReachOptions(TypedDict, total=False):

@@ -19,8 +19,6 @@ POLL = 0.05
 """Seconds between two looks at a run that has no bell, and at a step's output."""
 PACE = 0.01
 """Seconds at least between two looks: what reads every event at once slows down who writes them."""
-SILENCE = 1.0
-"""Seconds without news after which the engine is asked for."""
 LAUNCH = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
     "from engine.main import main; sys.exit(main(sys.argv[1:]))"
@@ -100,14 +98,11 @@ class LocalTransport:
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
         feed = Feed(layout.run_dir(self.root, run), output)
-        quiet_since = time.monotonic()
         while True:
             news = False
             try:
                 for chunk in feed.read():
                     news = True
-                    # Only an event is a sign of the engine: a step may print on when that is gone.
-                    quiet_since = quiet_since if chunk.log else time.monotonic()
                     yield chunk
             except OSError as error:
                 raise self._state_error(error) from error
@@ -115,10 +110,8 @@ class LocalTransport:
                 return
             if news:
                 time.sleep(PACE)
-            if time.monotonic() - quiet_since > SILENCE or self.last_words(run) is not None:
-                if not self.alive(run) and not feed.unread():
-                    return
-                quiet_since = time.monotonic()
+            if feed.lost(lambda: self.alive(run), at_once=self.last_words(run) is not None):
+                return
             yield None
             self._wait(run, POLL * 4 if output == NONE else POLL)
 
@@ -173,6 +166,9 @@ class LocalTransport:
 
     def runs(self) -> list[str]:
         return state.runs(self.root)
+
+    def info(self, run: str) -> dict[str, Any] | None:
+        return state.info(self.root, run)
 
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
         return state.infos(self.root, limit, live)

@@ -68,9 +68,9 @@ def described(source: Path) -> Files:
     try:
         found = exchange.listing(str(source))
         for file in found:
-            path = source / file["name"] if file["name"] else source
-            file["digest"] = "" if stat.S_ISDIR(file["mode"]) else exchange.digest(str(path))
-        return [(source / file["name"] if file["name"] else source, file) for file in found]
+            folder = stat.S_ISDIR(file["mode"])
+            file["digest"] = "" if folder else exchange.digest(str(source / file["name"]))
+        return [(source / file["name"], file) for file in found]
     except OSError as error:
         raise UsageError(f"{error.filename or source}: {error.strerror}") from error
 

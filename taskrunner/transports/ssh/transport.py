@@ -221,6 +221,10 @@ class SshTransport:
     def runs(self) -> list[str]:
         return list(self._ask("runs"))
 
+    def info(self, run: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._ask("info", run=run)
+        return found
+
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
         return list(self._ask("infos", limit=limit, live=live))
 
