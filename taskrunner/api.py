@@ -163,9 +163,15 @@ def reach(on: str | Transport | None) -> Transport:
     return on or LocalTransport()
 
 
-def begin(plan: Plan, transport: Transport) -> runs.Run:
-    """Start a compiled plan, and remember its file as the last one of its folder."""
-    run = runs.launch(plan, transport)
+def begin(
+    plan: Plan,
+    transport: Transport,
+    *,
+    id: str = "",
+    idle: Callable[[runs.Run], object] = lambda _: None,
+) -> runs.Run:
+    """Start a compiled plan, and remember its file as the last one of its folder; see runs.launch."""
+    run = runs.launch(plan, transport, id=id, idle=idle)
     if Path(plan["path"]).is_absolute():
         history.remember_last(plan["path"])
     return run

@@ -6,7 +6,8 @@ TaskrunnerError                exit status
 ├── TaskFileError              2  the task file has problems; all of them are listed
 ├── StateError                 2  the state folder cannot be read or written
 ├── TargetError                3  the target cannot be reached, or cannot run the engine
-│   └── HostKeyError           3  the target is not known, or not who it was
+│   ├── HostKeyError           3  the target is not known, or not who it was
+│   └── NeverRanError          130  the run was cancelled before the target has heard of it
 ├── LockHeldError              4  another run of the same task file is under way
 └── EngineDiedError            1  the engine ended without saying how the run ended
 """
@@ -77,6 +78,12 @@ class TargetError(TaskrunnerError):
 
 class HostKeyError(TargetError):
     """The target is not known, or not who it was."""
+
+
+class NeverRanError(TargetError):
+    """The run was cancelled before the target has heard of it."""
+
+    exit_status = 130
 
 
 class LockHeldError(TaskrunnerError):

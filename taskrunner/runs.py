@@ -43,7 +43,8 @@ class Run:
         self.attached = attached
         self.collects = True
         """Whether following it brings here what its steps are to bring back."""
-        self._plans: dict[str, dict[str, Any] | None] = {}
+        self.plan: dict[str, Any] | None = None
+        """Its plan as the target has it, once that is known."""
 
     def events(
         self, *, output: bool | Literal["last"] = False, idle: Callable[[], object] = lambda: None
@@ -105,11 +106,11 @@ class Run:
         run = self.id if event["type"] == "step.finished" else event.get("run", "")
         if not run or (event["type"] == "step.finished" and event["status"] != "ok"):
             return
-        plan = self._plan(self.id) or {"steps": []}
+        plan = self._known_plan()
         step: dict[str, Any] = next((step for step in plan["steps"] if step["id"] == event["step"]), {})
         if not step.get("outputs"):
             return
-        source = self._plan(run)
+        source = plan if run == self.id else self.transport.plan(run)
         if source is not None:
             self.transport.collect(plan, step["index"], source)
             return
@@ -119,10 +120,10 @@ class Run:
             f" forgotten; --only {event['step']} makes them anew",
         }  # fmt: skip
 
-    def _plan(self, run: str) -> dict[str, Any] | None:
-        if run not in self._plans:
-            self._plans[run] = self.transport.plan(run)
-        return self._plans[run]
+    def _known_plan(self) -> dict[str, Any]:
+        if self.plan is None:
+            self.plan = self.transport.plan(self.id)
+        return self.plan or {"steps": []}
 
     def result(self, on_event: Callable[[Event], object] | None = None) -> Result:
         """Wait for the end. Raises EngineDiedError, StateError, TargetError."""
@@ -152,8 +153,7 @@ class Run:
 
         Raises NotFoundError for an unknown step.
         """
-        plan = self.transport.plan(self.id) or {"steps": []}
-        index = {item["id"]: item["index"] for item in plan["steps"]}
+        index = {item["id"]: item["index"] for item in self._known_plan()["steps"]}
         if step not in index:
             hint = closest(step, index) or "the steps are " + ", ".join(list(index)[:20])
             raise NotFoundError(f"run {self.id} has no step {step!r}", hint)
@@ -170,11 +170,9 @@ class Run:
         self.close()
 
     def _lost(self) -> EngineDiedError:
-        said = self.transport.last_words(self.id)
-        if said:
-            return EngineDiedError(f"run {self.id} has ended early: {said}")
+        said = self.transport.last_words(self.id) or "its engine was killed, or the machine went down"
         return EngineDiedError(
-            f"run {self.id} was cut off: its engine was killed, or the machine went down",
+            f"run {self.id} was cut off: {said}",
             "run the same command again: it goes on after the last step that finished",
         )
 
@@ -189,19 +187,26 @@ def new_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime(now)) + f"{int(now % 1 * 1e6):06d}"
 
 
-def launch(plan: Plan, transport: Transport | None = None) -> Run:
+def launch(
+    plan: Plan,
+    transport: Transport | None = None,
+    *,
+    id: str = "",
+    idle: Callable[[Run], object] = lambda _: None,
+) -> Run:
     """Start a plan, or attach to the run that does the same already and that nobody follows.
 
-    Raises LockHeldError when another run of the task file is under way; StateError, TargetError,
-    EngineDiedError.
+    `idle` is called several times a second until the run has begun. Raises LockHeldError when another
+    run of the task file is under way; StateError, TargetError, EngineDiedError.
     """
     transport = transport or LocalTransport()
-    run = Run(new_id(), transport)
-    transport.start(run.id, {**plan, "run": run.id})
-    for event in run.events():
+    run = Run(id or new_id(), transport)
+    run.plan = transport.start(run.id, {**plan, "run": run.id})
+    for event in run.events(idle=lambda: idle(run)):
         if event["type"] == "run.refused":
             return _instead(run, plan, event["holder"])
-        break
+        if event["type"] == "run.started":
+            break
     return run
 
 

@@ -158,3 +158,40 @@ def terminal(tmp_path: Path) -> Iterator[Any]:
     opened = Terminal(tmp_path / "tmux")
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[tuple[str, int]]:
+    """moto's server: S3, EC2, STS."""
+    from tests import aws
+
+    server = aws.moto()
+    host, port = server.get_host_and_port()
+    yield host, port
+    server.stop()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """AWS with one instance; see tests/aws."""
+    import urllib.request
+
+    from taskrunner.transports.ssm import courier
+    from tests.aws import Aws
+
+    made = Aws(tmp_path / "aws", moto)
+    for name, value in made.env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TASKRUNNER_BUCKET", raising=False)
+    monkeypatch.setattr(courier, "_couriers", {})
+    made.add()
+    yield made
+    left: dict[int, str] = {}
+    for instance in made.ssm.instances.values():
+        left.update(_wait_until_gone(str(instance.state)))
+        instance.power_off()
+    made.close()
+    urllib.request.urlopen(
+        urllib.request.Request(f"http://{moto[0]}:{moto[1]}/moto-api/reset", method="POST"), timeout=10
+    ).close()
+    assert not left, f"left running on an instance: {left}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -20,19 +21,19 @@ from taskrunner.errors import NotFoundError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
 
 if TYPE_CHECKING:
-    from taskrunner.transports.ssh.transport import SshTransport
+    from taskrunner.transports import NodeTransport
 
 AT_ONCE = 32
 
 
 def each(
-    args: Namespace, work: Callable[[Node, SshTransport], Any]
+    args: Namespace, work: Callable[[Node, NodeTransport], Any]
 ) -> Iterator[tuple[Node, Any, TaskrunnerError | None]]:
     """Do something on every node that is named, in parallel; what it gave, or the error, in order."""
 
     def do(node: Node) -> tuple[Node, Any, TaskrunnerError | None]:
         try:
-            transport = cast("SshTransport", node.connect(**connect_options(args)))
+            transport = cast("NodeTransport", node.connect(**connect_options(args)))
             try:
                 return node, work(node, transport), None
             finally:
@@ -71,16 +72,16 @@ def show_each(
 def nodes(args: Namespace) -> int:
     """Which nodes there are: can they be reached, how fast, with which Python, and what runs there."""
 
-    def look(node: Node, transport: SshTransport) -> dict[str, Any]:
+    def look(node: Node, transport: NodeTransport) -> dict[str, Any]:
         began = time.monotonic()
-        session = transport.open()
+        hello = transport.hello()
         connected = time.monotonic() - began
         began = time.monotonic()
-        session.request("ping")
+        transport.ping()
         return {
             "latency": round(time.monotonic() - began, 4), "connect": round(connected, 3),
-            "python": session.hello["python"], "engine": session.hello["version"],
-            "state": session.hello["root"], "skew": round(session.skew, 1),
+            "python": hello["python"], "engine": hello["version"],
+            "state": hello["root"], "skew": round(transport.skew, 1),
             "runs": transport.infos(MANY, live=True),
         }  # fmt: skip
 
@@ -100,9 +101,9 @@ def nodes(args: Namespace) -> int:
         print(json.dumps(lines, indent=2))
         return status
     width = max(map(len, (line["node"] for line in lines)), default=0)
-    where = max(map(len, (line["address"] for line in lines)), default=0)
+    where = max((len(line["address"] or line["id"]) for line in lines), default=0)
     for line in lines:
-        start = f"{line['node']:<{width}}  {line['address']:<{where}}"
+        start = f"{line['node']:<{width}}  {line['address'] or line['id']:<{where}}"
         if not line["reachable"]:
             print(f"✗ {start}  {line['error']}")
             print("".join(f"    {text}\n" for text in line["hint"].splitlines()), end="")
@@ -151,7 +152,7 @@ def cancel(args: Namespace) -> int:
     if len(chosen) == 1:
         return cancel_one(only(args, chosen[0].name))
 
-    def stop(node: Node, transport: SshTransport) -> list[str]:
+    def stop(node: Node, transport: NodeTransport) -> list[str]:
         live = [known["run"] for known in transport.infos(MANY, live=True)]
         for run in live:
             transport.cancel(run)
@@ -171,7 +172,7 @@ def cancel(args: Namespace) -> int:
 def put(args: Namespace) -> int:
     """Copy a file or folder to nodes."""
 
-    def copy(node: Node, transport: SshTransport) -> tuple[int, float]:
+    def copy(node: Node, transport: NodeTransport) -> tuple[int, float]:
         began = time.monotonic()
         return transport.put(args.source, args.target), time.monotonic() - began
 
@@ -182,7 +183,7 @@ def get(args: Namespace) -> int:
     """Copy a file or folder from nodes; from several, into a folder for each."""
     several = len(nodes_of(args)[1]) > 1
 
-    def copy(node: Node, transport: SshTransport) -> tuple[int, float]:
+    def copy(node: Node, transport: NodeTransport) -> tuple[int, float]:
         target = os.path.join(args.target, node.name, "") if several else args.target
         began = time.monotonic()
         return transport.get(args.source, target), time.monotonic() - began
@@ -196,13 +197,20 @@ def _copied(args: Namespace, node: Node, verb: str, count: int, seconds: float) 
 
 
 def shell(args: Namespace) -> int:
-    """A shell on a node, or one command: the system's own ssh, which knows terminals best."""
+    """A shell on a node, or one command: by AWS's plugin, or the system's ssh, which know terminals best."""
+    node = one(args)
+    if not node.target.startswith("ssh:"):
+        from taskrunner.transports.ssm import account, tunnel
+
+        reached = account.Account(args.region or node.region, args.profile or node.profile)
+        if not args.command:
+            tunnel.session(reached, node.id)
+        tunnel.session(reached, node.id, tunnel.COMMAND, command=[shlex.join(args.command)])
     from taskrunner.transports.ssh.endpoint import resolve
 
     program = shutil.which("ssh")
     if program is None:
         raise NotFoundError("a shell needs OpenSSH's client", "install it: apt-get install openssh-client")
-    node = one(args)
     endpoint = resolve(node.target)
     words = [program, "-p", str(endpoint.port), "-l", endpoint.user]
     config = os.path.expanduser("~/.ssh/config")

@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
         chosen,
         len(first["steps"]),
         about,
-        lambda node, transport: api.begin(plans[node.name], transport),
+        lambda node, transport, idle: api.begin(plans[node.name], transport, idle=idle),
     )
 
 
@@ -63,7 +63,7 @@ def attach(args: Namespace) -> int:
     if len(chosen) == 1:
         return attach_one(only(args, chosen[0].name))
     about = About("", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
-    return _follow(args, chosen, 0, about, lambda node, transport: runs.attach(args.run, transport))
+    return _follow(args, chosen, 0, about, lambda node, transport, _: runs.attach(args.run, transport))
 
 
 def _follow(
@@ -71,7 +71,7 @@ def _follow(
     chosen: list[Node],
     steps: int,
     about: About,
-    begin: Callable[[Node, Transport], runs.Run],
+    begin: Callable[[Node, Transport, Callable[[runs.Run], object]], runs.Run],
 ) -> int:
     for node in [node for node in chosen if node.address][:1]:
         _ = node.connect(**connect_options(args))  # what is wrong for all of them is said once

@@ -66,7 +66,7 @@ def run(parser: Parser) -> None:
 
 def target(parser: Parser) -> None:
     parser.add_argument("--on", metavar="TARGET",
-                        help="another machine: ssh://user@host:port")  # fmt: skip
+                        help="another machine: ssh://user@host:port, or ssm://i-...")  # fmt: skip
     connection(parser)
 
 
@@ -77,15 +77,26 @@ def connection(parser: Parser) -> None:
     parser.add_argument("--reconnect-timeout", type=seconds, metavar="S",
                         help="seconds to get a lost connection back in (300)")  # fmt: skip
 
+    parser.add_argument("--region", metavar="NAME", help="AWS region, for ssm (that of the environment)")
+    parser.add_argument("--profile", metavar="NAME", help="AWS profile, for ssm (that of the environment)")
+    parser.add_argument("--bucket", metavar="NAME",
+                        help="S3 bucket for what is large or secret (TASKRUNNER_BUCKET)")  # fmt: skip
+    parser.add_argument("--stream", choices=("auto", "poll", "s3"),
+                        help="how output comes from ssm: asked for, through S3, as it fits")  # fmt: skip
+
 
 def nodes_file(parser: Parser) -> None:
+    parser.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
+    parser.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
+                        help="instances with this tag, instead of NODE")  # fmt: skip
     parser.add_argument("--nodes", metavar="FILE", default="",
                         help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
     parser.set_defaults(on=None)
 
 
 def nodes(parser: Parser) -> None:
-    parser.add_argument("node", metavar="NODE", help='a node, a group, several (node1,decode), or "all"')
+    parser.add_argument("node", nargs="?", default="", metavar="NODE",
+                        help='a node, a group, an instance, several (node1,decode), or "all"')  # fmt: skip
     nodes_file(parser)
 
 

@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     transport.open()
     # From here on a Ctrl-C does not end this process: it finds the run, or waits until there is one.
     with Signals() as signals:
-        begun = api.begin(plan, transport)
+        begun = api.begin(plan, transport, idle=signals.pass_on)
         if args.detach:
             print(json.dumps({"run": begun.id, **about_node(args)}) if args.json else begun.id)
             _say(args, f"follow it with `{again(args, 'attach', begun.id)}`")
@@ -87,6 +87,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.stop = False
+        self.told = False
 
     def _stop(self, number: int, _: Any) -> None:
         if self.stop:
@@ -95,6 +96,14 @@ class Signals:
 
     def _leave(self, number: int, _: Any) -> None:
         raise Detached
+
+    def pass_on(self, run: runs.Run) -> None:
+        """Ask the run to stop, if that is wished and was not done.
+
+        Not in the handler: that may interrupt what asking needs (a lock, half a message).
+        """
+        if self.stop and not self.told:
+            self.told = run.cancel()
 
     def __enter__(self) -> Signals:
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -109,15 +118,14 @@ class Signals:
 
 def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
     """Show a run until it ends. The first Ctrl-C or SIGTERM asks it to stop, the second leaves it."""
-    told = False
+    noted = False
 
     def idle() -> None:
-        # Not in the handler: it may interrupt what asking needs (a lock, half a message).
-        nonlocal told
-        if signals.stop and not told:
-            told = True
-            if run.cancel():
-                show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
+        nonlocal noted
+        signals.pass_on(run)
+        if signals.told and not noted:
+            noted = True
+            show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
 
     status = CANCELLED
     try:
@@ -128,7 +136,7 @@ def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
                 if event["type"] == "run.finished":
                     status = event["exit"]
     except Detached:
-        doing = "which is being stopped" if told else "which goes on"
+        doing = "which is being stopped" if signals.told else "which goes on"
         show.note(f"left run {run.id}, {doing}; `{attach}` shows it")
     except BrokenPipeError:
         print(f"the output is closed; run {run.id} goes on: `{attach}`", file=sys.stderr)

@@ -26,11 +26,26 @@ def transport_of(args: Namespace) -> Transport:
 
 
 def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
-    """All nodes, and those that are named."""
-    from taskrunner.fleet.nodes import load_nodes
+    """All nodes, and those that are named: by name, or by a tag."""
+    from taskrunner.fleet.nodes import Nodes, load_nodes, tagged
 
+    if args.tag:
+        found = tagged(args.tag, region=args.region or "", profile=args.profile or "")
+        if args.node not in ("", *found):
+            # There is no NODE then; what stands in its place is what follows it.
+            for next_one in ("file", "run"):
+                if getattr(args, next_one, None) in (None, "last"):
+                    setattr(args, next_one, args.node)
+            args.node = ""
+        nodes = Nodes(found, {})
+        return nodes, nodes.select(args.node or "all")
+    if not args.node:
+        raise UsageError(
+            "which node?", 'name it, or several ("node1,node2"), or "all"; or --target tag:NAME=VALUE'
+        )
     nodes = load_nodes(args.nodes or None)
-    return nodes, nodes.select(args.node)
+    chosen = nodes.select(args.node)
+    return nodes, [node._replace(via=args.via) for node in chosen] if args.via else chosen
 
 
 def one(args: Namespace) -> Node:
@@ -70,6 +85,9 @@ def connect_options(args: Namespace) -> ReachOptions:
         given["connect_timeout"] = args.connect_timeout
     if args.reconnect_timeout is not None:
         given["reconnect_timeout"] = args.reconnect_timeout
+    for name in ("region", "profile", "bucket", "stream"):
+        if getattr(args, name) is not None:
+            given[name] = getattr(args, name)
     return given
 
 

@@ -16,7 +16,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator
+    from typing import IO, Any, Callable, Iterator
 
 BLOCK = 1 << 20
 PARTIAL = re.compile(r"\.taskrunner-[0-9a-f]+\.part$")
@@ -142,6 +142,26 @@ class Receiver:
             and os.stat(path).st_size == file["size"]
             and digest(path, self._tick) == file["digest"]
         )
+
+
+def unbundle(archive: IO[bytes], root: str, files: list[dict[str, Any]]) -> None:
+    """Put files (name, size, mode, digest), which a zip archive has under their digests, below `root`.
+
+    Raises OSError.
+    """
+    import zipfile
+
+    receiver = Receiver(lambda: None)
+    with zipfile.ZipFile(archive) as whole:
+        for file in files:
+            offset = 0
+            with whole.open(file["digest"]) as content:
+                while True:
+                    data = content.read(BLOCK)
+                    receiver.receive(root, file, offset, data)
+                    offset += len(data)
+                    if offset >= file["size"]:
+                        break
 
 
 def locked(path: str) -> int:

@@ -6,6 +6,7 @@
 <root>/services/<name>/            a service's record and its log
 <root>/engine/<digest>/            on a node: the engine that a controller has shipped
 <root>/files/<digest>              on a node: files that steps need, by their content
+<root>/parts/ answers/ seats/ never/   on a node that single commands reach: see ask.py
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
 ENGINE = "engine.json"
+EARLY = "cancel"
 ENGINE_LOG = "engine.log"
 FOLLOWERS = "followers"
 RESERVE = "reserve"

@@ -3,6 +3,7 @@
 run RUN_DIR [BELL]   run the plan there, in the foreground; BELL is a descriptor to ring;
                      with - for RUN_DIR, it comes as a line on stdin when it is known
 start RUN_DIR        the same, detached; a second start of the same run does nothing
+service RUN_DIR      the same, in the foreground of a process that is detached already
 cancel RUN_DIR       ask the run to stop
 status RUN_DIR       print `running`, `finished STATUS` or `interrupted`
 serve                talk to a controller on stdin and stdout, as serve.py describes
@@ -11,6 +12,7 @@ version
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -69,14 +71,10 @@ def start(directory: str) -> int:
 
 def launch(directory: str, bell: int = -1) -> int:
     """Run a plan in a process of its own; its pid, or 0 when the run has been started before."""
-    fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _claim(directory)
+    if fd is None:
+        return 0
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return 0
-        if os.path.exists(os.path.join(directory, layout.EVENTS)):
-            return 0
         pid = os.fork()
         if pid == 0:
             # Whatever comes, the child never returns to its parent's work.
@@ -89,8 +87,28 @@ def launch(directory: str, bell: int = -1) -> int:
         os.close(fd)
 
 
+def service(directory: str) -> int:
+    """Run a plan in this process, which somebody has detached already; once, as with `start`."""
+    fd = _claim(directory)
+    return 0 if fd is None else _detached(directory, fd, -1)
+
+
+def _claim(directory: str) -> int | None:
+    """The lock of the one who may start the run; None when it has been started before."""
+    fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(os.path.join(directory, layout.EVENTS)):
+            return fd
+    except BlockingIOError:
+        pass
+    os.close(fd)
+    return None
+
+
 def _detached(directory: str, lock_fd: int, bell: int) -> int:
-    os.setsid()
+    with contextlib.suppress(PermissionError):  # who leads a session already
+        os.setsid()
     close_all_but(lock_fd, bell)
     path = os.path.join(directory, layout.ENGINE_LOG)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -103,7 +121,18 @@ def _detached(directory: str, lock_fd: int, bell: int) -> int:
 
 def cancel(directory: str) -> int:
     """Ask a run to stop; 0 when there is an engine to hear it, else 1."""
-    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
+    path, early = os.path.join(directory, layout.ENGINE), os.path.join(directory, layout.EARLY)
+    if not os.path.exists(path) and os.path.isdir(directory):
+        # One that is coming up looks for this when it can be asked; whoever takes it away sees to it.
+        os.close(os.open(early, os.O_WRONLY | os.O_CREAT, 0o600))
+        try:
+            if os.path.exists(path):
+                os.unlink(early)
+            else:
+                return 0
+        except FileNotFoundError:
+            return 0
+    known = parse(layout.read_bytes(path))
     if known is None or not processes.alive(known):
         return 1
     os.kill(known["pid"], signal.SIGTERM)
@@ -120,4 +149,4 @@ def status(directory: str) -> int:
     return 0
 
 
-VERBS = {"run": run, "start": start, "cancel": cancel, "status": status}
+VERBS = {"run": run, "start": start, "service": service, "cancel": cancel, "status": status}

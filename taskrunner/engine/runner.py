@@ -6,9 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import time
 
-from . import VERSION, layout, lock, processes, recovery, shells, steps
+from . import VERSION, layout, lock, processes, recovery, references, shells, steps
 from .context import Cancelled, Context, StepError
 from .events import EventLog
 from .masking import Masker
@@ -36,6 +37,10 @@ def run(directory: str, bell: int = -1) -> int:
         raise Fatal("there is no whole plan in %s" % directory)
     if plan.get("format") != VERSION:
         raise Fatal("the plan has format %s, this engine knows %s" % (plan.get("format"), VERSION))
+    try:
+        plan = references.resolve(plan)
+    except references.Unresolved as error:
+        raise Fatal("a secret is not to be had: %s" % error) from error
     masker = Masker([plan["variables"][name] for name in plan["secrets"]])
     try:
         for folder in ("logs", "steps"):
@@ -51,6 +56,9 @@ def run(directory: str, bell: int = -1) -> int:
             recovery.scrub(directory)
             return LOCKED
         ctx = Context(directory, plan, events, masker)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, layout.EARLY))
+            os.kill(os.getpid(), signal.SIGTERM)  # asked for before this process could hear it
         os.chdir("/")  # a step may delete the folder the run was started in
         return Run(ctx, before, held).all()
     except OSError as error:

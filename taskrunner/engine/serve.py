@@ -24,6 +24,7 @@ from . import VERSION, exchange, layout, recovery, state
 from . import main as engine
 from .feed import Feed, Position
 from .frames import Unpacker, pack
+from .verbs import Verbs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,18 +55,18 @@ class Follower:
         self.run, self.feed, self.wait = run, feed, wait
 
 
-class Server:
+class Server(Verbs):
     """One connection."""
 
     def __init__(self, root: str) -> None:
-        self.root = root
+        super().__init__(root)
         self.joined: dict[str, int] = {}
         self.followers: dict[int, Follower] = {}
         self.bells: set[int] = set()
         self.children: dict[int, str] = {}
         self.told = time.monotonic()
         self.asked = 0
-        self.receiver = exchange.Receiver(self._tick)
+        self.receiver = exchange.Receiver(self.tick)
 
     def serve(self) -> None:
         hello = {
@@ -90,41 +91,23 @@ class Server:
                     return
                 heard = now
                 for message, payload in unpacker.feed(data):
-                    self._answer(message, payload)
+                    self._asked(message, payload)
             elif now - heard > DEAF:
                 return
-            self._tick()
+            self.tick()
             self._reap()
             news = [self._news(number) for number in list(self.followers)]
             more = any(news)
 
-    def _answer(self, message: dict[str, Any], payload: bytes) -> None:
+    def _asked(self, message: dict[str, Any], payload: bytes) -> None:
         self.asked = message.pop("id")
-        answer: dict[str, Any] = {"id": self.asked}
-        data = b""
         message.pop("size", None)
-        try:
-            value = getattr(self, "do_" + message.pop("do"))(*([payload] if payload else []), **message)
-            if isinstance(value, bytes):
-                data = value
-            else:
-                answer["ok"] = value
-        except OSError as error:
-            said = error.strerror or str(error)
-            answer.update(error=said, errno=error.errno, path=error.filename)
-        except Exception as error:
-            answer.update(error="%s: %s" % (type(error).__name__, error))
-        _write(pack(answer, data))
-
-    def do_ping(self) -> None:
-        """A sign of life."""
+        answer, data = self.answer(message, *([payload] if payload else []))
+        _write(pack({"id": self.asked, **answer}, data))
 
     def do_start(self, run: str, plan: dict[str, Any]) -> None:
         """Start a run, once however often it is asked for, and join it."""
-        directory = layout.run_dir(self.root, run)
-        if not os.path.exists(os.path.join(directory, layout.EVENTS)):
-            plan["cwd"] = os.path.join(os.path.expanduser("~"), os.path.expanduser(plan["cwd"]))
-            state.create(self.root, run, plan)
+        directory = self.prepare(run, plan)
         self.do_join(run)
         bell, ring = os.pipe()
         try:
@@ -140,24 +123,9 @@ class Server:
             self.children[pid] = run
         state.prune(self.root, run)
 
-    def do_plan(self, run: str) -> dict[str, Any] | None:
-        return recovery.load_plan(layout.run_dir(self.root, run))
-
-    def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:
-        return layout.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
-
     def do_alive(self, run: str) -> bool:
         # A child of this process is alive from before it has written who it is.
-        return run in self.children.values() or state.alive(self.root, run)
-
-    def do_cancel(self, run: str, token: str) -> bool:
-        """Ask a run to stop, once for each token: a second request would end its clean-up, too."""
-        directory = layout.run_dir(self.root, run)
-        try:
-            os.close(os.open(os.path.join(directory, "cancel-" + token), os.O_CREAT | os.O_EXCL, 0o600))
-        except FileExistsError:
-            return True
-        return engine.cancel(directory) == 0
+        return run in self.children.values() or super().do_alive(run)
 
     def do_join(self, run: str) -> None:
         if run not in self.joined:
@@ -167,9 +135,6 @@ class Server:
         if run in self.joined:
             os.close(self.joined.pop(run))
 
-    def do_followed(self, run: str) -> bool:
-        return state.followed(self.root, run)
-
     def do_follow(self, feed: int, run: str, output: str, wait: bool, at: list[Any]) -> None:
         """Send what comes after this position."""
         found = Feed(layout.run_dir(self.root, run), output, Position(*at))
@@ -178,46 +143,27 @@ class Server:
     def do_unfollow(self, feed: int) -> None:
         self.followers.pop(feed, None)
 
-    def do_info(self, run: str) -> dict[str, Any] | None:
-        return state.info(self.root, run)
-
-    def do_runs(self) -> list[str]:
-        return state.runs(self.root)
-
-    def do_infos(self, limit: int, live: bool) -> list[dict[str, Any]]:
-        return state.infos(self.root, limit, live)
-
     def do_discard(self, run: str) -> None:
         self.do_leave(run)
-        state.discard(self.root, run)
+        super().do_discard(run)
 
     def do_missing(self, root: str, files: list[dict[str, Any]]) -> list[list[int]]:
-        return self.receiver.missing(self._path(root), files)
+        return self.receiver.missing(self.path(root), files)
 
     def do_receive(self, data: bytes = b"", *, root: str, file: dict[str, Any], offset: int) -> None:
-        self.receiver.receive(self._path(root), file, offset, data)
-
-    def do_listing(self, path: str) -> list[dict[str, Any]]:
-        return exchange.listing(self._path(path))
-
-    def do_digest(self, path: str) -> str:
-        return exchange.digest(self._path(path), self._tick)
+        self.receiver.receive(self.path(root), file, offset, data)
 
     def do_send(self, path: str, offset: int) -> str:
         """Send a file from this offset on, in pieces that come before the answer: its digest."""
         found, sent = hashlib.sha256(), 0
-        for block in exchange.blocks(self._path(path)):
+        for block in exchange.blocks(self.path(path)):
             found.update(block)
             if sent + len(block) > offset:
                 _write(pack({"piece": self.asked}, block[max(0, offset - sent) :]))
             else:
-                self._tick()
+                self.tick()
             sent += len(block)
         return found.hexdigest()
-
-    def _path(self, path: str) -> str:
-        """A path as a controller says it: `~` is the home here, and where relative ones begin."""
-        return os.path.join(os.path.expanduser("~"), os.path.expanduser(path))
 
     def _news(self, number: int) -> bool:
         """Send what is new of a run; whether there may be more at once."""
@@ -231,11 +177,10 @@ class Server:
         if follower.feed.over or not follower.wait:
             self._over(number, None)
         elif follower.feed.lost(lambda: self.do_alive(follower.run)):
-            log = os.path.join(layout.run_dir(self.root, follower.run), layout.ENGINE_LOG)
-            self._over(number, "\n".join(layout.tail(log)))
+            self._over(number, state.last_words(self.root, follower.run))
         return False
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
         """Say that this end is alive; also in the middle of long work."""
         now = time.monotonic()
         if now - self.told >= TICK:

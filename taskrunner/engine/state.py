@@ -8,7 +8,7 @@ import json
 import os
 import time
 
-from . import layout, lock
+from . import layout, lock, processes
 from .events import parse
 
 TYPE_CHECKING = False
@@ -54,6 +54,15 @@ def followed(root: str, run: str) -> bool:
 def alive(root: str, run: str) -> bool:
     """Whether the engine of the run is at work."""
     return lock.engine_alive(layout.run_dir(root, run))
+
+
+def last_words(root: str, run: str) -> str:
+    """What is known of the end of an engine that was lost."""
+    directory = layout.run_dir(root, run)
+    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
+    if known is not None and known.get("boot") != processes.boot_id():
+        return "the machine was restarted"
+    return "\n".join(layout.tail(os.path.join(directory, layout.ENGINE_LOG)))
 
 
 def runs(root: str) -> list[str]:
@@ -123,7 +132,7 @@ def prune(root: str, started: str) -> None:
         name = names[number]
         if name != started and not followed(root, name) and not alive(root, name):
             discard(root, name)
-    for kept in ("engine", "files"):
+    for kept in ("engine", "files", "never", "parts"):
         if os.path.isdir(os.path.join(root, kept)):
             _forget_unused(os.path.join(root, kept))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,12 @@ class Defaults(Part):
     state: Line | None = Field(
         None, description="Folder for taskrunner's state there (default: in the user's home)"
     )
+    via: Literal["ssh", "ssm"] | None = Field(
+        None, description="How to reach it where there are an address and an id (ssh)"
+    )
+    region: Line | None = Field(None, description="AWS region, for ssm (that of the environment)")
+    profile: Line | None = Field(None, description="AWS profile of ~/.aws/config, for ssm")
+    bucket: Line | None = Field(None, description="S3 bucket that carries what is large or secret, for ssm")
     variables: Variables | None = Field(None, description="Values of variables, for runs on the node")
 
 

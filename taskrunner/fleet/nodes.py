@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from taskrunner.transports import ReachOptions
 
 FILES = ("nodes.toml", "nodes.json")
-FROM_ENVIRONMENT = re.compile(r"(NODE[1-9][0-9]*)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE)")
+FROM_ENVIRONMENT = re.compile(r"(NODE[1-9][0-9]*)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE|VIA|REGION)")
+INSTANCE = re.compile(r"m?i-[0-9a-f]{8,17}")
+"""An instance names itself."""
 NUMBERED = re.compile(r"node[1-9][0-9]*")
 FIELDS = {"IP": "address"}
 KNOWN = ("address", "private", "id", "user", "port")
@@ -39,25 +41,41 @@ class Node(NamedTuple):
     id: str = ""
     python: str = "python3"
     state: str = ""
+    via: str = ""
+    region: str = ""
+    profile: str = ""
+    bucket: str = ""
     variables: Mapping[str, str] = {}
 
     @property
     def target(self) -> str:
-        """Its URL. Raises TargetError for a node without an address."""
-        if not self.address:
-            about = f" (only the id {self.id})" if self.id else ""
+        """Its URL: SSH to an address, Systems Manager to an id; `via` says which where there are both.
+
+        Raises TargetError for a node without what that needs.
+        """
+        via = self.via or ("ssm" if self.id and not self.address else "ssh")
+        needed = "id" if via == "ssm" else "address"
+        if not getattr(self, needed):
+            there = f" (only the {'address' if needed == 'id' else 'id'})" if self.address or self.id else ""
+            variable = f"{prefix(self.name)}_{'ID' if needed == 'id' else 'IP'}"
             raise TargetError(
-                f"{self.name}: there is no address to reach it by{about}",
-                (f"set {prefix(self.name)}_IP, or " if NUMBERED.fullmatch(self.name) else "give it an ")
-                + "`address` in the nodes file",
+                f"{self.name}: there is no {needed} to reach it by{there}",
+                (f"set {variable}, or " if NUMBERED.fullmatch(self.name) else "give it an ")
+                + f"`{needed}` in the nodes file",
             )
+        if via == "ssm":
+            return f"ssm://{self.user}@{self.id}" if self.user else f"ssm://{self.id}"
         host = f"[{self.address}]" if ":" in self.address else self.address
         user = f"{self.user}@" if self.user else ""
         return f"ssh://{user}{host}" + (f":{self.port}" if self.port else "")
 
     def connect(self, **options: Unpack[ReachOptions]) -> Transport:
         """A transport to it; it is reached when that is first used."""
-        return connect(self.target, **options, python=self.python, state=self.state)
+        own: ReachOptions = {"region": self.region, "profile": self.profile}
+        if self.bucket:
+            own["bucket"] = self.bucket
+        own.update(options)
+        return connect(self.target, **own, python=self.python, state=self.state)
 
 
 class Nodes(NamedTuple):
@@ -80,6 +98,9 @@ class Nodes(NamedTuple):
                 members = self.groups[name]
             elif name == ALL and self.nodes:
                 members = self.nodes
+            elif INSTANCE.fullmatch(name):
+                found[name] = Node(name, id=name)
+                continue
             else:
                 what = f"there is no node or group {name!r}" if self.nodes else "no nodes are known"
                 raise NotFoundError(what, self._hint(name))
@@ -125,6 +146,29 @@ def load_nodes(file: str | Path | None = None, environ: Mapping[str, str] = os.e
     return Nodes(nodes, found.groups)
 
 
+def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
+    """The instances that Systems Manager knows with a tag (`tag:NAME=VALUE`), as nodes by their ids.
+
+    Raises UsageError, NotFoundError, TargetError.
+    """
+    try:
+        from taskrunner.transports.ssm import account, group
+    except ModuleNotFoundError as error:
+        raise UsageError("--target needs boto3", "pip install 'taskrunner[aws]'") from error
+    found = group.members(account.Account(region, profile), target)
+    return {
+        member.instance: Node(
+            member.instance,
+            id=member.instance,
+            private=member.address,
+            region=region,
+            profile=profile,
+            via="ssm",
+        )
+        for member in found
+    }
+
+
 def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for variable, value in environ.items():
@@ -134,6 +178,8 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         field = FIELDS.get(match[2], match[2].lower())
         if re.search(r"[\x00-\x20]", value):
             raise UsageError(f"{variable}={value!r}: there is white space in it")
+        if field == "via" and value not in ("ssh", "ssm"):
+            raise UsageError(f"{variable}={value}: expected ssh or ssm")
         if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
             raise UsageError(f"{variable}={value}: expected a port, 1 to 65535")
         found.setdefault(match[1].lower(), {})[field] = int(value) if field == "port" else value

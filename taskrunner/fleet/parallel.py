@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from taskrunner.errors import LockHeldError, TargetError, TaskrunnerError
+from taskrunner.errors import LockHeldError, NeverRanError, TargetError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
 from taskrunner.runs import Run
 from taskrunner.transports import Transport
@@ -29,12 +29,16 @@ EXITS: dict[str, int] = {"unreachable": 3, "failed": 1, "locked": 4, "cancelled"
 """The exit status of each, the gravest first: that of the fleet is its gravest node's."""
 
 
+Begin = Callable[[Transport, Callable[[Run], object]], Run]
+"""Begins, or finds, a run; what it is given is to be called several times a second until the run is there."""
+
+
 class Work(NamedTuple):
     """What is to be done on a node: how it is reached, and how the run begins there."""
 
     node: Node
     reach: Callable[[], Transport]
-    begin: Callable[[Transport], Run]
+    begin: Begin
 
 
 class Fleet:
@@ -120,7 +124,9 @@ class Fleet:
                     return
                 except TaskrunnerError as error:
                     status: Status = "failed"
-                    if isinstance(error, TargetError):
+                    if isinstance(error, NeverRanError):
+                        status = "cancelled"
+                    elif isinstance(error, TargetError):
                         status = "unreachable"
                     elif isinstance(error, LockHeldError):
                         status = "locked"
@@ -142,17 +148,16 @@ class Fleet:
                 transport.open()
             told = False
 
-            def idle() -> None:
+            def idle(run: Run) -> None:
                 nonlocal told
                 if self._left.is_set():
                     raise _Left
                 if self._stopping.is_set() and not told:
-                    told = True
-                    run.cancel()
+                    told = run.cancel()
 
-            with work.begin(transport) as run:
+            with work.begin(transport, idle) as run:
                 ended["run"] = run.id
-                for event in run.events(output=self._output, idle=idle):
+                for event in run.events(output=self._output, idle=lambda: idle(run)):
                     self._put(name, event)
                     if event["type"] == "run.finished":
                         for key in ("status", "exit", "ok", "skipped", "failed"):

@@ -53,7 +53,7 @@ def compile_for(
 
 def fleet(
     chosen: Sequence[Node],
-    begin: Callable[[Node, Transport], Run],
+    begin: Callable[[Node, Transport, Callable[[Run], object]], Run],
     reach: ReachOptions,
     *,
     max_parallel: int = 0,
@@ -85,6 +85,6 @@ def run_on(
     chosen = nodes.select(names)
     plans = compile_for(nodes, chosen, file, **options)
     return fleet(
-        chosen, lambda node, transport: api.begin(plans[node.name], transport), reach or {},
+        chosen, lambda node, transport, idle: api.begin(plans[node.name], transport, idle=idle), reach or {},
         max_parallel=max_parallel, serial=serial, fail_fast=fail_fast, output=output,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.engine import VERSION
+from taskrunner.engine import VERSION, references
 from taskrunner.engine.layout import slug
 from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
 from taskrunner.model import cache, checks, shell
@@ -108,6 +108,11 @@ def compile_plan(
         "cwd": str(cwd or ("~" if elsewhere else Path.cwd())),
         "variables": variables.values,
         "secrets": sorted(name for name in variables.secrets if variables.values[name]),
+        "references": sorted(
+            name
+            for name in variables.secrets
+            if variables.values[name].startswith((references.PARAMETER, references.SECRET))
+        ),
         "warnings": [
             f"the secret {name} is shorter than {SHORTEST_SECRET} characters: it cannot be masked"
             for name in sorted(variables.secrets)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 from taskrunner.errors import UsageError, closest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from typing_extensions import Unpack
 
     from taskrunner.engine.feed import Chunk
@@ -42,8 +44,11 @@ class Transport(Protocol):
     def close(self) -> None:
         """Leave the target. Runs go on."""
 
-    def start(self, run: str, plan: dict[str, Any]) -> None:
-        """Put the plan into a new run directory, start the engine on it, detached, and join it."""
+    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+        """Put the plan into a new run directory, start the engine on it, detached, and join it.
+
+        Returns the plan as it is there.
+        """
 
     def plan(self, run: str) -> dict[str, Any] | None:
         """The plan of a run; None when there is none."""
@@ -95,12 +100,39 @@ class Transport(Protocol):
         """Bring here what a step of a plan was to bring back; the run of the plan `source` has done it."""
 
 
+class NodeTransport(Transport, Protocol):
+    """What can be asked of another machine besides."""
+
+    def hello(self) -> dict[str, Any]:
+        """What the node is: python, version and root of the engine there."""
+
+    def ping(self) -> None:
+        """Wait for a sign of life."""
+
+    def ready(self) -> str:
+        """How the node's own start went: "" when it has ended well, else what is in the way."""
+
+    def put(self, source: str | Path, target: str) -> int:
+        """Copy a file, or all in a folder, to the node; returns how many files had to be sent."""
+
+    def get(self, source: str, target: str | Path, name: str = "") -> int:
+        """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
+
+
 class ReachOptions(TypedDict, total=False):
-    """How to reach a target; see SshTransport."""
+    """How to reach a target; see SshTransport and SsmTransport."""
 
     connect_timeout: float
     reconnect_timeout: float
     accept_new_host_keys: bool
+    region: str
+    profile: str
+    bucket: str
+    stream: str
+
+
+OF_AWS = ("region", "profile", "bucket", "stream")
+"""Options that mean something to schemes that end with `ssm` only."""
 
 
 class ConnectOptions(ReachOptions, total=False):
@@ -110,22 +142,29 @@ class ConnectOptions(ReachOptions, total=False):
     state: str
 
 
-BUILT_IN = {"ssh": "taskrunner.transports.ssh.transport:SshTransport"}
+BUILT_IN = {
+    "ssh": "taskrunner.transports.ssh.transport:SshTransport",
+    "ssh+ssm": "taskrunner.transports.ssm.tunnel:connect",
+    "ssm": "taskrunner.transports.ssm.transport:SsmTransport",
+}
 """Schemes and where their transports are; a heavy library is imported with its first target."""
 
-EXTRAS = {"paramiko": "ssh"}
+EXTRAS = {"paramiko": "ssh", "boto3": "aws", "botocore": "aws"}
 
 
 def connect(target: str, **options: Unpack[ConnectOptions]) -> Transport:
-    """The transport of a target such as `ssh://user@host:port`; it is reached when it is first used.
+    """The transport of a target such as ssh://user@host:port or ssm://i-...; reached when it is first used.
 
     Raises UsageError.
     """
     scheme, separator, _ = target.partition("://")
     scheme = scheme.lower()
     if not separator:
-        hint = "expected ssh://user@host:port; nodes by their names are for `runner run NODE FILE`"
+        hint = "expected ssh://user@host:port or ssm://i-...; `runner run NODE FILE` knows nodes by name"
         raise UsageError(f"{target!r} is not a target", hint)
+    if not scheme.endswith("ssm"):
+        for unused in OF_AWS:
+            options.pop(unused, None)  # type: ignore[misc]
     module, _, name = BUILT_IN.get(scheme, "").partition(":")
     try:
         made = getattr(import_module(module), name) if module else _registered(scheme)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import zipfile
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from taskrunner import engine
+from taskrunner.errors import TargetError
 
 ENTRY = """import sys
 
@@ -28,6 +33,33 @@ def engine_zip() -> bytes:
         for path in sorted(Path(engine.__file__).parent.glob("*.py")):
             _add(archive, f"engine/{path.name}", path.read_bytes())
     return buffer.getvalue()
+
+
+@cache
+def shipped() -> tuple[bytes, str]:
+    """The engine as it goes to nodes, and the digest that it is known by there."""
+    data = engine_zip()
+    return data, hashlib.sha256(data).hexdigest()[:32]
+
+
+def refused(name: str, python: str, about: dict[str, Any]) -> TargetError:
+    """Why the engine cannot begin on a node, in the words of bootstrap.py."""
+    if "python" in about:
+        return TargetError(
+            f"{name}: its {python} is {about['python']}; the engine needs 3.8 or later",
+            "name another one: `python` in the nodes file",
+        )
+    if "user" in about:
+        return TargetError(
+            f"{name}: there is no user {about['user']} on the node", "`user` in the nodes file, or in the URL"
+        )
+    full = about["errno"] in (errno.ENOSPC, errno.EDQUOT)
+    return TargetError(
+        f"{name}: its state folder cannot be written: {about['path']}: {about['error']}",
+        "make room there"
+        if full
+        else "choose another one that this user may write: `state` in the nodes file",
+    )
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:

@@ -39,7 +39,7 @@ class LocalTransport:
         self._pids: dict[str, int] = {}
         self._joined: dict[str, int] = {}
 
-    def start(self, run: str, plan: dict[str, Any]) -> None:
+    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
         try:
             directory = state.create(self.root, run, plan)
             self.join(run)
@@ -47,6 +47,7 @@ class LocalTransport:
         except OSError as error:
             raise self._state_error(error) from error
         state.prune(self.root, run)
+        return plan
 
     def open(self) -> None:
         """It is here."""
@@ -111,6 +112,7 @@ class LocalTransport:
             if news:
                 time.sleep(PACE)
             if feed.lost(lambda: self.alive(run), at_once=self.last_words(run) is not None):
+                self._said.setdefault(run, state.last_words(self.root, run).encode())
                 return
             yield None
             self._wait(run, POLL * 4 if output == NONE else POLL)

@@ -1,4 +1,4 @@
-"""One table of task files, run here and over SSH: the same events, results, logs and journals."""
+"""One table of task files, run here, over SSH and by SSM: the same events, results, logs, journals."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from taskrunner import start
+from taskrunner.transports import connect
+from tests.aws import Aws
 from tests.sshd import Sshd
 
 Write = Callable[..., Path]
@@ -52,7 +54,7 @@ def normal(value: Any, volatile: re.Pattern[str]) -> Any:
     return volatile.sub("*", value) if isinstance(value, str) else value
 
 
-def observe(path: Path, on: str | None, state: Path) -> dict[str, Any]:
+def observe(path: Path, on: Any, state: Path) -> dict[str, Any]:
     volatile = re.compile(r"\d{8}-\d{6}-\d{6}|line \d+: +\d+ Killed.*")
     with start(path, on=on) as begun:
         events = list(begun.events())
@@ -79,11 +81,14 @@ def observe(path: Path, on: str | None, state: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_the_same_everywhere(name: str, write: Write, home: Path, sshd: Sshd, tmp_path: Path) -> None:
+def test_the_same_everywhere(name: str, write: Write, home: Path, sshd: Sshd, cloud: Aws) -> None:
     path = write(*TABLE[name], file=f"work/{name.replace(' ', '-')}.json", variables=SECRET)
     for _ in range(2):
         here = observe(path, None, home)
         there = observe(path, sshd.target, sshd.state)
         assert there == here
+        # Secrets go through a bucket.
+        unseen = observe(path, connect(cloud.target(), bucket=cloud.bucket()), cloud.state())
+        assert unseen == here
     for kind in here["events"]:
         assert kind["type"] != "connection"

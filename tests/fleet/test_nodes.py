@@ -84,8 +84,11 @@ def test_the_environment() -> None:
     assert list(found.nodes) == ["node2", "node3", "node10"]
     assert found.nodes["node2"].target == "ssh://me@10.0.0.2:22"
     assert found.variables()["NODE2_PRIVATE"] == "172.31.0.2"
-    with pytest.raises(TargetError, match=r"node3: there is no address to reach it by \(only the id i-3\)"):
-        _ = found.nodes["node3"].target
+    assert found.nodes["node3"].target == "ssm://i-3"
+    with pytest.raises(TargetError, match=r"node3: there is no address to reach it by \(only the id\)"):
+        _ = found.nodes["node3"]._replace(via="ssh").target
+    with pytest.raises(UsageError, match="NODE1_VIA=rsh: expected ssh or ssm"):
+        load_nodes(environ={"NODE1_IP": "h", "NODE1_VIA": "rsh"})
     with pytest.raises(UsageError, match="NODE1_PORT=x: expected a port"):
         load_nodes(environ={"NODE1_IP": "h", "NODE1_PORT": "x"})
 

@@ -144,14 +144,14 @@ def test_a_node_that_cannot_be_reached_does_not_hold_up_the_rest(
 ) -> None:
     with Path("nodes.toml").open("a") as file:
         file.write(
-            f'[nodes.gone]\naddress = "127.0.0.9"\nport = {free_port()}\n[nodes.noaddress]\nid = "i-1"\n'
+            f'[nodes.gone]\naddress = "127.0.0.9"\nport = {free_port()}\n[nodes.noaddress]\nprivate = "10.0.0.1"\n'
         )
     path = write({"id": "a", "commands": ["true"]})
     done = runner("run-all", path)
     assert done.returncode == 3
     assert "3 ok, 2 unreachable" in done.stdout
     assert "nothing listens there" in done.stdout
-    assert "only the id i-1" in done.stdout
+    assert "there is no address to reach it by" in done.stdout
     listed = json.loads(runner("nodes", "--json").stdout)
     assert [node["reachable"] for node in listed] == [True, True, True, False, False]
     assert listed[0]["python"] == ".".join(map(str, sys.version_info[:3])) or listed[0]["python"]

@@ -352,7 +352,7 @@ def test_a_node_whose_engine_cannot_answer(sshd: Sshd, write: Write) -> None:
     serve = folder / "engine" / "serve.py"
     serve.write_text(
         serve.read_text().replace(
-            "def _answer(", "def _answer(self, *_): raise MemoryError('no more')\n    def _old("
+            "def _asked(", "def _asked(self, *_): raise MemoryError('no more')\n    def _old("
         )
     )
     with pytest.raises(TargetError, match="the node has ended it: MemoryError: no more, again and again"):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import json
 import re
 import shlex
 import time
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrunner.engine import VERSION, bootstrap
 from taskrunner.errors import TargetError
-from taskrunner.transports.bundle import engine_zip
+from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import Endpoint
 
@@ -34,12 +31,6 @@ class Node(NamedTuple):
     python: str
     state: str
     timeout: float
-
-
-@cache
-def _engine() -> tuple[bytes, str]:
-    data = engine_zip()
-    return data, hashlib.sha256(data).hexdigest()[:32]
 
 
 def begin(connection: Connection, node: Node) -> tuple[Channel, dict[str, Any]]:
@@ -73,7 +64,7 @@ def begin(connection: Connection, node: Node) -> tuple[Channel, dict[str, Any]]:
 
 
 def _begun(channel: Channel, node: Node) -> dict[str, Any]:
-    data, digest = _engine()
+    data, digest = shipped()
     program = Path(bootstrap.__file__).read_text(encoding="utf-8")
     program += f"\nserve({digest!r}, {len(data)}, {node.state!r})\n"
     # Words that mean the same in every login shell: sh, bash, zsh, fish, csh.
@@ -88,7 +79,7 @@ def _begun(channel: Channel, node: Node) -> dict[str, Any]:
         channel.sendall(data)
         word, about = _word(channel, node)
     if word == "failed":
-        raise _refused(node, about)
+        raise refused(str(node.endpoint), node.python, about)
     if about["version"] != VERSION:
         raise TargetError(f"{node.endpoint}: its engine is version {about['version']}, not {VERSION}")
     return about
@@ -129,19 +120,4 @@ def _no_engine(channel: Channel, node: Node, printed: bytes) -> TargetError:
         f"{node.endpoint}: the engine does not start there: exit status {status}"
         + (f": {last}" if last else ""),
         "can this user run commands there? `runner shell NODE` shows",
-    )
-
-
-def _refused(node: Node, about: dict[str, Any]) -> TargetError:
-    if "python" in about:
-        return TargetError(
-            f"{node.endpoint}: its {node.python} is {about['python']}; the engine needs 3.8 or later",
-            "name another one: `python` in the nodes file",
-        )
-    full = about["errno"] in (errno.ENOSPC, errno.EDQUOT)
-    return TargetError(
-        f"{node.endpoint}: its state folder cannot be written: {about['path']}: {about['error']}",
-        "make room there"
-        if full
-        else "choose another one that this user may write: `state` in the nodes file",
     )

@@ -13,11 +13,12 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.engine.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, StateError, TargetError
+from taskrunner.transports.copying import Busy
 from taskrunner.transports.ssh.connection import WINDOW, Lost, connect
 from taskrunner.transports.ssh.handshake import Node, begin
 
@@ -40,10 +41,6 @@ FRUITLESS = 10
 
 BROKEN = (OSError, EOFError)
 """What the library raises when a connection is gone."""
-
-
-class Busy(StateError):
-    """Somebody else is at what was asked for; it is worth asking again."""
 
 
 class Session:
@@ -177,9 +174,17 @@ class Session:
             else:
                 self._keep(message, data)
 
-    def pieces(self, do: str, **about: Any) -> Iterator[bytes | str]:
-        """What comes before the answer to a request that is answered in pieces, then the answer."""
-        number = self.post(do, **about)
+    @property
+    def name(self) -> str:
+        """The node, for messages."""
+        return str(self.endpoint)
+
+    def ahead(self, paths: Sequence[str]) -> None:
+        """A file costs a round trip, which is little: it is asked for when its turn comes."""
+
+    def content(self, path: str, offset: int) -> Iterator[bytes | str]:
+        """A file of the node from an offset on, in pieces, then the digest of the whole."""
+        number = self.post("send", path=path, offset=offset)
         while True:
             message, data = self._next(None)
             if message.get("id") == number:

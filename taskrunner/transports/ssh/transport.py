@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from taskrunner.engine.feed import Chunk, Position
 from taskrunner.errors import TargetError
-from taskrunner.transports import staging
-from taskrunner.transports.ssh import copying
+from taskrunner.transports import copying, staging
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import resolve
 from taskrunner.transports.ssh.handshake import Node
+from taskrunner.transports.ssh.sending import send
 from taskrunner.transports.ssh.session import Session
 
 T = TypeVar("T")
@@ -59,6 +59,24 @@ class SshTransport:
         self._cancelling: dict[str, str] = {}
         self._number = 0
 
+    def go_through(self, command: str) -> None:
+        """Connect by the stdin and stdout of this command (ProxyCommand)."""
+        self.endpoint = self.endpoint._replace(proxy_command=command, proxy_jump=())
+        self.session.endpoint = self.endpoint
+        self.session.node = self.session.node._replace(endpoint=self.endpoint)
+
+    def hello(self) -> dict[str, Any]:
+        """What the node is: python, version and root of the engine there. Raises TargetError."""
+        return self.open().hello
+
+    def ping(self) -> None:
+        """Wait for a sign of life."""
+        self._ask("ping")
+
+    def ready(self) -> str:
+        """How the node's own start went: see engine/verbs.py."""
+        return str(self._ask("ready"))
+
     def warm(self) -> None:
         """Begin to connect, beside what this thread does; what goes wrong shows with the first use."""
 
@@ -99,11 +117,12 @@ class SshTransport:
             self._warming.join()
         self.session.close()
 
-    def start(self, run: str, plan: dict[str, Any]) -> None:
+    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
         folder = f"{self.open().hello['root']}/runs/{run}"
         staged = staging.stage(plan, folder, self._place)
         self._ask("start", run=run, plan=staged)
         self._joined.add(run)
+        return staged
 
     def plan(self, run: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._ask("plan", run=run)
@@ -234,7 +253,7 @@ class SshTransport:
 
     def put(self, source: str | Path, target: str) -> int:
         """Copy a file, or all in a folder, to the node; returns how many files had to be sent."""
-        return self._again(lambda: copying.put(self.open(), Path(source), target))
+        return self._again(lambda: copying.put(Path(source), target, self._send))
 
     def get(self, source: str, target: str | Path, name: str = "") -> int:
         """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
@@ -246,8 +265,11 @@ class SshTransport:
     def _place(self, files: staging.Files) -> str:
         """Send what the node does not have of these files; the folder there that holds them."""
         root = f"{self.open().hello['root']}/files"
-        self._again(lambda: copying.send(self.open(), root, files))
+        self._again(lambda: copying.patiently(lambda: self._send(root, files)))
         return root
+
+    def _send(self, root: str, files: staging.Files) -> int:
+        return send(self.open(), root, files)
 
     def _ask(self, do: str, **about: Any) -> Any:
         return self._again(lambda: self.open().request(do, **about))

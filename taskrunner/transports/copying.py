@@ -7,62 +7,57 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from taskrunner.engine import exchange
-from taskrunner.errors import StateError, UsageError
-from taskrunner.transports.ssh.session import Busy, Session
+from taskrunner.errors import StateError
 from taskrunner.transports.staging import Files, described
 
 BLOCK = 1 << 20
 BUSY = 0.3
-AHEAD = 256
-"""Pieces that may be on their way before an answer is waited for: errors show early, memory stays."""
 
 
-def put(session: Session, source: Path, target: str) -> int:
+class Busy(StateError):
+    """Somebody else is at what was asked for; it is worth asking again."""
+
+
+class Session(Protocol):
+    """What is asked of a conversation with a node."""
+
+    @property
+    def name(self) -> str:
+        """The node, for messages."""
+
+    def request(self, do: str, **about: Any) -> Any:
+        """The answer to a question (see engine/verbs.py)."""
+
+    def ahead(self, paths: Sequence[str]) -> None:
+        """Note which files will be asked for, one after the other."""
+
+    def content(self, path: str, offset: int) -> Iterator[bytes | str]:
+        """A file from an offset on, in pieces, then the digest of the whole."""
+
+
+def put(source: Path, target: str, send: Callable[[str, Files], int]) -> int:
     """Copy a file or the content of a folder; the number of files that were sent.
 
-    A `target` that ends with / is the folder to put it into. Raises UsageError, StateError, Lost.
+    A `target` that ends with / is the folder to put it into. `send` brings files to below a folder, and is
+    asked again while somebody else is at it. Raises UsageError, StateError.
     """
     if target.endswith("/"):
         target += source.name
-    return send(session, target, described(source))
+    return patiently(lambda: send(target, described(source)))
 
 
-def send(session: Session, root: str, files: Files) -> int:
-    """Bring files to below `root` on the node, those that are not there; returns how many."""
+def patiently(send: Callable[[], int]) -> int:
+    """Send; again, while another command is sending the same: what it sends need not be sent again."""
     while True:
         try:
-            return _send(session, root, files)
+            return send()
         except Busy:
-            # Another command is sending the same; what it sends need not be sent again.
             time.sleep(BUSY)
-
-
-def _send(session: Session, root: str, files: Files) -> int:
-    wanted = session.request("missing", root=root, files=[file for _, file in files])
-    numbers: set[int] = set()
-    for index, offset in wanted:
-        path, file = files[index]
-        try:
-            with path.open("rb") as content:
-                content.seek(offset)
-                while True:
-                    data = content.read(min(BLOCK, file["size"] - offset))
-                    if not data and offset < file["size"]:
-                        raise UsageError(f"{path}: it has become shorter while it was sent")
-                    numbers.add(session.post("receive", data, root=root, file=file, offset=offset))
-                    offset += len(data)
-                    if len(numbers) >= AHEAD:
-                        session.answers(numbers)
-                    if offset >= file["size"] or not data:
-                        break
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}") from error
-    session.answers(numbers)
-    return len(wanted)
 
 
 def get(session: Session, source: str, target: str, name: str = "") -> int:
@@ -71,11 +66,10 @@ def get(session: Session, source: str, target: str, name: str = "") -> int:
     A file goes into a `target` that is a folder, or ends with /, under `name` (default: its own).
     Raises StateError, Lost.
     """
-    fetched = 0
-    place = Path(target)
+    place, wanted = Path(target), []
     for file in session.request("listing", path=source):
         if os.path.isabs(file["name"]) or ".." in Path(file["name"]).parts:
-            raise StateError(f"{session.endpoint}: it offers a file outside of {source}: {file['name']!r}")
+            raise StateError(f"{session.name}: it offers a file outside of {source}: {file['name']!r}")
         if file["name"]:
             path, origin = place / file["name"], f"{source}/{file['name']}"
         else:
@@ -84,11 +78,19 @@ def get(session: Session, source: str, target: str, name: str = "") -> int:
         try:
             if stat.S_ISDIR(file["mode"]):
                 path.mkdir(parents=True, exist_ok=True)
+            elif not _there(session, origin, file, path):
+                wanted.append((origin, file, path))
+        except OSError as error:
+            raise StateError(f"{error.filename or path}: {error.strerror}") from error
+    session.ahead([origin for origin, _, _ in wanted])
+    fetched = 0
+    for origin, file, path in wanted:
+        try:
+            while not _fetch(session, origin, file, path):
+                if _there(session, origin, file, path):
+                    break  # another command has got it
             else:
-                while not _there(session, origin, file, path):
-                    if _fetch(session, origin, file, path):
-                        fetched += 1
-                        break
+                fetched += 1
         except OSError as error:
             raise StateError(f"{error.filename or path}: {error.strerror}") from error
     return fetched
@@ -107,7 +109,7 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> 
     if place.exists() and not place.is_file():
         raise StateError(f"{place}: there is something else of this name, which is no file")
     # Named after where it comes from: what a lost connection has cut is gone on with.
-    mark = hashlib.sha256(f"{session.endpoint}:{origin}".encode("utf-8", "surrogateescape")).hexdigest()
+    mark = hashlib.sha256(f"{session.name}:{origin}".encode("utf-8", "surrogateescape")).hexdigest()
     partial = exchange.partial(str(place), mark)
     try:
         fd = exchange.locked(partial)
@@ -122,7 +124,7 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> 
             if shutil.disk_usage(place.parent).free < file["size"] - content.tell():
                 raise StateError(f"{place}: no room for {file['size'] / 1e9:.1f} GB")
             digest: bytes | str = ""
-            for digest in session.pieces("send", path=origin, offset=content.tell()):
+            for digest in session.content(origin, content.tell()):
                 if isinstance(digest, bytes):
                     content.write(digest)
                     found.update(digest)
@@ -134,4 +136,4 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> 
             # What had been fetched before is of another version: from the beginning, then.
             content.seek(0)
             content.truncate()
-    raise StateError(f"{session.endpoint}: {origin}: it changes while it is fetched", "get it once more")
+    raise StateError(f"{session.name}: {origin}: it changes while it is fetched", "get it once more")

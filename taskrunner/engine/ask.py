@@ -1,0 +1,251 @@
+"""One question, one answer: the engine's side of a command that a controller sends to this machine.
+
+The request (see bootstrap.py) has what to `do` and, as `about`, the arguments of that function; `token`,
+which names the answer; and, where there is a bucket, the `grant` to upload what is too long for stdout.
+Each request may come twice, and does the same then as if it had come once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+
+from . import VERSION, answer, bootstrap, exchange, layout, recovery, state
+from . import main as engine
+from .feed import Feed, Position
+from .frames import pack
+from .seats import Seat
+from .verbs import Verbs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any, Callable
+
+    Launch = Callable[[str, list[str]], bool] | None
+
+LOOK = 0.05
+"""Seconds between two looks at a run that is followed."""
+GATHER = 0.1
+"""Seconds after the first news in which more of them come along."""
+EXPECT = 60.0
+"""Seconds in which a run that another command starts must have its directory."""
+NEVER = "never"
+"""A folder with the ids of runs that must not be started here, though the command to do so may come."""
+INSTANCE, STATE = "@taskrunner-instance@", "@taskrunner-state@"
+"""What stands in a plan for the id of the instance, and for its state root."""
+LAUNCH = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from engine.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def main(request: dict[str, Any], launch: Launch = None) -> int:
+    """Answer a request. `launch` starts a program detached, under a name, where that is not done by
+    the engine itself.
+    """
+    root = layout.default_root()
+    instance = os.environ.get("TASKRUNNER_INSTANCE_ID", "")
+    sink = answer.Sink(root, "%s-%s" % (request["token"], instance), request.get("grant"))
+    asked = Asked(root, sink, launch)
+    message, data = asked.answer({"do": request["do"], **request["about"]})
+    sink.close(message, data)
+    return asked.exit
+
+
+class Asked(Verbs):
+    """What can be asked for in a single command."""
+
+    def __init__(self, root: str, sink: answer.Sink, launch: Launch) -> None:
+        super().__init__(root)
+        self.sink = sink
+        self.launch = launch
+        self.exit = 0
+
+    def do_greet(self) -> dict[str, Any]:
+        return {"hello": self.hello()}
+
+    def hello(self) -> dict[str, Any]:
+        """What this machine is."""
+        return {
+            "version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3], "root": self.root,
+            "home": os.path.expanduser("~"), "user": os.environ.get("USER", ""), "time": time.time(),
+        }  # fmt: skip
+
+    def do_start(
+        self,
+        run: str,
+        plan: dict[str, Any] | None = None,
+        url: str = "",
+        digest: str = "",
+        parts: int = 0,
+        whole: bool = False,
+        **following: Any,
+    ) -> dict[str, Any]:
+        """Start a run, once however often it is asked for, and say how it begins.
+
+        The plan may be at a URL instead, or have come in parts. With `whole`, this process lasts as long as
+        the run, and its exit status says whether that went well: 0 or 1, whatever became of the steps.
+        """
+        if os.path.exists(os.path.join(self.root, NEVER, run)):
+            return {"never": True, "hello": self.hello()}
+        if not os.path.exists(os.path.join(layout.run_dir(self.root, run), layout.EVENTS)):
+            self._begin(run, plan or self._brought(url, digest, parts))
+        if whole:
+            return self._awaited(run)
+        return self.do_follow(run, **following)
+
+    def _awaited(self, run: str) -> dict[str, Any]:
+        time.sleep(GATHER)
+        while self.do_alive(run):
+            time.sleep(1.0)
+        self.exit = 0 if (self.do_info(run) or {}).get("status") == "ok" else 1
+        return {"hello": self.hello()}
+
+    def _brought(self, url: str, digest: str, parts: int) -> Any:
+        with tempfile.TemporaryFile() as file:
+            self._bring(file, url, digest, parts)
+            file.seek(0)
+            return json.load(file)
+
+    def _bring(self, file: IO[bytes], url: str, digest: str, parts: int) -> None:
+        if url:
+            bootstrap.fetch(url, file)
+        else:
+            bootstrap.gather(self._parts(digest), parts, file, 0)
+
+    def _begin(self, run: str, plan: dict[str, Any]) -> None:
+        directory = self.prepare(run, self._of_this_machine(plan))
+        try:
+            if self.launch is None:
+                engine.launch(directory)
+            else:
+                folder = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
+                argv = [sys.executable, "-I", "-S", "-c", LAUNCH, folder, "service", directory]
+                # A unit of this name that is there already has been started by the same request.
+                self.launch("taskrunner-" + run, argv)
+        except OSError:
+            recovery.scrub(directory)
+            raise
+        state.prune(self.root, run)
+
+    def do_follow(
+        self,
+        run: str,
+        output: str,
+        at: list[Any],
+        wait: float,
+        who: str,
+        pace: float = 0.0,
+        expected: bool = False,
+    ) -> dict[str, Any]:
+        """Wait until a run has news, at most `wait` seconds, and tell them.
+
+        With `pace`, go on until then, and upload what is new every so many seconds. A run that is
+        `expected` may still be about to begin.
+        """
+        directory = layout.run_dir(self.root, run)
+        expecting = time.monotonic() + EXPECT
+        while expected and not os.path.exists(directory) and time.monotonic() < expecting:
+            time.sleep(LOOK)
+        feed = Feed(directory, output, Position(*at))
+        began = first = time.monotonic()
+        said: str | None = None
+        over = news = False
+        at = list(at)
+        with Seat(self.root, who) as seat:
+            while True:
+                for chunk in feed.read():
+                    if not news:
+                        news, first = True, time.monotonic()
+                    self.sink.write(pack({"log": chunk.log, "at": chunk.position}, chunk.data))
+                    at = list(chunk.position)
+                    if self.sink.full:
+                        break
+                now = time.monotonic()
+                over = feed.over
+                if over or self.sink.full:
+                    break
+                if feed.lost(lambda: self.do_alive(run)):
+                    over, said = True, state.last_words(self.root, run)
+                    break
+                if news and now - first >= (pace or GATHER):
+                    if not pace:
+                        break
+                    self.sink.flush()
+                    news = False
+                if now - began >= wait or seat.wanted():
+                    break
+                time.sleep(LOOK)
+        return {"over": over, "said": said, "at": at, "more": self.sink.full, "hello": self.hello()}
+
+    def do_cancel(self, run: str, token: str) -> bool:
+        if os.path.isdir(layout.run_dir(self.root, run)):
+            return super().do_cancel(run, token)
+        # The command that starts it may still come; then it is to find this.
+        self._never(run)
+        return False
+
+    def do_discard(self, run: str) -> None:
+        self._never(run)
+        super().do_discard(run)
+
+    def _never(self, run: str) -> None:
+        os.makedirs(os.path.join(self.root, NEVER, run), mode=0o700, exist_ok=True)
+
+    def do_rest(self, token: str, offset: int) -> bytes:
+        """What comes next of an answer that was too long."""
+        return answer.piece(self.root, token, offset)
+
+    def do_send(self, paths: list[str], offset: int) -> list[int]:
+        """The content of files, the first one from an offset on, each followed by its digest. When the
+        answer is full, the value is where to go on: the number of the file, and an offset.
+        """
+        for number, path in enumerate(paths):
+            found, sent = hashlib.sha256(), 0
+            for block in exchange.blocks(self.path(path)):
+                found.update(block)
+                sent += len(block)
+                if sent > offset:
+                    self.sink.write(pack({"piece": number}, block[max(0, len(block) - sent + offset) :]))
+                    if self.sink.full:
+                        return [number, sent]
+            self.sink.write(pack({"digest": found.hexdigest()}))
+            offset = 0
+        return [len(paths), 0]
+
+    def do_missing(self, root: str, files: list[dict[str, Any]]) -> list[list[int]]:
+        return exchange.Receiver(self.tick).missing(self.path(root), files)
+
+    def do_part(self, digest: str, number: int, data: str) -> None:
+        """Keep a part of what comes in parts."""
+        bootstrap.keep(self._parts(digest), number, data)
+
+    def do_unbundle(
+        self, root: str, files: list[dict[str, Any]], digest: str, parts: int = 0, url: str = ""
+    ) -> None:
+        """Put files, which come together in a zip archive, where they belong."""
+        folder = self._parts(digest)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as archive:
+            self._bring(archive, url, digest, parts)
+            exchange.unbundle(archive, self.path(root), files)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _parts(self, digest: str) -> str:
+        return os.path.join(self.root, "parts", os.path.basename(digest))
+
+    def path(self, path: str) -> str:
+        return super().path(path.replace(STATE, self.root))
+
+    def _of_this_machine(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """The plan with the names of this machine where it stands for them: one may be for many."""
+        text = json.dumps(plan)
+        for mark, value in ((INSTANCE, os.environ.get("TASKRUNNER_INSTANCE_ID", "")), (STATE, self.root)):
+            text = text.replace(mark, json.dumps(value)[1:-1])
+        found: dict[str, Any] = json.loads(text)
+        return found

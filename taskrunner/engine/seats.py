@@ -1,0 +1,63 @@
+"""Who waits here for news: a command that waits takes one of the few that a node runs at a time.
+
+Run Command runs five commands at once on a machine. Two may wait here, so that others, ours and those
+of people, get their turn; who came first leaves first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+
+SEATS = 2
+LOOK = 0.5
+"""Seconds between two looks at who else has come."""
+
+
+class Seat:
+    """A place to wait, until `wanted` by a later one: of the same controller, or when there are too many."""
+
+    def __init__(self, root: str, who: str) -> None:
+        self._folder = os.path.join(root, "seats")
+        self._name = "%020d-%d-%s" % (time.time_ns(), os.getpid(), who)
+        self._who = who
+        self._looked = 0.0
+
+    def __enter__(self) -> Seat:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        path = os.path.join(self._folder, self._name)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._folder, self._name))
+        os.close(self._fd)
+
+    def wanted(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return False
+        self._looked = now
+        later = [name for name in os.listdir(self._folder) if name > self._name and self._taken(name)]
+        return len(later) >= SEATS or any(name.endswith("-" + self._who) for name in later)
+
+    def _taken(self, name: str) -> bool:
+        """Whether who sat there is still there: the kernel frees the lock with its holder."""
+        path = os.path.join(self._folder, name)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)

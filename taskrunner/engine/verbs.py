@@ -1,0 +1,106 @@
+"""What a controller may ask of the runs and files of a state root, whichever way the question comes."""
+
+from __future__ import annotations
+
+import os
+
+from . import exchange, layout, recovery, state
+from . import main as engine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Verbs:
+    """Each method `do_NAME` is a question, its arguments those of the message that asks it."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def answer(self, message: dict[str, Any], *payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """Do what the message says; gives `ok` with the value, or bytes where that is bytes, or `error`
+        with what went wrong (and `errno`, `path`, where the system has refused something).
+        """
+        try:
+            value = getattr(self, "do_" + message.pop("do"))(*payload, **message)
+        except OSError as error:
+            said = error.strerror or str(error)
+            return {"error": said, "errno": error.errno, "path": error.filename}, b""
+        except Exception as error:
+            return {"error": "%s: %s" % (type(error).__name__, error)}, b""
+        return ({}, value) if isinstance(value, bytes) else ({"ok": value}, b"")
+
+    def do_ping(self) -> None:
+        """A sign of life."""
+
+    def do_ready(self) -> str:
+        """How the machine's own start went, by cloud-init: "" when it has ended well, or is not used;
+        else what it says.
+        """
+        import subprocess  # slow to import, and seldom needed
+
+        try:
+            done = subprocess.run(
+                ["cloud-init", "status", "--long"], capture_output=True, text=True, timeout=20,
+                stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        lines = [line.strip() for line in done.stdout.splitlines()]
+        state = lines[0].partition(":")[2].strip() if lines else "done"
+        return "" if state in ("done", "disabled") else " ".join(lines)
+
+    def do_plan(self, run: str) -> dict[str, Any] | None:
+        return recovery.load_plan(layout.run_dir(self.root, run))
+
+    def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:
+        return layout.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
+
+    def do_alive(self, run: str) -> bool:
+        return state.alive(self.root, run)
+
+    def do_cancel(self, run: str, token: str) -> bool:
+        """Ask a run to stop, once for each token: a second request would end its clean-up, too."""
+        directory = layout.run_dir(self.root, run)
+        try:
+            os.close(os.open(os.path.join(directory, "cancel-" + token), os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return True
+        return engine.cancel(directory) == 0
+
+    def do_followed(self, run: str) -> bool:
+        return state.followed(self.root, run)
+
+    def do_info(self, run: str) -> dict[str, Any] | None:
+        return state.info(self.root, run)
+
+    def do_runs(self) -> list[str]:
+        return state.runs(self.root)
+
+    def do_infos(self, limit: int, live: bool) -> list[dict[str, Any]]:
+        return state.infos(self.root, limit, live)
+
+    def do_discard(self, run: str) -> None:
+        state.discard(self.root, run)
+
+    def do_listing(self, path: str) -> list[dict[str, Any]]:
+        return exchange.listing(self.path(path))
+
+    def do_digest(self, path: str) -> str:
+        return exchange.digest(self.path(path), self.tick)
+
+    def tick(self) -> None:
+        """Called in the middle of long work."""
+
+    def path(self, path: str) -> str:
+        """A path as a controller says it: `~` is the home here, and where relative ones begin."""
+        return os.path.join(os.path.expanduser("~"), os.path.expanduser(path))
+
+    def prepare(self, run: str, plan: dict[str, Any]) -> str:
+        """The directory of a run that is to be started, however often that is asked for."""
+        directory = layout.run_dir(self.root, run)
+        if not os.path.exists(os.path.join(directory, layout.EVENTS)):
+            plan["cwd"] = self.path(plan["cwd"])
+            state.create(self.root, run, plan)
+        return directory

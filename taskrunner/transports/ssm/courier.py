@@ -1,0 +1,362 @@
+"""Commands to instances of one region and what became of them: one sender, one poller for all.
+
+What several instances are asked at about the same time goes in one SendCommand, and one listing tells how
+far all of them are. Of an instance's five places for commands, at most three are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from taskrunner.errors import TargetError
+from taskrunner.transports.ssm import command
+from taskrunner.transports.ssm.account import Account, CredentialsError, Throttled, code_of, explained
+
+DOCUMENT = "AWS-RunShellScript"
+AT_ONCE = 50
+"""Instances that one SendCommand may name, and invocations on a page of a listing."""
+PLACES = 3
+TOGETHER = 0.03
+"""Seconds in which requests for other instances may join one."""
+SOON, LATE = 0.35, 2.5
+"""Seconds between two looks at a command: at first, and when it has said nothing for half a minute."""
+SLOWER = 0.08
+FIRST = 0.6
+"""Seconds after which a command may have ended at the earliest, until it is known how long they take."""
+UNSEEN = 15.0
+"""Seconds in which the service may not know a command yet that it has accepted."""
+OVER = {"Success", "Failed", "TimedOut", "Cancelled", "Undeliverable", "Terminated", "DeliveryTimedOut",
+        "ExecutionTimedOut", "InvalidPlatform", "AccessDenied"}  # fmt: skip
+UNDELIVERED = {"DeliveryTimedOut", "Undeliverable", "InvalidPlatform", "AccessDenied"}
+TROUBLE = 2.0
+"""Seconds before a call that has failed for a while is tried again."""
+
+
+class Ask:
+    """A request on its way to an instance. `done` is set when `output` or `error` is there.
+
+    `trouble` is what keeps it from being sent or looked at just now. `running` is true once the node has it.
+    """
+
+    def __init__(self, instance: str, python: str, shared: dict[str, Any], own: dict[str, Any], timeout: int):
+        self.instance, self.python, self.shared = instance, python, shared
+        self.token = uuid.uuid4().hex
+        self.own = {**own, "token": self.token}
+        self.timeout = timeout
+        """Seconds that it may take on the node."""
+        self.delivery = 600
+        """Seconds in which it must be delivered, or never."""
+        self.command = ""
+        self.sent = 0.0
+        self.began = time.time()
+        self.running = False
+        self.cancelled = False
+        self.late = LATE
+        """Seconds between two looks at most."""
+        self.segments = 0
+        """Segments of the answer that were read already."""
+        self.output = b""
+        self.error: TargetError | None = None
+        self.status = ""
+        self.said = ""
+        self.trouble: TargetError | None = None
+        self.done = threading.Event()
+
+    @property
+    def key(self) -> str:
+        """What its answer is known by in a bucket."""
+        return f"{self.token}-{self.instance}"
+
+    def end(self, output: bytes = b"", error: TargetError | None = None) -> None:
+        self.output, self.error, self.trouble = output, error, None
+        self.done.set()
+
+
+class Courier:
+    """Sends and looks, in threads of its own, as long as there is something to do."""
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self._condition = threading.Condition()
+        self._waiting: list[Ask] = []
+        self._sent: dict[str, dict[str, Ask]] = {}
+        self._looks: dict[str, float] = {}
+        self._busy: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(6, "ssm")
+        self._threads: list[threading.Thread] = []
+        self._first = FIRST
+        self.followed: set[str] = set()
+        """Instances whose news are waited for in this process."""
+
+    def post(self, ask: Ask) -> Ask:
+        """Send it when there is a place for it on the instance."""
+        with self._condition:
+            self._waiting.append(ask)
+            self._awake()
+        return ask
+
+    def cancel(self, ask: Ask) -> None:
+        """See to it that what was not delivered yet is not."""
+        with self._condition:
+            ask.cancelled = True
+            if ask in self._waiting:
+                self._waiting.remove(ask)
+                ask.status = "Cancelled"
+                ask.end(error=TargetError(f"{ask.instance}: cancelled before it was sent"))
+                return
+        if ask.command:
+            with contextlib.suppress(Exception):
+                self.account.client("ssm").cancel_command(CommandId=ask.command, InstanceIds=[ask.instance])
+
+    def send_to(self, targets: Sequence[dict[str, Any]], ask: Ask, concurrency: str, errors: str) -> str:
+        """Send one request to all instances that match, as AWS goes about it; returns the command's id.
+
+        Raises TargetError.
+        """
+        try:
+            found = self.account.client("ssm").send_command(
+                Targets=list(targets), MaxConcurrency=concurrency, MaxErrors=errors, **_content(ask, [ask])
+            )
+            return str(found["Command"]["CommandId"])
+        except Exception as error:
+            raise explained(error) from error
+
+    def expect(self, ask: Ask, sent: str) -> None:
+        """Look for the answer of an instance to a command that was sent to many."""
+        with self._condition:
+            ask.command, ask.sent = sent, time.monotonic()
+            self._sent.setdefault(sent, {})[ask.instance] = ask
+            self._looks.setdefault(sent, time.monotonic() + self._first)
+            self._busy[ask.instance] += 1
+            self._awake()
+
+    def _awake(self) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if not self._threads:
+            self._threads = [
+                threading.Thread(target=work, daemon=True) for work in (self._send_all, self._look_all)
+            ]
+            for thread in self._threads:
+                thread.start()
+        self._condition.notify_all()
+
+    def _send_all(self) -> None:
+        while True:
+            with self._condition:
+                while not (batch := self._batch()):
+                    self._condition.wait(1.0)
+            time.sleep(TOGETHER)
+            with self._condition:
+                batch = self._batch()
+                for ask in batch:
+                    self._waiting.remove(ask)
+                    self._busy[ask.instance] += 1
+            if batch:
+                self._pool.submit(self._send, batch)
+
+    def _batch(self) -> list[Ask]:
+        """Requests that can go in one command now: of the same kind, each for another instance."""
+        batch: dict[str, Ask] = {}
+        first: Ask | None = None
+        for ask in self._waiting:
+            if self._busy[ask.instance] >= PLACES or ask.instance in batch:
+                continue
+            first = first or ask
+            same = (ask.python, ask.shared, ask.timeout, ask.delivery) == (
+                first.python, first.shared, first.timeout, first.delivery
+            )  # fmt: skip
+            if same and len(batch) < AT_ONCE:
+                batch[ask.instance] = ask
+                if len(batch) > 1 and len(_text([*batch.values()])) > command.LIMIT:
+                    del batch[ask.instance]
+                    break
+        return list(batch.values())
+
+    def _send(self, batch: list[Ask]) -> None:
+        pause = 0.5
+        while True:
+            try:
+                found = self.account.client("ssm").send_command(
+                    InstanceIds=[ask.instance for ask in batch], **_content(batch[0], batch)
+                )
+                break
+            except Exception as error:
+                wrong = explained(error, "SendCommand" if not code_of(error) else "")
+                if code_of(error) == "InvalidInstanceId" and len(batch) > 1:
+                    # One of them spoils it for all.
+                    for ask in batch:
+                        self._send([ask])
+                    return
+                if not _passes(error, wrong):
+                    with self._condition:
+                        for ask in batch:
+                            self._busy[ask.instance] -= 1
+                            ask.end(error=wrong)
+                    return
+                if isinstance(wrong, CredentialsError):
+                    self.account.renew()
+                for ask in batch:
+                    ask.trouble = wrong
+                if all(ask.cancelled for ask in batch):
+                    for ask in batch:
+                        ask.end(error=wrong)
+                    return
+                time.sleep(pause)
+                pause = min(pause * 2, TROUBLE)
+        with self._condition:
+            id = found["Command"]["CommandId"]
+            self._sent[id] = {ask.instance: ask for ask in batch}
+            for ask in batch:
+                ask.command, ask.sent, ask.trouble = id, time.monotonic(), None
+            self._looks[id] = time.monotonic() + self._first
+            self._condition.notify_all()
+        for ask in batch:
+            if ask.cancelled:
+                self.cancel(ask)
+
+    def _look_all(self) -> None:
+        while True:
+            with self._condition:
+                now = time.monotonic()
+                due = [id for id, at in self._looks.items() if at <= now]
+                for id in due:
+                    # Who looks says when to look again.
+                    del self._looks[id]
+                if not due:
+                    wait = min(self._looks.values(), default=now + 1.0) - now
+                    self._condition.wait(max(0.01, wait))
+            for id in due:
+                self._pool.submit(self._look, id)
+
+    def _look(self, id: str) -> None:
+        began = time.monotonic()
+        with self._condition:
+            asks = dict(self._sent.get(id, {}))
+        age = began - min((ask.sent for ask in asks.values()), default=began)
+        late = min((ask.late for ask in asks.values()), default=LATE)
+        pause = min(late, max(SOON, age * SLOWER))
+        try:
+            found = {entry["InstanceId"]: entry for entry in self._state(id, list(asks))}
+            for ask in asks.values():
+                ask.trouble = None
+                self._judge(ask, found.get(ask.instance))
+        except Exception as error:
+            wrong = explained(error)
+            if isinstance(wrong, CredentialsError):
+                self.account.renew()
+            for ask in asks.values():
+                ask.trouble = wrong
+            pause = max(pause, TROUBLE)
+        with self._condition:
+            left = self._sent.get(id, {})
+            for ask in asks.values():
+                if ask.done.is_set() and left.get(ask.instance) is ask:
+                    del left[ask.instance]
+                    self._busy[ask.instance] -= 1
+            if left:
+                self._looks[id] = began + pause
+            else:
+                self._sent.pop(id, None)
+            self._condition.notify_all()
+
+    def _state(self, id: str, instances: list[str]) -> Iterator[dict[str, Any]]:
+        """How far a command is on each instance, with `Output` where that is known whole."""
+        client = self.account.client("ssm")
+        if len(instances) > 1:
+            pages = client.get_paginator("list_command_invocations").paginate(
+                CommandId=id, Details=True, PaginationConfig={"PageSize": AT_ONCE}
+            )
+            for page in pages:
+                for entry in page["CommandInvocations"]:
+                    plugins = entry.get("CommandPlugins") or [{}]
+                    text = plugins[0].get("Output", "")
+                    if entry["Status"] in OVER and command.begun(text) and command.answer(text) is None:
+                        yield self._whole(id, entry["InstanceId"])  # a listing has its beginning only
+                        continue
+                    yield {**entry, "Output": text}
+            return
+        for instance in instances:
+            with contextlib.suppress(client.exceptions.InvocationDoesNotExist):
+                yield self._whole(id, instance)
+
+    def _whole(self, id: str, instance: str) -> dict[str, Any]:
+        found = self.account.client("ssm").get_command_invocation(CommandId=id, InstanceId=instance)
+        return {**found, "Output": found["StandardOutputContent"]}
+
+    def _judge(self, ask: Ask, found: dict[str, Any] | None) -> None:
+        if ask.done.is_set():
+            return
+        late = time.monotonic() - ask.sent
+        if found is None:
+            if late > UNSEEN:
+                ask.end(error=TargetError(f"{ask.instance}: AWS has lost command {ask.command}"))
+            return
+        status = found["Status"]
+        ask.status = details = found.get("StatusDetails", status).replace(" ", "")
+        ask.running = ask.running or status not in ("Pending", "Delayed", "Cancelling", "Cancelled")
+        if status not in OVER and details not in OVER:
+            if late > ask.timeout + ask.delivery:
+                ask.end(error=TargetError(f"{ask.instance}: no sign of command {ask.command} ({details})"))
+            return
+        # The exit status says nothing: what counts stands in the output, or it did not come so far.
+        output = command.answer(found["Output"])
+        if output is not None:
+            # The next one will not be much quicker than the quickest so far.
+            self._first = min(self._first, max(0.05, late * 0.8))
+            ask.end(output)
+            return
+        ask.said = f"{found.get('StandardErrorContent', '')}\n{found['Output']}".strip()
+        last = f": {ask.said.splitlines()[-1]}" if ask.said else ""
+        ask.end(error=TargetError(f"{ask.instance}: the command ended as {details}{last}"))
+
+
+def _passes(error: Exception, wrong: TargetError) -> bool:
+    """Whether what went wrong may pass: then it is tried again for as long as anybody waits for it."""
+    from botocore.exceptions import BotoCoreError
+
+    response = getattr(error, "response", {})
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    passing = isinstance(wrong, (CredentialsError, Throttled))
+    return passing or status >= 500 or isinstance(error, BotoCoreError)
+
+
+def _text(batch: Sequence[Ask]) -> str:
+    first = batch[0]
+    own = {ask.instance: ask.own for ask in batch}
+    return command.script(first.python, {**first.shared, "own": own})
+
+
+def _content(first: Ask, batch: Sequence[Ask]) -> dict[str, Any]:
+    """What SendCommand is given, but for whom it is for."""
+    text = _text(batch) if first.instance else command.script(first.python, {**first.shared, **first.own})
+    return {
+        "DocumentName": DOCUMENT,
+        "Comment": f"taskrunner {first.shared['do']} {first.own.get('about', {}).get('run', '')}".strip()[
+            :100
+        ],
+        "TimeoutSeconds": max(30, min(first.delivery, 2_592_000)),
+        "Parameters": {
+            "commands": text.split("\n"),
+            "executionTimeout": [str(max(60, min(first.timeout, 172_800)))],
+        },
+    }
+
+
+_couriers: dict[tuple[str, str], Courier] = {}
+_lock = threading.Lock()
+
+
+def courier(region: str, profile: str) -> Courier:
+    """The one of a region and a profile, shared by all transports of this process."""
+    with _lock:
+        known = _couriers.get((region, profile))
+        if known is None:
+            known = _couriers[region, profile] = Courier(Account(region, profile))
+        return known

@@ -1,0 +1,221 @@
+"""What a run on an instance prints and tells, brought here in order, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from taskrunner.engine.feed import Chunk, Position
+from taskrunner.engine.frames import Unpacker
+from taskrunner.errors import NeverRanError, TargetError
+from taskrunner.transports.ssm.courier import Ask
+from taskrunner.transports.ssm.talk import QUICK, Answer, Lost, Talk
+
+WAIT = 3300.0
+"""Seconds that a node waits for news of a quiet run. It may be long: who does not come back is relieved."""
+ROUND, SHORT = 60.0, 10.0
+"""The same where several nodes are followed: what ends together is asked again together."""
+PACE = 1.0
+"""Seconds between two segments that a node ships to S3, where it is asked to."""
+LISTING, LISTING_LATE = 1.0, 4.0
+"""Seconds between two looks for such segments: at first, and when there were none for long."""
+GLANCE = 15.0
+"""Seconds between two looks at the command then."""
+DEAF = 30.0
+"""Seconds after its time in which a node that waits for news must have said so."""
+HITCH = 4.0
+"""Seconds for which AWS may not answer before anybody is told."""
+PAUSE = 1.0
+
+
+class Beginning:
+    """A run that is being started: `post` asks for it, as often as need be, until there is an `answer`."""
+
+    def __init__(self, post: Callable[[], Ask], answered: Callable[[], object], whole: bool = False) -> None:
+        self.whole = whole
+        """Whether the answer comes with the end of the run only."""
+        self.post = post
+        self.ask = post()
+        self.answer: Answer | None = None
+        self.cancelled = False
+        self._answered = answered
+
+    def keep(self, answer: Answer) -> Answer:
+        """Note the answer: the run may be read from its beginning more than once."""
+        self.answer = answer._replace(frames=list(answer.frames))
+        self._answered()
+        return self.answer
+
+
+class Following:
+    """One pass over a run, from its `beginning` where that is under way."""
+
+    def __init__(
+        self,
+        talk: Talk,
+        run: str,
+        output: str,
+        mode: str,
+        who: str,
+        patience: float,
+        beginning: Beginning | None,
+    ) -> None:
+        self.talk, self.run, self.output, self.who = talk, run, output, who
+        self.mode = mode
+        self.said: str | None = None
+        self._beginning = beginning
+        self._patience = patience
+        self._at = Position()
+        self._lost = 0.0
+        self._warned = False
+
+    def chunks(self, wait: bool) -> Iterator[Chunk | None]:
+        """What is new, as it comes, and None in between."""
+        while True:
+            try:
+                answer = yield from self._answer(wait)
+                yield from self._back()
+                for message, data in answer.frames:
+                    yield from self._chunk(message, data)
+            except Lost as error:
+                yield from self._away(error)
+                wake = time.monotonic() + PAUSE
+                while time.monotonic() < wake:
+                    yield None
+                    time.sleep(0.05)
+                continue
+            told = answer.message["ok"]
+            if told.get("never"):
+                raise NeverRanError(f"run {self.run} was cancelled before the node has heard of it")
+            self._at = Position(*told["at"])
+            if self.talk.ungranted and not self._warned:
+                self._warned = True
+                said = f"{self.talk.name} cannot put output into the bucket ({self.talk.ungranted})"
+                yield self._event("warning", message=f"{said}; it comes through Run Command, slowly")
+            if told["over"]:
+                self.said = told["said"]
+                return
+            if not wait and not told["more"]:
+                return
+
+    def _begun(self, beginning: Beginning) -> Generator[Chunk | None, None, Answer]:
+        ask = beginning.ask
+        if ask.done.is_set() and ask.error is not None:
+            if beginning.cancelled and not ask.running:
+                raise NeverRanError(f"run {self.run} was cancelled before it was delivered")
+            beginning.ask = beginning.post()
+        return beginning.keep((yield from self._waited(beginning.ask, beginning.post, 0.0)))
+
+    def _answer(self, wait: bool) -> Generator[Chunk | None, None, Answer]:
+        beginning = self._beginning if self._at == Position() else None
+        if beginning is not None and beginning.whole:
+            while not (beginning.ask.running or beginning.ask.done.is_set()):
+                yield None
+                time.sleep(0.05)
+        elif beginning is not None:
+            return beginning.answer or (yield from self._begun(beginning))
+        courier, instance = self.talk.courier, self.talk.instance
+        courier.followed.add(instance)
+        several = len(courier.followed) > 1
+        left = ROUND - time.time() % ROUND
+        seconds = 0.0 if not wait else WAIT if not several else left + ROUND * (left < SHORT)
+        ships = wait and self.mode == "s3" and not self.talk.ungranted
+        about = {
+            "run": self.run, "output": self.output, "at": self._at, "wait": round(seconds, 1),
+            "who": self.who, "pace": PACE if ships else 0.0, "expected": beginning is not None,
+        }  # fmt: skip
+
+        def post() -> Ask:
+            return self.talk.post("follow", about, grant=self.mode != "poll", timeout=int(seconds) + QUICK)
+
+        ask = post()
+        try:
+            if ships:
+                ask.late = GLANCE
+                yield from self._shipped(ask)
+            return (yield from self._waited(ask, post, seconds + DEAF))
+        finally:
+            courier.followed.discard(instance)
+
+    def _shipped(self, ask: Ask) -> Iterator[Chunk | None]:
+        """What a node puts into the bucket, until it has answered."""
+        bucket = self.talk.bucket
+        assert bucket is not None
+        pause, wake = LISTING, 0.0
+        while not ask.done.is_set():
+            if time.monotonic() < wake:
+                yield None
+                time.sleep(0.05)
+                continue
+            try:
+                there = bucket.listed(ask.key, ask.segments)
+                for segment in bucket.segments(ask.key, ask.segments, there):
+                    for message, data in Unpacker().feed(zlib.decompress(segment)):
+                        yield from self._chunk(message, data)
+                    ask.segments += 1
+                    pause = LISTING
+                yield from self._back()
+            except TargetError as error:
+                yield from self._away(error)
+            pause = min(pause * 1.05, LISTING_LATE)
+            wake = time.monotonic() + pause
+
+    def _chunk(self, message: dict[str, Any], data: bytes) -> Iterator[Chunk]:
+        if "log" in message:
+            self._at = Position(*message["at"])
+            yield Chunk(message["log"], data, self._at)
+
+    def _waited(
+        self, ask: Ask, post: Callable[[], Ask], patience: float
+    ) -> Generator[Chunk | None, None, Answer]:
+        """An answer; Lost when it does not come in its time."""
+        began = time.monotonic()
+        troubled = 0.0
+        waiting = self.talk.wait(post, ask)
+        while True:
+            try:
+                next(waiting)
+            except StopIteration as stop:
+                answer: Answer = stop.value
+                return answer
+            yield None
+            if ask.trouble is None:
+                if troubled:
+                    yield from self._back()
+                troubled = 0.0
+                if patience and time.monotonic() - began > patience:
+                    self.talk.courier.cancel(ask)
+                    raise Lost(f"{self.talk.name}: no answer from the agent there")
+                continue
+            troubled = troubled or time.monotonic()
+            if time.monotonic() - troubled > HITCH:
+                try:
+                    yield from self._away(ask.trouble)
+                except TargetError:
+                    self.talk.courier.cancel(ask)
+                    raise
+
+    def _away(self, error: TargetError) -> Iterator[Chunk]:
+        """Tell once that the node is not heard of. Raises TargetError when that lasts too long."""
+        now = time.monotonic()
+        if not self._lost:
+            self._lost = now
+            yield self._event("connection", state="lost", detail=str(error))
+        if now - self._lost > self._patience:
+            hint = "what was started there may go on; the same command attaches to it"
+            raise TargetError(
+                f"{self.talk.name}: lost, and not back within {self._patience:g} s: {error}",
+                "\n".join(filter(None, (error.hint, hint))),
+            ) from error
+
+    def _back(self) -> Iterator[Chunk]:
+        if self._lost:
+            self._lost = 0.0
+            yield self._event("connection", state="back", detail=f"{self.talk.name}: heard of again")
+
+    def _event(self, kind: str, **about: Any) -> Chunk:
+        event = {"type": kind, "time": round(time.time() + self.talk.skew, 3), **about}
+        return Chunk("", json.dumps(event).encode() + b"\n", self._at)

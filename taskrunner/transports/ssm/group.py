@@ -1,0 +1,99 @@
+"""Many instances that a tag names, begun by one command: AWS itself goes from one to the next."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from taskrunner.errors import NotFoundError, UsageError
+from taskrunner.transports.ssm import command
+from taskrunner.transports.ssm.account import Account, explained
+from taskrunner.transports.ssm.courier import Ask
+from taskrunner.transports.ssm.talk import PATIENCE, QUICK, Talk
+
+FOREVER = 172_800
+"""Seconds that a command can last at most, and so the time in which a run gives way to the next."""
+
+
+class Member(NamedTuple):
+    """An instance as Systems Manager knows it."""
+
+    instance: str
+    name: str
+    address: str
+    ping: str
+
+
+def target(text: str) -> dict[str, Any]:
+    """The target of SendCommand that `tag:NAME=VALUE[,VALUE]` means. Raises UsageError."""
+    key, equals, values = text.partition("=")
+    if not key.startswith("tag:") or len(key) < 5 or not equals or not values:
+        raise UsageError(f"--target {text}: expected tag:NAME=VALUE", "for example --target tag:Role=decode")
+    return {"Key": key, "Values": values.split(",")}
+
+
+def members(account: Account, text: str) -> list[Member]:
+    """The instances that carry a tag. Raises UsageError, NotFoundError, TargetError."""
+    wanted = target(text)
+    try:
+        pages = (
+            account.client("ssm")
+            .get_paginator("describe_instance_information")
+            .paginate(Filters=[wanted], PaginationConfig={"PageSize": 50})
+        )
+        found = [
+            Member(entry["InstanceId"], entry.get("ComputerName", ""), entry.get("IPAddress", ""),
+                   entry["PingStatus"])
+            for page in pages for entry in page["InstanceInformationList"]
+        ]  # fmt: skip
+    except Exception as error:
+        raise explained(error) from error
+    if not found:
+        raise NotFoundError(
+            f"Systems Manager knows no instance with {text} in {account.region}",
+            "is the tag right, the region, the agent there up? `runner wait-ready` looks at one by its id",
+        )
+    return sorted(found)
+
+
+class Group:
+    """The command that starts a run on all that a tag names; `run` is its id, the same everywhere.
+
+    `concurrency` and `errors` are MaxConcurrency and MaxErrors. With `waits`, the command lasts as long as
+    the run, so that they count runs and not just starts.
+    """
+
+    def __init__(self, text: str, run: str, *, concurrency: str, errors: str, waits: bool) -> None:
+        self.run = run
+        self._targets = [target(text)]
+        self._concurrency, self._errors = concurrency, errors
+        self.waits = waits
+        self._lock = threading.Lock()
+        self._sent = ""
+        self._ask: Ask | None = None
+
+    def ask(self, talk: Talk, about: Mapping[str, Any]) -> Ask:
+        """The question to this instance: a part of the one command, which the first to ask sends."""
+        with self._lock:
+            if self._ask is None:
+                self._ask = self._send(talk, about)
+        ask = Ask(talk.instance, talk.python, self._ask.shared, {}, self._ask.timeout)
+        ask.token, ask.delivery = self._ask.token, FOREVER
+        talk.courier.expect(ask, self._sent)
+        return ask
+
+    def _send(self, talk: Talk, about: Mapping[str, Any]) -> Ask:
+        if talk.bucket is None:
+            for part in talk.parts_of_engine():
+                part.instance = ""
+                talk.courier.send_to(self._targets, part, "100%", "100%")
+        shared = talk.shared("start")
+        shared["engine"]["patience"] = PATIENCE
+        limit = FOREVER if self.waits else QUICK
+        ask = Ask("", talk.python, shared, {"about": {**about, "whole": self.waits}}, limit)
+        ask.delivery = QUICK
+        if len(command.script(talk.python, {**shared, **ask.own})) > command.LIMIT:
+            talk.too_large(command.LIMIT)
+        self._sent = talk.courier.send_to(self._targets, ask, self._concurrency, self._errors)
+        return ask

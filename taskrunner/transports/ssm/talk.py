@@ -1,0 +1,286 @@
+"""Questions to the engine on one instance, and its answers; the engine is shipped when it is missing."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from taskrunner.engine import layout
+from taskrunner.engine.frames import Unpacker
+from taskrunner.errors import StateError, TargetError
+from taskrunner.transports.bundle import refused, shipped
+from taskrunner.transports.copying import Busy
+from taskrunner.transports.ssm import command
+from taskrunner.transports.ssm.account import NotRegistered, Throttled
+from taskrunner.transports.ssm.bucket import Bucket
+from taskrunner.transports.ssm.courier import UNDELIVERED, Ask, Courier
+
+T = TypeVar("T")
+
+IDLE = 0.05
+QUICK = 3600
+"""Seconds that a question may take on the node: to fetch much from S3 takes long."""
+PARTS_LIMIT = 2 << 20
+"""Bytes that go to a node in parts of commands, where there is no bucket: 70 commands."""
+SPARE = 1000
+"""Characters for what is added to a question: where to begin, how long to wait."""
+PATIENCE = 60
+"""Seconds in which a question must be delivered, and the parts of the engine arrive."""
+
+
+class Lost(TargetError):
+    """No answer came, for a reason that may pass."""
+
+
+class Answer(NamedTuple):
+    """What a node has said: its value, bytes where it is bytes, and the frames that come before it."""
+
+    message: dict[str, Any]
+    payload: bytes
+    frames: Iterable[tuple[dict[str, Any], bytes]]
+
+
+class Talk:
+    """One instance, as one user. `patience` is the time in seconds in which it must be there (again)."""
+
+    def __init__(
+        self, instance: str, user: str, python: str, state: str, courier: Courier, bucket: Bucket | None,
+        timeout: float,
+    ) -> None:  # fmt: skip
+        self.instance, self.user, self.python, self.state = instance, user, python, state
+        self.courier = courier
+        self.bucket = bucket
+        self.timeout = timeout
+        self.hello: dict[str, Any] = {}
+        self.skew = 0.0
+        self.ungranted = ""
+        """Why nodes cannot upload, once that is known."""
+        self._refusals = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.user}@{self.instance}" if self.user else self.instance
+
+    def post(
+        self,
+        do: str,
+        about: Mapping[str, Any],
+        *,
+        grant: bool = False,
+        timeout: int = QUICK,
+        delivery: int = 0,
+    ) -> Ask:
+        """Send a question, without waiting. Raises TargetError."""
+        ask = Ask(self.instance, self.python, self.shared(do, grant), {"about": dict(about)}, timeout)
+        ask.delivery = delivery or PATIENCE
+        if self.bucket is None and not self._has_engine():
+            for part in self.parts_of_engine():
+                self.courier.post(part)
+            ask.shared["engine"]["patience"] = PATIENCE
+        return self.courier.post(ask)
+
+    def shared(self, do: str, grant: bool = False) -> dict[str, Any]:
+        """What a request has in common with those to other instances."""
+        data, digest = shipped()
+        engine: dict[str, Any] = {"digest": digest}
+        if self.bucket is not None:
+            engine["url"] = self.bucket.url(data, "engine")
+        else:
+            engine["parts"] = -(-len(_packed_engine()) // command.PART)
+        shared = {"do": do, "user": self.user, "state": self.state, "engine": engine}
+        if grant and self.bucket is not None and not self.ungranted:
+            shared["grant"] = self.bucket.grant()
+        return shared
+
+    def fits(self, do: str, about: Mapping[str, Any]) -> bool:
+        """Whether a question is short enough for a command."""
+        request = {**self.shared(do), "own": {self.instance: {"about": about}}}
+        return len(command.script(self.python, request)) < command.LIMIT - SPARE
+
+    def parts_of_engine(self) -> list[Ask]:
+        """What brings the engine; what needs it may be sent at the same time, with some patience."""
+        shared = self.shared("ping")
+        return [
+            Ask(self.instance, self.python, {**shared, "engine": {**shared["engine"], "part": part}},
+                {"about": {}}, QUICK)
+            for part in enumerate(_parts(_packed_engine()))
+        ]  # fmt: skip
+
+    def send_parts(self, data: bytes, digest: str) -> int:
+        """Bring something in parts of commands; how many these are. Raises what `request` raises."""
+        if len(data) > PARTS_LIMIT:
+            self.too_large(len(data))
+        asks = [
+            self.post("part", {"digest": digest, "number": number, "data": text})
+            for number, text in enumerate(_parts(data))
+        ]
+        for ask in asks:
+            drained(self.wait(lambda: ask, ask))  # noqa: B023 - it is waited for at once
+        return len(asks)
+
+    def too_large(self, size: int) -> NoReturn:
+        raise TargetError(
+            f"{self.name}: {size / 1e6:.1f} MB are too much without a bucket (at most"
+            f" {PARTS_LIMIT / 1e6:.0f} MB, compressed)",
+            "--bucket NAME, or TASKRUNNER_BUCKET: an S3 bucket that this account may use",
+        )
+
+    def request(self, do: str, **about: Any) -> Any:
+        """Ask, and wait for the answer; bytes where it is bytes. Raises Lost, StateError, TargetError."""
+        return self.finish(lambda: self.post(do, about, grant=True))
+
+    def finish(self, post: Callable[[], Ask]) -> Any:
+        """The value of a question."""
+        found = drained(self.wait(post))
+        for _ in found.frames:
+            pass
+        return found.message.get("ok", found.payload)
+
+    def wait(self, post: Callable[[], Ask], ask: Ask | None = None) -> Generator[None, None, Answer]:
+        """Wait for an answer, and yield while it does not come; the Answer is the generator's value.
+
+        Raises Lost, StateError, TargetError.
+        """
+        ask = ask or post()
+        for _ in range(3):
+            output = yield from self._output(ask)
+            messages = list(Unpacker().feed(output))
+            last, payload = messages[-1]
+            if "need" in last:
+                self._mark(False)
+                ask = post()
+                continue
+            if "failed" in last:
+                raise refused(self.name, self.python, last["failed"])
+            self._mark(True)
+            if "kept" in last:
+                whole = yield from self._rest(last, payload)
+                messages = list(Unpacker().feed(zlib.decompress(whole)))
+                last, payload = messages[-1]
+            return self._understood(ask, messages)
+        raise TargetError(
+            f"{self.name}: the engine does not arrive there", "is the disk of its state folder sound?"
+        )
+
+    def _output(self, ask: Ask) -> Generator[None, None, bytes]:
+        began = time.monotonic()
+        while not ask.done.is_set():
+            yield None
+            if ask.done.wait(IDLE):
+                break
+            if self.hello or ask.running:
+                continue
+            # The first contact: what does not go well now, goes wrong.
+            waited = time.monotonic() - began
+            if ask.trouble is not None and (waited > self.timeout or not isinstance(ask.trouble, Throttled)):
+                self.courier.cancel(ask)
+                raise ask.trouble
+            if waited > self.timeout:
+                self.courier.cancel(ask)
+                raise NotRegistered(
+                    f"{self.name}: the command was not delivered within {self.timeout:g} s",
+                    "`runner wait-ready` says what is missing; --connect-timeout gives it more time",
+                )
+        if ask.error is None:
+            return ask.output
+        if not (ask.command or ask.cancelled or (self.hello and isinstance(ask.error, NotRegistered))):
+            raise ask.error  # it was never sent, and would not be if it were tried again
+        if "exit status 127" in ask.said:
+            raise TargetError(
+                f"{self.name}: there is no {self.python} on the node ({ask.said.splitlines()[-1]})",
+                "install Python 3.8 or later there, or name it: `python` in the nodes file",
+            )
+        if ask.status in UNDELIVERED and not self.hello:
+            raise NotRegistered(str(ask.error), "`runner wait-ready` says what is missing")
+        raise Lost(str(ask.error))
+
+    def _rest(self, last: dict[str, Any], payload: bytes) -> Generator[None, None, bytes]:
+        """The whole of an answer that was kept on the node, fetched piece by piece."""
+        step = len(payload)
+        asks = [
+            self.post("rest", {"token": last["kept"], "offset": offset})
+            for offset in range(step, last["whole"], step)
+        ]
+        pieces = [payload]
+        for ask in asks:
+            output = yield from self._output(ask)
+            message, piece = list(Unpacker().feed(output))[-1]
+            if not piece:
+                raise Lost(f"{self.name}: a part of its answer is gone: {message}")
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _understood(self, ask: Ask, messages: list[tuple[dict[str, Any], bytes]]) -> Answer:
+        last, payload = messages[-1]
+        ok = last.get("ok")
+        if isinstance(ok, dict) and "hello" in ok:
+            self._note(ask, ok["hello"])
+        if last.get("refused"):
+            self._refusals += 1
+            if self._refusals > 1 or self.bucket is None:
+                self.ungranted = str(last["refused"])
+            else:
+                self.bucket.grant(anew=True)
+        if "error" in last:
+            where = f"{last['path']}: " if last.get("path") else ""
+            kind = Busy if last.get("errno") == errno.EAGAIN else StateError
+            if last.get("path") == "S3":
+                raise Lost(f"{self.name}: {where}{last['error']}")
+            full = last.get("errno") in (errno.ENOSPC, errno.EDQUOT)
+            raise kind(f"{self.name}: {where}{last['error']}", "make room there" if full else "")
+
+        def frames() -> Iterator[tuple[dict[str, Any], bytes]]:
+            if last.get("segments") and self.bucket is not None:
+                for segment in self.bucket.segments(ask.key, ask.segments, last["segments"]):
+                    yield from Unpacker().feed(zlib.decompress(segment))
+            yield from messages[:-1]
+
+        return Answer(last, payload, frames())
+
+    def _note(self, ask: Ask, hello: dict[str, Any]) -> None:
+        self.hello = hello
+        # It was said at some time between the sending and now.
+        early, late = ask.began - hello["time"], time.time() - hello["time"]
+        self.skew = -early if early > 0 else -late if late < 0 else 0.0
+
+    def _marked(self) -> str:
+        return f"{layout.default_root()}/nodes/{layout.slug(f'{self.name}-{self.state}')}"
+
+    def _has_engine(self) -> bool:
+        """Whether the engine was there when the node was last heard of, as far as is known here."""
+        return layout.read_bytes(self._marked()).decode() == shipped()[1]
+
+    def _mark(self, there: bool) -> None:
+        if there != self._has_engine():
+            try:
+                os.makedirs(os.path.dirname(self._marked()), mode=0o700, exist_ok=True)
+                layout.write_atomic(self._marked(), shipped()[1].encode() if there else b"")
+            except OSError:
+                pass  # it is sent again, then
+
+
+def drained(waiting: Generator[None, None, T]) -> T:
+    """The value of a generator that yields while it waits."""
+    while True:
+        try:
+            next(waiting)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+
+@cache
+def _packed_engine() -> bytes:
+    return zlib.compress(shipped()[0], 9)
+
+
+def _parts(data: bytes) -> Iterator[str]:
+    """Pieces that fit into a command each, as base64."""
+    for start in range(0, len(data), command.PART):
+        yield base64.b64encode(data[start : start + command.PART]).decode()

@@ -1,0 +1,275 @@
+"""An instance as a target that only Run Command reaches: the engine there does the work, and is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from taskrunner.engine.ask import STATE
+from taskrunner.engine.feed import ALL, NONE, Chunk, Position
+from taskrunner.errors import UsageError
+from taskrunner.transports import copying, staging
+from taskrunner.transports.copying import Busy
+from taskrunner.transports.ssm import sending
+from taskrunner.transports.ssm.bucket import Bucket
+from taskrunner.transports.ssm.courier import Ask, courier
+from taskrunner.transports.ssm.following import Beginning, Following
+from taskrunner.transports.ssm.group import Group
+from taskrunner.transports.ssm.talk import Lost, Talk
+from taskrunner.transports.ssm.target import parse
+
+T = TypeVar("T")
+
+DELIVERY_TIMEOUT = 90.0
+RECONNECT_TIMEOUT = 300.0
+FIRST_NEWS = 5.0
+"""Seconds in which a run that was started must have something to tell: it does at once."""
+PAUSE = 1.0
+STREAMS = ("auto", "poll", "s3")
+
+
+class SsmTransport:
+    """Runs on an instance that Systems Manager's Run Command reaches.
+
+    `target` is `ssm://[user@]i-...`. `bucket` is an S3 bucket for what is too large or too secret for a
+    command (default: TASKRUNNER_BUCKET). `stream` says how output comes: by asking the node ("poll"), by
+    segments that it puts into the bucket ("s3"), or as it fits ("auto"). `connect_timeout` is the time, in
+    seconds, in which the first command must be delivered. The other options are those of SshTransport.
+
+    One transport is for one thread at a time, but for `cancel`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        python: str = "python3",
+        state: str = "",
+        connect_timeout: float = DELIVERY_TIMEOUT,
+        reconnect_timeout: float = RECONNECT_TIMEOUT,
+        accept_new_host_keys: bool = False,
+        region: str = "",
+        profile: str = "",
+        bucket: str | None = None,
+        stream: str = "",
+        group: Group | None = None,
+    ) -> None:
+        self.name = target
+        about = parse(target)
+        self._courier = courier(region or about.region, profile or about.profile)
+        named = os.environ.get("TASKRUNNER_BUCKET", "") if bucket is None else bucket
+        named = about.bucket or named
+        self.mode = stream or about.stream or "auto"
+        if self.mode not in STREAMS:
+            raise UsageError(f"--stream {self.mode}: expected one of {', '.join(STREAMS)}")
+        if self.mode == "s3" and not named:
+            raise UsageError("--stream s3 needs a bucket", "--bucket NAME, or TASKRUNNER_BUCKET")
+        self.bucket = Bucket(self._courier.account, named) if named else None
+        self.talk = Talk(
+            about.instance, about.user, python, state, self._courier, self.bucket, connect_timeout
+        )
+        self._patience = reconnect_timeout
+        self._group = group
+        self._who = uuid.uuid4().hex
+        self._beginnings: dict[str, Beginning] = {}
+        self._followed: set[str] = set()
+        self._cancels: dict[str, Ask] = {}
+        self._said: dict[str, str | None] = {}
+        self._secret: list[str] = []
+        self._warming: threading.Thread | None = None
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the node's clock is ahead of ours."""
+        return self.talk.skew
+
+    def warm(self) -> None:
+        """Load what talks to AWS, beside what this thread does."""
+
+        def begin() -> None:
+            try:
+                self._courier.account.client("ssm")
+                if self.bucket is not None:
+                    self.talk.shared("ping")
+            except Exception:
+                return  # it shows with the first use
+
+        if self._warming is None:
+            self._warming = threading.Thread(target=begin, daemon=True)
+            self._warming.start()
+
+    def open(self) -> SsmTransport:
+        """See to it that AWS can be asked; whether the node is there shows with the first command."""
+        self._courier.account.client("ssm")
+        if self.bucket is not None:
+            self.bucket.client()
+        return self
+
+    def hello(self) -> dict[str, Any]:
+        """What the node is. Raises TargetError."""
+        if not self.talk.hello:
+            self._ask("greet")
+        return self.talk.hello
+
+    def ping(self) -> None:
+        """A command was its own sign of life."""
+
+    def ready(self) -> str:
+        """How the node's own start went: see engine/verbs.py."""
+        return str(self._ask("ready"))
+
+    def close(self) -> None:
+        """Leave the node. Runs go on."""
+        for ask in self._cancels.values():
+            ask.done.wait(10)
+        self._forget_secrets()
+        if self.bucket is not None:
+            self.bucket.close()
+
+    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+        values = plan["variables"]
+        named = [values[name] for name in plan["references"]]
+        # What is made of a name is no secret yet.
+        secrets = [name for name in plan["secrets"] if not any(url in values[name] for url in named)]
+        if secrets and self.bucket is None:
+            raise UsageError(
+                f"{', '.join(secrets)}: no secret goes into a command, which AWS keeps for 30 days",
+                "--bucket NAME carries it encrypted; or name it: ssm-parameter:///PATH, secretsmanager://NAME",
+            )
+        plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
+        about = {
+            "run": run, **self._with_plan(run, plan, bool(secrets)),
+            "output": ALL, "at": Position(), "wait": FIRST_NEWS, "who": self._who,
+        }  # fmt: skip
+
+        def post() -> Ask:
+            if self._group is not None:
+                return self._group.ask(self.talk, about)
+            return self.talk.post("start", about, delivery=max(30, int(self.talk.timeout)))
+
+        whole = self._group is not None and self._group.waits
+        self._beginnings[run] = Beginning(post, self._forget_secrets, whole)
+        return plan
+
+    def _with_plan(self, run: str, plan: dict[str, Any], secret: bool) -> dict[str, Any]:
+        """The plan as a request can hold it: as it is, or where it is fetched from."""
+        text = json.dumps(plan).encode()
+        if secret:
+            assert self.bucket is not None
+            url, key = self.bucket.once(text)
+            self._secret.append(key)
+            return {"url": url}
+        if self.talk.fits("start", {"plan": plan}):
+            return {"plan": plan}
+        if self.bucket is not None:
+            return {"url": self.bucket.url(text, "plans")}
+        digest = hashlib.sha256(text).hexdigest()
+        return {"digest": digest, "parts": self.talk.send_parts(zlib.compress(text, 9), digest)}
+
+    def _forget_secrets(self) -> None:
+        if self.bucket is not None:
+            self.bucket.delete(self._secret)
+            self._secret.clear()
+
+    def plan(self, run: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._ask("plan", run=run)
+        return found
+
+    def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
+        data: bytes = self._ask("read", run=run, name=name, offset=offset, limit=limit)
+        return data
+
+    def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
+        following = Following(
+            self.talk, run, output, self.mode, self._who, self._patience, self._beginnings.get(run)
+        )
+        self._followed.add(run)
+        try:
+            for chunk in following.chunks(wait):
+                if chunk is None or not chunk.log or output != NONE:
+                    yield chunk
+            self._beginnings.pop(run, None)
+            self._said[run] = following.said
+        finally:
+            self._followed.discard(run)
+
+    def alive(self, run: str) -> bool:
+        return bool(self._ask("alive", run=run))
+
+    def last_words(self, run: str) -> str | None:
+        return self._said.get(run)
+
+    def cancel(self, run: str) -> bool:
+        beginning = self._beginnings.get(run)
+        if beginning is not None and beginning.answer is None:
+            beginning.cancelled = True
+            self._courier.cancel(beginning.ask)
+        token = uuid.uuid4().hex
+        if run not in self._followed:
+            return bool(self._ask("cancel", run=run, token=token))
+        self._cancels[run] = self.talk.post("cancel", {"run": run, "token": token})
+        return True
+
+    def join(self, run: str) -> None:
+        """Nobody is connected here, so nobody is missed."""
+
+    def leave(self, run: str) -> None:
+        """The same."""
+
+    def followed(self, run: str) -> bool:
+        """Whether somebody follows cannot be known: the same command always attaches."""
+        return False
+
+    def runs(self) -> list[str]:
+        return list(self._ask("runs"))
+
+    def info(self, run: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._ask("info", run=run)
+        return found
+
+    def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
+        return list(self._ask("infos", limit=limit, live=live))
+
+    def discard(self, run: str) -> None:
+        self._ask("discard", run=run)
+
+    def put(self, source: str | Path, target: str) -> int:
+        """Copy a file, or all in a folder, to the node; returns how many files had to be sent."""
+        return self._again(lambda: copying.put(Path(source), target, self._send))
+
+    def get(self, source: str, target: str | Path, name: str = "") -> int:
+        """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
+        return self._again(lambda: copying.get(sending.Reading(self.talk), source, str(target), name))
+
+    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+        staging.collect(plan, index, source, self.get)
+
+    def _place(self, files: staging.Files) -> str:
+        root = f"{STATE}/files"
+        self._again(lambda: self._send(root, files))
+        return root
+
+    def _send(self, root: str, files: staging.Files) -> int:
+        return sending.send(self.talk, root, files)
+
+    def _ask(self, do: str, **about: Any) -> Any:
+        return self._again(lambda: self.talk.request(do, **about))
+
+    def _again(self, work: Callable[[], T]) -> T:
+        """Do what may be done twice: again, when no answer came."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return work()
+            except (Lost, Busy):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(PAUSE)

@@ -1,0 +1,303 @@
+"""Run Command as a way to a node, on the double that executes: see tests/aws."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskrunner import run, start
+from taskrunner.errors import NeverRanError, TargetError, UsageError
+from taskrunner.runs import Run, launch
+from taskrunner.transports import connect
+from tests.aws import ONE, Aws
+from tests.aws.ssm import ServiceError
+from tests.conftest import Process, wait_for
+
+Write = Callable[..., Path]
+Cli = Callable[..., Process]
+
+GOLDEN = [
+    ("echo out; echo err >&2", "Success", 0, "out\n", "err\n"),
+    ("exit 3", "Failed", 3, "", "failed to run commands: exit status 3"),
+    ("false; true", "Success", 0, "", ""),
+    ("[[ a == a ]] && echo bash", "Failed", None, "", None),
+    ("#!/bin/bash\n[[ a == a ]] && echo bash", "Success", 0, "bash\n", ""),
+    ("exit 137", "TimedOut", 137, "", "failed to run commands: exit status 137"),
+    ("echo x >&2; exit 168", "Success", 0, "", ""),
+    ("exit 169", "Failed", 169, "", "failed to run commands: exit status 169"),
+    ("pwd; echo ${USER-unset}", "Success", 0, "/usr/bin\nunset\n", ""),
+    ("setsid sleep 2 </dev/null >/dev/null 2>&1 & echo at once", "Success", 0, "at once\n", ""),
+    ("cat; echo no stdin", "Success", 0, "no stdin\n", ""),
+]
+
+
+def sent(cloud: Aws, script: str, **parameters: str) -> str:
+    about = {name: [value] for name, value in parameters.items()}
+    request = {
+        "DocumentName": "AWS-RunShellScript", "InstanceIds": [ONE],
+        "Parameters": {"commands": script.split("\n"), **about},
+    }  # fmt: skip
+    return str(cloud.ssm.call("SendCommand", request)["Command"]["CommandId"])
+
+
+def ended(cloud: Aws, command: str) -> dict[str, Any]:
+    def look() -> Any:
+        found = cloud.ssm.call("GetCommandInvocation", {"CommandId": command, "InstanceId": ONE})
+        return found if found["Status"] not in ("Pending", "InProgress", "Cancelling") else None
+
+    return dict(wait_for(look, 20))
+
+
+@pytest.mark.parametrize(("script", "status", "code", "out", "err"), GOLDEN)
+def test_the_double_does_what_the_agent_does(
+    cloud: Aws, script: str, status: str, code: int | None, out: str, err: str | None
+) -> None:
+    found = ended(cloud, sent(cloud, script))
+    assert (found["Status"], found["StandardOutputContent"]) == (status, out)
+    assert code in (None, found["ResponseCode"])
+    assert err in (None, found["StandardErrorContent"])
+
+
+def test_the_double_reboots_waits_for_pipes_and_cuts(cloud: Aws) -> None:
+    again = ended(
+        cloud,
+        sent(cloud, 'echo x >> "$TASKRUNNER_HOME.n"; [ $(wc -l < "$TASKRUNNER_HOME.n") = 3 ] || exit 194'),
+    )
+    assert again["Status"] == "Success"
+    held = ended(cloud, sent(cloud, "sleep 30 & echo started", executionTimeout="5"))
+    assert (held["Status"], held["StandardOutputContent"]) == ("TimedOut", "started\n")
+    long = ended(cloud, sent(cloud, "head -c 30000 /dev/zero | tr '\\0' x; exit 1"))["StandardOutputContent"]
+    assert len(long) == 24000
+    assert long.endswith("--output truncated--")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"Comment": "x" * 101}, "ValidationException"),
+        ({"InstanceIds": [ONE] * 51}, "ValidationException"),
+        ({"InstanceIds": ["i-00000000"]}, "InvalidInstanceId"),
+        ({"DocumentName": "No"}, "InvalidDocument"),
+        ({"Parameters": {"commands": ["x"], "executionTimeout": ["172801"]}}, "InvalidParameters"),
+        ({"Parameters": {"commands": ["x" * 70000]}}, "MaxDocumentSizeExceeded"),
+        ({"Parameters": {"commands": "x"}}, "SerializationException"),
+    ],
+)
+def test_the_double_refuses(cloud: Aws, change: dict[str, Any], code: str) -> None:
+    request = {
+        "DocumentName": "AWS-RunShellScript",
+        "InstanceIds": [ONE],
+        "Parameters": {"commands": ["true"]},
+    }
+    with pytest.raises(ServiceError) as caught:
+        cloud.ssm.call("SendCommand", {**request, **change})
+    assert caught.value.code == code
+
+
+def test_a_command_that_is_sent_twice_starts_one_run(cloud: Aws, write: Write) -> None:
+    """The answer to SendCommand is lost after it was accepted: it is sent again, and comes twice."""
+    ledger = cloud.folder / "ledger"
+    cloud.front.random.seed(2)  # a reset, not a 500
+    cloud.front.once.add("SendCommand")
+    assert run(write({"id": "a", "commands": [f"echo x >> '{ledger}'"]}), on=cloud.target()).ok == 1
+    assert ledger.read_text() == "x\n"
+
+
+def test_its_result_is_that_of_the_run_not_of_the_command(cloud: Aws, write: Write) -> None:
+    for code in (137, 168, 194):
+        result = run(write({"id": "a", "commands": [f"exit {code}"]}), on=cloud.target())
+        assert (result.status, result.failures[0]["exit"]) == ("failed", code)
+    assert all(
+        found.status == "Success"
+        for command in cloud.ssm.commands.values()
+        for found in command.invocations.values()
+    )
+
+
+def test_with_the_delays_of_the_real_one(cloud: Aws, write: Write) -> None:
+    cloud.slow()
+    path = write(*({"id": f"s{number}", "commands": ["true"]} for number in range(20)), file="work/many.json")
+    began = time.monotonic()
+    assert run(path, on=cloud.target()).ok == 20
+    assert time.monotonic() - began < 8
+    path = write({"id": "a", "commands": ["sleep 6; date +%s.%N; sleep 3"]})
+    with start(path, on=cloud.target()) as begun:
+        late = [
+            time.time() - float(event["text"])
+            for event in begun.events(output=True)
+            if event["type"] == "output"
+        ]
+    assert late[0] < 3
+
+
+def test_much_output_without_a_bucket(cloud: Aws, write: Write) -> None:
+    path = write(
+        {
+            "id": "a",
+            "commands": ["head -c 3000000 /dev/urandom | base64 -w 100 | head -c 1000000; seq 600000"],
+        }
+    )
+    with start(path, on=cloud.target()) as begun:
+        text = "".join(event["text"] for event in begun.events(output=True) if event["type"] == "output")
+    assert len(text) == 1_000_000 + len("".join(f"{number}\n" for number in range(1, 600_001)))
+    assert text.endswith("\n600000\n")
+    assert cloud.ssm.instances[ONE].most <= 3
+
+
+@pytest.mark.parametrize("stream", ["auto", "s3"])
+def test_much_output_through_the_bucket(cloud: Aws, write: Write, stream: str) -> None:
+    bucket = cloud.bucket()
+    path = write({"id": "a", "commands": ["seq 3000000"]}, {"id": "b", "commands": ["sleep 2; echo end"]})
+    transport = connect(cloud.target(), bucket=bucket, stream=stream)
+    with start(path, on=transport) as begun:
+        text = "".join(event["text"] for event in begun.events(output=True) if event["type"] == "output")
+    transport.close()
+    assert text == "".join(f"{number}\n" for number in range(1, 3_000_001)) + "end\n"
+    assert not [name for name in cloud.objects(bucket) if "/out/" in name]
+
+
+def test_secrets_stay_out_of_commands(cloud: Aws, write: Write) -> None:
+    path = write(
+        {"id": "a", "commands": ["echo $KEY | md5sum"]},
+        variables={"KEY": {"secret": True, "default": "hunter2hunter2"}},
+    )
+    with pytest.raises(UsageError, match="KEY: no secret goes into a command"):
+        run(path, on=cloud.target())
+    bucket = cloud.bucket()
+    assert run(path, on=connect(cloud.target(), bucket=bucket)).ok == 1
+    assert "once" not in str(cloud.objects(bucket))
+    assert "hunter2" not in str([command.request for command in cloud.ssm.commands.values()])
+
+
+def test_secrets_that_the_node_fetches(cloud: Aws, write: Write) -> None:
+    import boto3
+
+    boto3.client("ssm").put_parameter(Name="/hf/token", Value="s3cr3t-value", Type="SecureString")
+    boto3.client("secretsmanager").create_secret(Name="login", SecretString='{"word": "other-value"}')
+    instance = cloud.ssm.instances[ONE]
+    instance.env.update({name: value for name, value in cloud.env().items() if "FILE" not in name})
+    secret = {"secret": True}
+    path = write(
+        {"id": "a", "commands": ['printf \'%s %s\' "$A" "$B" > here; echo <<A>>']},
+        variables={
+            "A": {**secret, "default": "ssm-parameter:///hf/token"},
+            "B": {**secret, "default": "secretsmanager://login#word"},
+        },
+    )
+    with start(path, on=cloud.target()) as begun:
+        events = list(begun.events(output=True))
+    assert [event["text"] for event in events if event["type"] == "output"] == ["***\n"]
+    assert (Path(instance.env["HOME"]) / "here").read_text() == "s3cr3t-value other-value"
+    assert "s3cr3t" not in str(events)
+
+
+def test_files_and_outputs(cloud: Aws, write: Write, tmp_path: Path) -> None:
+    (tmp_path / "work" / "in put").write_bytes(b"\xff content")
+    for options in ({}, {"bucket": cloud.bucket()}):
+        path = write(
+            {"id": "a", "files": [{"from": "in put", "to": "there"}], "commands": [f"cat there > out{len(options)}"],
+             "outputs": [{"from": f"out{len(options)}", "to": "back"}]}, file=f"work/t{len(options)}.json",
+        )  # fmt: skip
+        (tmp_path / "work" / "back").unlink(missing_ok=True)
+        assert run(path, on=connect(cloud.target(), **options)).ok == 1  # type: ignore[arg-type]
+        assert (tmp_path / "work" / "back").read_bytes() == b"\xff content"
+
+
+def test_cancel_before_it_is_delivered(cloud: Aws, write: Write) -> None:
+    from taskrunner import compile
+
+    instance = cloud.ssm.instances[ONE]
+    run(write({"id": "a", "commands": ["true"]}), on=cloud.target())
+    instance.ping = "ConnectionLost"
+    ledger = cloud.folder / "ledger"
+    transport = connect(cloud.target())
+    plan = compile(write({"id": "a", "commands": [f"echo x >> '{ledger}'"]}), on=transport)
+    asked: list[Run] = []
+
+    def idle(begun: Run) -> None:
+        if not asked:
+            asked.append(begun)
+            time.sleep(0.3)
+            begun.cancel()
+
+    with pytest.raises(NeverRanError):
+        launch(plan, transport, idle=idle)
+    cloud.ssm.reconnect(ONE)
+    time.sleep(0.5)
+    assert not ledger.exists()
+
+
+def test_cancel_while_it_runs(cloud: Aws, write: Write) -> None:
+    with start(write({"id": "a", "commands": ["exec sleep 60"]}), on=cloud.target()) as begun:
+        threading.Timer(1.0, begun.cancel).start()
+        result = begun.result()
+    assert (result.status, result.exit) == ("cancelled", 130)
+    assert begun.cancel() is False
+
+
+def test_the_instance_restarts_in_the_middle(cloud: Aws, write: Write) -> None:
+    path = write(
+        {"id": "a", "commands": ["true"]},
+        {"id": "b", "commands": ["sleep 1; [ -e on ] || { touch on; sleep 60; }"]},
+    )
+    with start(path, on=cloud.target()) as begun:
+        threading.Timer(3.0, cloud.ssm.reboot, [ONE]).start()
+        with pytest.raises(Exception, match="was cut off"):
+            begun.result()
+    result = run(path, on=cloud.target())
+    assert (result.status, result.skipped) == ("ok", 1)
+
+
+def test_the_agent_restarts(cloud: Aws, write: Write) -> None:
+    with start(write({"id": "a", "commands": ["sleep 2; echo done"]}), on=cloud.target()) as begun:
+        cloud.ssm.instances[ONE].down_until = time.time() + 5
+        assert begun.result().ok == 1
+
+
+@pytest.mark.parametrize("fail", [0.15])
+def test_calls_that_fail_now_and_then(cloud: Aws, write: Write, fail: float) -> None:
+    """With 500, or with a reset after they were accepted: nothing runs twice, nothing is lost."""
+    cloud.front.fail = fail
+    for number in range(8):
+        ledger = cloud.folder / f"ledger{number}"
+        path = write(
+            {"id": "a", "commands": [f"echo x >> '{ledger}'", "seq 1000"]}, file=f"work/{number}.json"
+        )
+        with start(path, on=cloud.target()) as begun:
+            text = "".join(event["text"] for event in begun.events(output=True) if event["type"] == "output")
+        assert text == "".join(f"{n}\n" for n in range(1, 1001))
+        assert ledger.read_text() == "x\n"
+
+
+def test_errors_are_one_line_with_a_fix(
+    cloud: Aws, write: Write, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write({"id": "a", "commands": ["true"]})
+
+    def said(*more: object) -> str:
+        done = cli(path, "--on", cloud.target(), *more)
+        assert done.returncode in (2, 3), done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    cloud.front.denied.add("ssm:SendCommand")
+    assert "AWS denies ssm:SendCommand" in said()
+    cloud.front.denied.clear()
+    cloud.front.expired = True
+    assert "the AWS credentials have expired" in said()
+    cloud.front.expired = False
+    assert "there is no such bucket" in said("--bucket", "none-of-ours")
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert "no AWS region is named" in said()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert "there are no AWS credentials" in said("--region", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", cloud.env()["AWS_ACCESS_KEY_ID"])
+    with pytest.raises(TargetError, match="Run Command does not take it"):
+        run(path, on=connect(cloud.target("i-00000000"), region="us-east-1"))
+    assert "is not the id of an instance" in cli(path, "--on", "ssm://web-1").stderr
