@@ -124,6 +124,11 @@ def parallel(parser: Parser) -> None:
                         help="when a node fails, ask the others to stop and begin no more")  # fmt: skip
 
 
+def patience(parser: Parser) -> None:
+    parser.add_argument("--timeout", type=seconds, default=900.0, metavar="S",
+                        help="seconds to wait at most (900)")  # fmt: skip
+
+
 def copied(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a file or folder")
     parser.add_argument("target", metavar="TARGET", help="where to; ends with / to put it inside")

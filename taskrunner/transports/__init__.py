@@ -106,6 +106,9 @@ class NodeTransport(Transport, Protocol):
     def hello(self) -> dict[str, Any]:
         """What the node is: python, version and root of the engine there."""
 
+    def check(self) -> None:
+        """Raise TargetError with the reason, where one is known for which the node is not reached."""
+
     def ping(self) -> None:
         """Wait for a sign of life."""
 

@@ -301,3 +301,56 @@ def test_errors_are_one_line_with_a_fix(
     with pytest.raises(TargetError, match="Run Command does not take it"):
         run(path, on=connect(cloud.target("i-00000000"), region="us-east-1"))
     assert "is not the id of an instance" in cli(path, "--on", "ssm://web-1").stderr
+
+
+@pytest.fixture
+def runner(cli: Cli, monkeypatch: pytest.MonkeyPatch, cloud: Aws) -> Callable[..., Process]:
+    import subprocess
+    import sys
+
+    monkeypatch.setenv("NODE1_ID", ONE)
+    monkeypatch.setenv("NODE1_USER", cloud.user)
+
+    def call(*args: object) -> Process:
+        line = [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
+
+    return call
+
+
+def test_an_id_is_enough_for_runner(cloud: Aws, write: Write, runner: Callable[..., Process]) -> None:
+    path = write({"id": "a", "commands": ["echo from <<NODE_NAME>>"]}, variables={"NODE_NAME": {}})
+    done = runner("run-node1", path, "-v")
+    assert done.returncode == 0, done.stderr
+    assert "from node1" in done.stdout
+    listed = runner("nodes")
+    assert f"✓ node1  {ONE}" in listed.stdout
+    assert "a" in runner("show", "node1").stdout
+    assert runner("run", ONE, path, "--user").returncode == 2
+    Path("f").write_text("content")
+    assert "1 file sent" in runner("put", "node1", "f", "g").stdout
+    assert "1 file fetched" in runner("get", "node1", "g", "h").stdout
+    assert Path("h").read_text() == "content"
+
+
+def test_wait_ready_says_what_is_in_the_way(cloud: Aws, runner: Callable[..., Process]) -> None:
+    assert "node1: ready after" in runner("wait-ready").stdout
+    instance = cloud.ssm.instances[ONE]
+    instance.ping = "ConnectionLost"
+    assert "registered, but not heard of now" in runner("wait-ready", "--timeout", "1").stderr
+    instance.registered = False
+    done = runner("wait-ready", "--timeout", "600")
+    assert done.returncode == 3
+    assert f"there is no instance {ONE} in us-east-1" in done.stderr
+
+
+def test_a_session_needs_the_plugin(
+    cloud: Aws, runner: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "needs AWS's Session Manager plugin" in runner("shell", "node1").stderr
+    plugin = tmp_path / "bin" / "session-manager-plugin"
+    plugin.parent.mkdir()
+    plugin.write_text('#!/bin/sh\necho "$2 $3 $5"\n')
+    plugin.chmod(0o755)
+    monkeypatch.setenv("PATH", str(plugin.parent), prepend=":")
+    assert f'us-east-1 StartSession {{"Target": "{ONE}"}}' in runner("shell", "node1").stdout

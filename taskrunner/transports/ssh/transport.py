@@ -69,6 +69,9 @@ class SshTransport:
         """What the node is: python, version and root of the engine there. Raises TargetError."""
         return self.open().hello
 
+    def check(self) -> None:
+        """Connecting tells."""
+
     def ping(self) -> None:
         """Wait for a sign of life."""
         self._ask("ping")

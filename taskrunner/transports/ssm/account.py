@@ -34,6 +34,12 @@ class NotRegistered(TargetError):
     """Run Command does not know the instance, or not as one that takes commands."""
 
 
+class HopelessError(NotRegistered):
+    """The instance will not come, however long anybody waits."""
+
+    hopeless = True
+
+
 class Account:
     """Clients for a region and a profile, made when they are first used. Safe to share by threads."""
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from taskrunner.errors import TargetError
-from taskrunner.transports.ssm.account import Account, CredentialsError, NotRegistered, code_of, explained
+from taskrunner.transports.ssm.account import Account, CredentialsError, code_of, explained
 
 ROLE = "attach an instance profile whose role has the policy AmazonSSMManagedInstanceCore"
 AGENT = (
@@ -66,14 +65,3 @@ def _unregistered(account: Account, instance: str) -> Stage:
     if not found.get("IamInstanceProfile"):
         return Stage(False, f"{state}, but without a role: its agent cannot register", ROLE)
     return Stage(False, f"{state}, but not registered with Systems Manager", f"{AGENT} The role: {ROLE}.")
-
-
-def why(account: Account, instance: str, error: TargetError) -> TargetError:
-    """The error of a first contact, with the reason where that can be found out."""
-    try:
-        stage = registered(account, instance)
-    except TargetError:
-        return error
-    if stage.ready:
-        return error
-    return NotRegistered(f"{instance}: {stage.said}", stage.hint)

@@ -19,10 +19,12 @@ from taskrunner.errors import UsageError
 from taskrunner.transports import copying, staging
 from taskrunner.transports.copying import Busy
 from taskrunner.transports.ssm import sending
+from taskrunner.transports.ssm.account import HopelessError, NotRegistered
 from taskrunner.transports.ssm.bucket import Bucket
 from taskrunner.transports.ssm.courier import Ask, courier
 from taskrunner.transports.ssm.following import Beginning, Following
 from taskrunner.transports.ssm.group import Group
+from taskrunner.transports.ssm.readiness import registered
 from taskrunner.transports.ssm.talk import Lost, Talk
 from taskrunner.transports.ssm.target import parse
 
@@ -118,6 +120,13 @@ class SsmTransport:
         if not self.talk.hello:
             self._ask("greet")
         return self.talk.hello
+
+    def check(self) -> None:
+        """Ask AWS whether it hears of the instance. Raises TargetError with what is in the way."""
+        stage = registered(self._courier.account, self.talk.instance)
+        if not stage.ready:
+            kind = HopelessError if stage.hopeless else NotRegistered
+            raise kind(f"{self.talk.name}: {stage.said}", stage.hint)
 
     def ping(self) -> None:
         """A command was its own sign of life."""
