@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from taskrunner import api, runs
 from taskrunner.cli.fleet import About, Renderer, renderer
@@ -13,10 +14,13 @@ from taskrunner.cli.run import attach as attach_one
 from taskrunner.cli.run import run as run_one
 from taskrunner.cli.targets import again, connect_options, nodes_of, only, report
 from taskrunner.errors import Detached, TargetError
-from taskrunner.fleet.nodes import Node
+from taskrunner.fleet.nodes import Node, Nodes
 from taskrunner.fleet.parallel import Fleet
 from taskrunner.fleet.plans import compile_for, defaults, fleet
 from taskrunner.transports import Transport
+
+if TYPE_CHECKING:
+    from taskrunner.transports.ssm.transport import SsmTransport
 
 
 def setup(args: Namespace) -> int:
@@ -43,6 +47,8 @@ def run(args: Namespace) -> int:
             status = max(status, own)
         return status
     args.file = args.file or str(last_file(args))
+    if args.tag and len(chosen) == len(nodes.nodes):
+        return _run_tagged(args, nodes, chosen)
     plans = compile_for(nodes, chosen, args.file, **options(args))
     for plan in plans.values():
         plan["given"] = given(args, plan)
@@ -55,6 +61,30 @@ def run(args: Namespace) -> int:
         about,
         lambda node, transport, idle: api.begin(plans[node.name], transport, idle=idle),
     )
+
+
+def _run_tagged(args: Namespace, nodes: Nodes, chosen: list[Node]) -> int:
+    """A file on all that a tag names: one command of AWS starts it, and goes from one to the next."""
+    from taskrunner.engine.ask import INSTANCE
+    from taskrunner.transports.ssm.group import Group
+
+    given_options = options(args)
+    given_options["defaults"] = {**nodes.variables(), "NODE_NAME": INSTANCE}
+    plan = api.compile(args.file, on=chosen[0].name, **given_options)
+    plan["given"], plan["node"] = given(args, plan), INSTANCE
+    at_once = args.serial or args.max_parallel
+    group = Group(
+        args.tag, runs.new_id(), concurrency=str(at_once or "100%"),
+        errors="0" if args.fail_fast else "100%", waits=bool(at_once or args.fail_fast),
+    )  # fmt: skip
+
+    def begin(node: Node, transport: Transport, idle: Callable[[runs.Run], object]) -> runs.Run:
+        cast("SsmTransport", transport).group = group
+        return api.begin(plan, transport, id=group.run, idle=idle)
+
+    args.max_parallel = args.serial = 0
+    about = About(plan["file"], lambda node, step: resume(only(args, node), plan, step))
+    return _follow(args, chosen, len(plan["steps"]), about, begin)
 
 
 def attach(args: Namespace) -> int:

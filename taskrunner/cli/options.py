@@ -89,6 +89,7 @@ def nodes_file(parser: Parser) -> None:
     parser.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
     parser.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
                         help="instances with this tag, instead of NODE")  # fmt: skip
+    parser.add_argument("--user", metavar="NAME", help="who to be on the nodes")
     parser.add_argument("--nodes", metavar="FILE", default="",
                         help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
     parser.set_defaults(on=None)

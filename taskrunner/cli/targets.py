@@ -37,15 +37,18 @@ def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
                 if getattr(args, next_one, None) in (None, "last"):
                     setattr(args, next_one, args.node)
             args.node = ""
-        nodes = Nodes(found, {})
+        nodes = Nodes({name: _as_asked(args, node) for name, node in found.items()}, {})
         return nodes, nodes.select(args.node or "all")
     if not args.node:
         raise UsageError(
             "which node?", 'name it, or several ("node1,node2"), or "all"; or --target tag:NAME=VALUE'
         )
     nodes = load_nodes(args.nodes or None)
-    chosen = nodes.select(args.node)
-    return nodes, [node._replace(via=args.via) for node in chosen] if args.via else chosen
+    return nodes, [_as_asked(args, node) for node in nodes.select(args.node)]
+
+
+def _as_asked(args: Namespace, node: Node) -> Node:
+    return node._replace(via=args.via or node.via, user=args.user or node.user)
 
 
 def one(args: Namespace) -> Node:

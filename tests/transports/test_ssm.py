@@ -354,3 +354,25 @@ def test_a_session_needs_the_plugin(
     plugin.chmod(0o755)
     monkeypatch.setenv("PATH", str(plugin.parent), prepend=":")
     assert f'us-east-1 StartSession {{"Target": "{ONE}"}}' in runner("shell", "node1").stdout
+
+
+def test_all_that_carry_a_tag_are_started_by_one_command(
+    cloud: Aws, write: Write, runner: Callable[..., Process]
+) -> None:
+    names = [f"i-0000000{number}" for number in range(4)]
+    for name in names:
+        cloud.add(name, tags={"Role": "decode"})
+    path = write({"id": "a", "commands": ["echo from <<NODE_NAME>>"]}, variables={"NODE_NAME": {}})
+    where = ("--target", "tag:Role=decode", "--user", cloud.user)
+    done = runner("run", *where, path, "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"from {name}\n" in done.stdout for name in names)
+    starts = [c for c in cloud.ssm.commands.values() if c.comment.startswith("taskrunner start")]
+    assert len(starts) == 1
+    assert starts[0].request["Targets"] == [{"Key": "tag:Role", "Values": ["decode"]}]
+    assert cloud.front.count("GetCommandInvocation") == 0
+    done = runner("run", *where, path, "--max-parallel", "1", "--reset")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 ok" in done.stdout
+    assert "Systems Manager knows no instance" in runner("run", "--target", "tag:Role=none", path).stderr
+    assert "expected tag:NAME=VALUE" in runner("run", "--target", "Role", path).stderr

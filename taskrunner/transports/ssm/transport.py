@@ -62,7 +62,6 @@ class SsmTransport:
         profile: str = "",
         bucket: str | None = None,
         stream: str = "",
-        group: Group | None = None,
     ) -> None:
         self.name = target
         about = parse(target)
@@ -79,7 +78,8 @@ class SsmTransport:
             about.instance, about.user, python, state, self._courier, self.bucket, connect_timeout
         )
         self._patience = reconnect_timeout
-        self._group = group
+        self.group: Group | None = None
+        """The command that starts the run on this instance and others."""
         self._who = uuid.uuid4().hex
         self._beginnings: dict[str, Beginning] = {}
         self._followed: set[str] = set()
@@ -160,11 +160,11 @@ class SsmTransport:
         }  # fmt: skip
 
         def post() -> Ask:
-            if self._group is not None:
-                return self._group.ask(self.talk, about)
+            if self.group is not None:
+                return self.group.ask(self.talk, about)
             return self.talk.post("start", about, delivery=max(30, int(self.talk.timeout)))
 
-        whole = self._group is not None and self._group.waits
+        whole = self.group is not None and self.group.waits
         self._beginnings[run] = Beginning(post, self._forget_secrets, whole)
         return plan
 
