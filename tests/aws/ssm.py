@@ -41,6 +41,7 @@ class Command:
     concurrency: int
     errors: int
     request: dict[str, Any]
+    passed_by: int = 0
 
 
 class FakeSSM:
@@ -164,6 +165,7 @@ class FakeSSM:
                 instance.commands.put(found)
             running += 1
         if command.waiting and failed > command.errors:
+            command.passed_by += len(command.waiting)
             command.waiting.clear()
 
     def reconnect(self, id: str) -> None:

@@ -376,3 +376,17 @@ def test_all_that_carry_a_tag_are_started_by_one_command(
     assert "4 ok" in done.stdout
     assert "Systems Manager knows no instance" in runner("run", "--target", "tag:Role=none", path).stderr
     assert "expected tag:NAME=VALUE" in runner("run", "--target", "Role", path).stderr
+
+
+def test_aws_goes_no_further_when_one_has_failed(
+    cloud: Aws, write: Write, runner: Callable[..., Process]
+) -> None:
+    for number in range(3):
+        cloud.add(f"i-0000000{number}", tags={"Role": "decode"})
+    path = write({"id": "a", "commands": ["exit 194"]})
+    done = runner(
+        "run", "--target", "tag:Role=decode", "--user", cloud.user, path, "--serial", "1", "--fail-fast"
+    )
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+    assert "2 cancelled" in done.stdout

@@ -36,7 +36,7 @@ def _bootstrap() -> str:
 
 def script(python: str, request: dict[str, Any]) -> str:
     """The command that asks the engine on a node for something."""
-    program = f"{_bootstrap()}\nask(json.loads({json.dumps(request)!r}))\n"
+    program = f"{_bootstrap()}\nsys.exit(ask(json.loads({json.dumps(request)!r})))\n"
     return SCRIPT.format(
         python=shlex.quote(python), program=base64.b64encode(zlib.compress(program.encode(), 9)).decode()
     )

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from taskrunner.errors import TargetError
+from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.account import Account, CredentialsError, Throttled, code_of, explained
 
@@ -60,6 +60,8 @@ class Ask:
         self.cancelled = False
         self.late = LATE
         """Seconds between two looks at most."""
+        self.fanned = False
+        """Whether AWS goes from one instance to the next with it: it may get to this one late, or never."""
         self.segments = 0
         """Segments of the answer that were read already."""
         self.output = b""
@@ -244,8 +246,16 @@ class Courier:
         pause = min(late, max(SOON, age * SLOWER))
         try:
             found = {entry["InstanceId"]: entry for entry in self._state(id, list(asks))}
+            missing = [ask for ask in asks.values() if ask.fanned and ask.instance not in found]
+            passed_by = bool(missing) and age > UNSEEN and self._ended(id)
             for ask in asks.values():
                 ask.trouble = None
+                if ask in missing:
+                    if passed_by:
+                        ask.end(
+                            error=NeverRanError("AWS did not come to it: too many of the others had failed")
+                        )
+                    continue
                 self._judge(ask, found.get(ask.instance))
         except Exception as error:
             wrong = explained(error)
@@ -285,6 +295,10 @@ class Courier:
         for instance in instances:
             with contextlib.suppress(client.exceptions.InvocationDoesNotExist):
                 yield self._whole(id, instance)
+
+    def _ended(self, id: str) -> bool:
+        found = self.account.client("ssm").list_commands(CommandId=id)["Commands"]
+        return bool(found) and found[0]["Status"] in OVER
 
     def _whole(self, id: str, instance: str) -> dict[str, Any]:
         found = self.account.client("ssm").get_command_invocation(CommandId=id, InstanceId=instance)

@@ -115,6 +115,8 @@ class Following:
             while not (beginning.ask.running or beginning.ask.done.is_set()):
                 yield None
                 time.sleep(0.05)
+            if isinstance(beginning.ask.error, NeverRanError):
+                raise beginning.ask.error
         elif beginning is not None:
             return beginning.answer or (yield from self._begun(beginning))
         courier, instance = self.talk.courier, self.talk.instance

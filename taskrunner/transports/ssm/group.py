@@ -79,7 +79,7 @@ class Group:
             if self._ask is None:
                 self._ask = self._send(talk, about)
         ask = Ask(talk.instance, talk.python, self._ask.shared, {}, self._ask.timeout)
-        ask.token, ask.delivery = self._ask.token, FOREVER
+        ask.token, ask.delivery, ask.fanned = self._ask.token, FOREVER, True
         talk.courier.expect(ask, self._sent)
         return ask
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from taskrunner.engine import layout
 from taskrunner.engine.frames import Unpacker
-from taskrunner.errors import StateError, TargetError
+from taskrunner.errors import NeverRanError, StateError, TargetError
 from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.copying import Busy
 from taskrunner.transports.ssm import command
@@ -174,7 +174,7 @@ class Talk:
             yield None
             if ask.done.wait(IDLE):
                 break
-            if self.hello or ask.running:
+            if self.hello or ask.running or ask.fanned:
                 continue
             # The first contact: what does not go well now, goes wrong.
             waited = time.monotonic() - began
@@ -189,6 +189,8 @@ class Talk:
                 )
         if ask.error is None:
             return ask.output
+        if isinstance(ask.error, NeverRanError):
+            raise ask.error
         if not (ask.command or ask.cancelled or (self.hello and isinstance(ask.error, NotRegistered))):
             raise ask.error  # it was never sent, and would not be if it were tried again
         if "exit status 127" in ask.said:
