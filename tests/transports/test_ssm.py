@@ -119,6 +119,58 @@ def test_its_result_is_that_of_the_run_not_of_the_command(cloud: Aws, write: Wri
     )
 
 
+def test_the_policy_in_the_docs_allows_what_is_called(
+    cloud: Aws, write: Write, runner: Callable[..., Process]
+) -> None:
+    """All of it: a run, a tag, files, output through the bucket, a cancel, an instance that is not there."""
+    import json
+    import re
+
+    bucket = cloud.bucket()
+    cloud.add("i-00000001", tags={"Role": "decode"})
+    path = write({"id": "a", "commands": ["seq 300000"]})
+    tagged = ("--target", "tag:Role=decode", "--user", cloud.user, "--bucket", bucket)
+    assert runner("run", *tagged, path, "-q", "--max-parallel", "1").returncode == 0
+    for stream in ("auto", "s3"):
+        assert (
+            runner(
+                "run",
+                ONE,
+                "--user",
+                cloud.user,
+                path,
+                "-v",
+                "--reset",
+                "--bucket",
+                bucket,
+                "--stream",
+                stream,
+            ).returncode
+            == 0
+        )
+    assert runner("put", ONE, "--user", cloud.user, "--bucket", bucket, path, "there").returncode == 0
+    with start(write({"id": "a", "commands": ["exec sleep 60"]}), on=cloud.target()) as begun:
+        threading.Timer(0.5, begun.cancel).start()
+        begun.result()
+    runner("wait-ready", "i-00000009", "--timeout", "1")
+    text = (Path(__file__).parents[2] / "docs" / "aws.md").read_text()
+    policy = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0])
+    allowed = {
+        action
+        for statement in policy["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    assert cloud.front.actions() <= allowed
+    assert {
+        "ssm:SendCommand",
+        "s3:PutObject",
+        "s3:GetObject",
+        "s3:ListBucket",
+        "s3:DeleteObject",
+        "ec2:DescribeInstances",
+    } <= cloud.front.actions()
+
+
 def test_with_the_delays_of_the_real_one(cloud: Aws, write: Write) -> None:
     cloud.slow()
     path = write(*({"id": f"s{number}", "commands": ["true"]} for number in range(20)), file="work/many.json")
