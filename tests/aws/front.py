@@ -139,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
                 answer = (400, b"", {})
         else:
             answer = self._passed_on(body)
+            if elsewhere:
+                answer[2]["x-amz-bucket-region"] = elsewhere
         if fails:
             # Accepted, and then nobody hears of it.
             with contextlib.suppress(OSError):

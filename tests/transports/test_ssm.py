@@ -442,3 +442,83 @@ def test_aws_goes_no_further_when_one_has_failed(
     assert done.returncode == 1
     assert "1 failed" in done.stdout
     assert "2 cancelled" in done.stdout
+
+
+def test_credentials_that_expire_in_the_middle(cloud: Aws, write: Write) -> None:
+    with start(write({"id": "a", "commands": ["sleep 4; echo on"]}), on=cloud.target()) as begun:
+        threading.Timer(1.0, setattr, [cloud.front, "expired", True]).start()
+        threading.Timer(9.0, setattr, [cloud.front, "expired", False]).start()
+        events = list(begun.events())
+    told = [(event["state"], event["detail"]) for event in events if event["type"] == "connection"]
+    assert [state for state, _ in told] == ["lost", "back"]
+    assert "credentials have expired" in told[0][1]
+    assert events[-1]["status"] == "ok"  # type: ignore[typeddict-item]
+
+
+def test_an_instance_that_vanishes(cloud: Aws, write: Write) -> None:
+    transport = connect(cloud.target(), reconnect_timeout=4.0)
+    with start(write({"id": "a", "commands": ["sleep 1; echo a; sleep 60"]}), on=transport) as begun:
+
+        def vanish() -> None:
+            instance = cloud.ssm.instances[ONE]
+            instance.registered = False
+            cloud.ssm.reboot(ONE)
+
+        threading.Timer(3.0, vanish).start()
+        with pytest.raises(TargetError, match="lost, and not back within 4 s"):
+            begun.result()
+
+
+def test_a_bucket_elsewhere_and_one_that_is_denied(cloud: Aws, write: Write) -> None:
+    path = write({"id": "a", "commands": ["seq 200000"]})
+    cloud.bucket("far")
+    cloud.front.regions["far"] = "eu-west-1"
+    assert run(path, on=connect(cloud.target(), bucket="far")).ok == 1
+    cloud.front.denied.add("s3:PutObject")
+    with pytest.raises(TargetError, match="bucket far: AWS denies s3:PutObject"):
+        run(path, on=connect(cloud.target(), bucket="far/other"), reset=True)
+
+
+def test_urls_that_have_expired(cloud: Aws, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the node cannot upload comes through the commands, and that is said."""
+    bucket = cloud.bucket()
+    path = write({"id": "a", "commands": ["sleep 1; seq 200000"]})
+    run(
+        write({"id": "b", "commands": ["true"]}, file="work/first.json"),
+        on=connect(cloud.target(), bucket=bucket),
+    )
+    with start(path, on=connect(cloud.target(), bucket=bucket)) as begun:
+        cloud.ssm.ahead = 7200.0
+        events = list(begun.events(output=True))
+    text = "".join(event["text"] for event in events if event["type"] == "output")
+    assert text == "".join(f"{number}\n" for number in range(1, 200_001))
+
+
+@pytest.mark.slow
+def test_the_controller_is_killed_again_and_again(cloud: Aws, write: Write) -> None:
+    import random
+    import signal
+    import subprocess
+
+    from tests.conftest import command
+
+    chance = random.Random(7)
+    ledger = cloud.folder / "ledger"
+    steps = [
+        {"id": f"s{number}", "commands": [f"echo {number} >> '{ledger}'; sleep 0.5"]} for number in range(40)
+    ]
+    path = write(*steps)
+    line = [*command(path, "--on", cloud.target())]
+    kills = 0
+    while True:
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            assert process.wait(chance.uniform(0.3, 4.0)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 3
+    assert ledger.read_text().split() == [str(number) for number in range(40)]
+    assert cloud.ssm.instances[ONE].most <= 5

@@ -79,6 +79,11 @@ class Bucket:
             known = self._urls[key] = (time.monotonic(), self.signed(key))
         return known[1]
 
+    def sign_anew(self) -> None:
+        """Give no URL again that was given already."""
+        with self._lock:
+            self._urls.clear()
+
     def _upload(self, key: str, data: bytes | Path, kind: str) -> None:
         client = self.client()
         try:

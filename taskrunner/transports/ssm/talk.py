@@ -148,12 +148,21 @@ class Talk:
         Raises Lost, StateError, TargetError.
         """
         ask = ask or post()
-        for _ in range(3):
+        for again in range(3):
             output = yield from self._output(ask)
             messages = list(Unpacker().feed(output))
             last, payload = messages[-1]
             if "need" in last:
                 self._mark(False)
+                ask = post()
+                continue
+            if "failed" in last and last["failed"].get("path") == "S3" and self.bucket is not None:
+                if again == 2:
+                    raise TargetError(
+                        f"{self.name}: {last['failed']['error']}",
+                        "does it reach S3 (a NAT gateway, or a gateway endpoint)? --bucket '' goes without",
+                    )
+                self.bucket.sign_anew()
                 ask = post()
                 continue
             if "failed" in last:
