@@ -522,3 +522,41 @@ def test_the_controller_is_killed_again_and_again(cloud: Aws, write: Write) -> N
     assert kills > 3
     assert ledger.read_text().split() == [str(number) for number in range(40)]
     assert cloud.ssm.instances[ONE].most <= 5
+
+
+def test_throttled_to_one_request_a_second(cloud: Aws, write: Write) -> None:
+    cloud.front.rate = 1.0
+    path = write({"id": "a", "commands": ["echo one; sleep 3; echo two"]})
+    with start(path, on=cloud.target()) as begun:
+        text = "".join(event["text"] for event in begun.events(output=True) if event["type"] == "output")
+    assert text == "one\ntwo\n"
+
+
+def test_ssh_through_a_session(
+    cloud: Aws, write: Write, sshd: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With AWS's plugin played by a relay to a real sshd; the key is lent before each connection."""
+    import sys
+
+    from taskrunner.transports.ssh.transport import SshTransport
+
+    plugin = tmp_path / "bin" / "session-manager-plugin"
+    plugin.parent.mkdir()
+    plugin.write_text(
+        f"#!{sys.executable}\nimport json, os, select, socket, sys\n"
+        'assert json.loads(sys.argv[1])["SessionId"] and sys.argv[3] == "StartSession"\n'
+        f's = socket.create_connection(("127.0.0.1", {sshd.port}))\n'
+        "while True:\n"
+        "    for one in select.select([0, s], [], [])[0]:\n"
+        "        data = os.read(0, 65536) if one == 0 else s.recv(65536)\n"
+        "        if not data: sys.exit()\n"
+        "        s.sendall(data) if one == 0 else os.write(1, data)\n"
+    )
+    plugin.chmod(0o755)
+    monkeypatch.setenv("PATH", str(plugin.parent), prepend=":")
+    transport = connect(f"ssh+ssm://{sshd.user}@{ONE}", accept_new_host_keys=True)
+    assert isinstance(transport, SshTransport)
+    result = run(write({"id": "a", "commands": ["echo here"]}), on=transport)
+    transport.close()
+    assert result.ok == 1
+    assert "ssm:StartSession" in cloud.front.actions()

@@ -129,7 +129,8 @@ class SsmTransport:
             raise kind(f"{self.talk.name}: {stage.said}", stage.hint)
 
     def ping(self) -> None:
-        """A command was its own sign of life."""
+        """Wait for a sign of life: a command of its own."""
+        self._ask("ping")
 
     def ready(self) -> str:
         """How the node's own start went: see engine/verbs.py."""
