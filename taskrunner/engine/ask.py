@@ -38,10 +38,6 @@ NEVER = "never"
 """A folder with the ids of runs that must not be started here, though the command to do so may come."""
 INSTANCE, STATE = "@taskrunner-instance@", "@taskrunner-state@"
 """What stands in a plan for the id of the instance, and for its state root."""
-LAUNCH = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from engine.main import main; sys.exit(main(sys.argv[1:]))"
-)
 
 
 def main(request: dict[str, Any], launch: Launch = None) -> int:
@@ -124,10 +120,8 @@ class Asked(Verbs):
             if self.launch is None:
                 engine.launch(directory)
             else:
-                folder = os.path.dirname(os.path.dirname(os.path.abspath(engine.__file__)))
-                argv = [sys.executable, "-I", "-S", "-c", LAUNCH, folder, "service", directory]
                 # A unit of this name that is there already has been started by the same request.
-                self.launch("taskrunner-" + run, argv)
+                self.launch("taskrunner-" + run, engine.command("service", directory))
         except OSError:
             recovery.scrub(directory)
             raise

@@ -23,6 +23,16 @@ from .events import parse, read_events
 from .masking import close_all_but
 
 CRASHED = 70  # EX_SOFTWARE of sysexits(3)
+LAUNCH = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from engine.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def command(*argv: str) -> list[str]:
+    """What runs this, in an interpreter that neither site-packages nor PYTHON* variables reach."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [sys.executable, "-I", "-S", "-c", LAUNCH, folder, *argv]
 
 
 def main(argv: list[str]) -> int:

@@ -11,6 +11,8 @@ import fcntl
 import os
 import time
 
+from . import lock
+
 SEATS = 2
 LOOK = 0.5
 """Seconds between two looks at who else has come."""
@@ -46,18 +48,10 @@ class Seat:
         return len(later) >= SEATS or any(name.endswith("-" + self._who) for name in later)
 
     def _taken(self, name: str) -> bool:
-        """Whether who sat there is still there: the kernel frees the lock with its holder."""
+        """Whether who sat there is still there."""
         path = os.path.join(self._folder, name)
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-            return False
-        except BlockingIOError:
+        if lock.held(path):
             return True
-        finally:
-            os.close(fd)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        return False

@@ -37,18 +37,7 @@ def join(root: str, run: str) -> int:
 
 def followed(root: str, run: str) -> bool:
     """Whether somebody follows the run."""
-    path = os.path.join(layout.run_dir(root, run), layout.FOLLOWERS)
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
+    return lock.held(os.path.join(layout.run_dir(root, run), layout.FOLLOWERS))
 
 
 def alive(root: str, run: str) -> bool:

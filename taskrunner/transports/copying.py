@@ -13,14 +13,11 @@ from typing import Any, Protocol
 
 from taskrunner.engine import exchange
 from taskrunner.errors import StateError
+from taskrunner.transports.answers import Busy
 from taskrunner.transports.staging import Files, described
 
 BLOCK = 1 << 20
 BUSY = 0.3
-
-
-class Busy(StateError):
-    """Somebody else is at what was asked for; it is worth asking again."""
 
 
 class Session(Protocol):

@@ -19,10 +19,6 @@ POLL = 0.05
 """Seconds between two looks at a run that has no bell, and at a step's output."""
 PACE = 0.01
 """Seconds at least between two looks: what reads every event at once slows down who writes them."""
-LAUNCH = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from engine.main import main; sys.exit(main(sys.argv[1:]))"
-)
 
 
 class LocalTransport:
@@ -62,11 +58,9 @@ class LocalTransport:
             return
         bell, ring = os.pipe()
         order, give = os.pipe()
-        # -I -S: neither the user's site-packages nor PYTHON* variables reach the engine.
-        argv = [sys.executable, "-I", "-S", "-c", LAUNCH, str(Path(main.__file__).parents[1])]
         try:
             env = {**os.environ, "TASKRUNNER_HOME": self.root}
-            pid = processes.spawn([*argv, "run", "-", "1"], env, order, ring)
+            pid = processes.spawn(main.command("run", "-", "1"), env, order, ring)
         finally:
             os.close(ring)
             os.close(order)

@@ -7,7 +7,6 @@ The engine is shipped when the node does not have it. When the connection is los
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import random
 import threading
@@ -17,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.engine.frames import Unpacker, pack
-from taskrunner.errors import HostKeyError, StateError, TargetError
-from taskrunner.transports.copying import Busy
+from taskrunner.errors import HostKeyError, TargetError
+from taskrunner.transports import answers
 from taskrunner.transports.ssh.connection import WINDOW, Lost, connect
 from taskrunner.transports.ssh.handshake import Node, begin
 
@@ -217,12 +216,7 @@ class Session:
             self._pausing[self.post("unfollow", feed=feed)] = feed
 
     def _value(self, message: dict[str, Any], data: bytes) -> Any:
-        if "error" not in message:
-            return message.get("ok", data)
-        where = f"{message['path']}: " if message.get("path") else ""
-        kind = Busy if message.get("errno") == errno.EAGAIN else StateError
-        full = message.get("errno") in (errno.ENOSPC, errno.EDQUOT)
-        raise kind(f"{self.endpoint}: {where}{message['error']}", "make room there" if full else "")
+        return answers.value(self.name, message, data)
 
     def _next(self, seconds: float | None) -> Any:
         """The next message; None when none came within these seconds."""

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from taskrunner.engine.feed import Chunk, Position
 from taskrunner.errors import TargetError
 from taskrunner.transports import copying, staging
+from taskrunner.transports.remote import RemoteTransport, T
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import resolve
 from taskrunner.transports.ssh.handshake import Node
 from taskrunner.transports.ssh.sending import send
 from taskrunner.transports.ssh.session import Session
 
-T = TypeVar("T")
-
 CONNECT_TIMEOUT = 10.0
 RECONNECT_TIMEOUT = 300.0
 
 
-class SshTransport:
+class SshTransport(RemoteTransport):
     """Runs on a node that is reached by SSH.
 
     `target` is `ssh://[user@]host[:port]`, completed from ~/.ssh/config. `python` is the node's
@@ -48,12 +45,9 @@ class SshTransport:
         reconnect_timeout: float = RECONNECT_TIMEOUT,
         accept_new_host_keys: bool = False,
     ) -> None:
-        self.name = target if "://" in target else f"ssh://{target}"
+        super().__init__(target if "://" in target else f"ssh://{target}")
         self.endpoint = resolve(target, accept_new=accept_new_host_keys)
         self.session = Session(Node(self.endpoint, python, state, connect_timeout), reconnect_timeout)
-        self._warming: threading.Thread | None = None
-        self._said: dict[str, str | None] = {}
-        self._followed: set[str] = set()
         self._joined: set[str] = set()
         self._epoch = 0
         self._cancelling: dict[str, str] = {}
@@ -72,14 +66,6 @@ class SshTransport:
     def check(self) -> None:
         """Connecting tells."""
 
-    def ping(self) -> None:
-        """Wait for a sign of life."""
-        self._ask("ping")
-
-    def ready(self) -> str:
-        """How the node's own start went: see engine/verbs.py."""
-        return str(self._ask("ready"))
-
     def warm(self) -> None:
         """Begin to connect, beside what this thread does; what goes wrong shows with the first use."""
 
@@ -89,9 +75,7 @@ class SshTransport:
             except TargetError as error:
                 self._cold = error
 
-        if self._warming is None:
-            self._warming = threading.Thread(target=begin, daemon=True)
-            self._warming.start()
+        self._warm(begin)
 
     _cold: TargetError | None = None
 
@@ -126,14 +110,6 @@ class SshTransport:
         self._ask("start", run=run, plan=staged)
         self._joined.add(run)
         return staged
-
-    def plan(self, run: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("plan", run=run)
-        return found
-
-    def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
-        data: bytes = self._ask("read", run=run, name=name, offset=offset, limit=limit)
-        return data
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
         self._followed.add(run)
@@ -212,12 +188,6 @@ class SshTransport:
         """Seconds by which the node's clock is ahead of ours."""
         return self.session.skew
 
-    def alive(self, run: str) -> bool:
-        return bool(self._ask("alive", run=run))
-
-    def last_words(self, run: str) -> str | None:
-        return self._said.get(run)
-
     def cancel(self, run: str) -> bool:
         token = uuid.uuid4().hex
         if run not in self._followed:
@@ -240,30 +210,9 @@ class SshTransport:
     def followed(self, run: str) -> bool:
         return bool(self._ask("followed", run=run))
 
-    def runs(self) -> list[str]:
-        return list(self._ask("runs"))
-
-    def info(self, run: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("info", run=run)
-        return found
-
-    def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
-        return list(self._ask("infos", limit=limit, live=live))
-
     def discard(self, run: str) -> None:
         self._joined.discard(run)
-        self._ask("discard", run=run)
-
-    def put(self, source: str | Path, target: str) -> int:
-        """Copy a file, or all in a folder, to the node; returns how many files had to be sent."""
-        return self._again(lambda: copying.put(Path(source), target, self._send))
-
-    def get(self, source: str, target: str | Path, name: str = "") -> int:
-        """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
-        return self._again(lambda: copying.get(self.open(), source, str(target), name))
-
-    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
-        staging.collect(plan, index, source, self.get)
+        super().discard(run)
 
     def _place(self, files: staging.Files) -> str:
         """Send what the node does not have of these files; the folder there that holds them."""
@@ -274,11 +223,10 @@ class SshTransport:
     def _send(self, root: str, files: staging.Files) -> int:
         return send(self.open(), root, files)
 
-    def _ask(self, do: str, **about: Any) -> Any:
-        return self._again(lambda: self.open().request(do, **about))
+    def _conversation(self) -> Session:
+        return self.open()
 
     def _again(self, work: Callable[[], T]) -> T:
-        """Do what may be done twice: again, when the connection was lost in its middle."""
         while True:
             try:
                 return work()

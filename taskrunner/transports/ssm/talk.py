@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import os
 import time
 import zlib
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from taskrunner.engine import layout
 from taskrunner.engine.frames import Unpacker
-from taskrunner.errors import NeverRanError, StateError, TargetError
+from taskrunner.errors import NeverRanError, TargetError
+from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped
-from taskrunner.transports.copying import Busy
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.account import NotRegistered, Throttled
 from taskrunner.transports.ssm.bucket import Bucket
@@ -47,7 +46,7 @@ class Answer(NamedTuple):
 
 
 class Talk:
-    """One instance, as one user. `patience` is the time in seconds in which it must be there (again)."""
+    """One instance, as one user. `timeout` is the time, in seconds, in which it must answer at first."""
 
     def __init__(
         self, instance: str, user: str, python: str, state: str, courier: Courier, bucket: Bucket | None,
@@ -138,9 +137,11 @@ class Talk:
     def finish(self, post: Callable[[], Ask]) -> Any:
         """The value of a question."""
         found = drained(self.wait(post))
-        for _ in found.frames:
-            pass
-        return found.message.get("ok", found.payload)
+        payload = found.payload
+        for message, data in found.frames:
+            if "payload" in message:
+                payload = data  # it was too long to stand in the answer itself
+        return answers.value(self.name, found.message, payload)
 
     def wait(self, post: Callable[[], Ask], ask: Ask | None = None) -> Generator[None, None, Answer]:
         """Wait for an answer, and yield while it does not come; the Answer is the generator's value.
@@ -238,13 +239,9 @@ class Talk:
                 self.ungranted = str(last["refused"])
             else:
                 self.bucket.grant(anew=True)
-        if "error" in last:
-            where = f"{last['path']}: " if last.get("path") else ""
-            kind = Busy if last.get("errno") == errno.EAGAIN else StateError
-            if last.get("path") == "S3":
-                raise Lost(f"{self.name}: {where}{last['error']}")
-            full = last.get("errno") in (errno.ENOSPC, errno.EDQUOT)
-            raise kind(f"{self.name}: {where}{last['error']}", "make room there" if full else "")
+        if "error" in last and last.get("path") == "S3":
+            raise Lost(f"{self.name}: S3: {last['error']}")
+        answers.value(self.name, last, payload)
 
         def frames() -> Iterator[tuple[dict[str, Any], bytes]]:
             if last.get("segments") and self.bucket is not None:

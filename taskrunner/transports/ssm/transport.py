@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from taskrunner.engine.ask import STATE
 from taskrunner.engine.feed import ALL, NONE, Chunk, Position
 from taskrunner.errors import UsageError
-from taskrunner.transports import copying, staging
-from taskrunner.transports.copying import Busy
+from taskrunner.transports import staging
+from taskrunner.transports.answers import Busy
+from taskrunner.transports.remote import RemoteTransport, T
 from taskrunner.transports.ssm import sending
 from taskrunner.transports.ssm.account import HopelessError, NotRegistered
 from taskrunner.transports.ssm.bucket import Bucket
@@ -28,8 +27,6 @@ from taskrunner.transports.ssm.readiness import registered
 from taskrunner.transports.ssm.talk import Lost, Talk
 from taskrunner.transports.ssm.target import parse
 
-T = TypeVar("T")
-
 DELIVERY_TIMEOUT = 90.0
 RECONNECT_TIMEOUT = 300.0
 FIRST_NEWS = 5.0
@@ -38,7 +35,7 @@ PAUSE = 1.0
 STREAMS = ("auto", "poll", "s3")
 
 
-class SsmTransport:
+class SsmTransport(RemoteTransport):
     """Runs on an instance that Systems Manager's Run Command reaches.
 
     `target` is `ssm://[user@]i-...`. `bucket` is an S3 bucket for what is too large or too secret for a
@@ -63,7 +60,7 @@ class SsmTransport:
         bucket: str | None = None,
         stream: str = "",
     ) -> None:
-        self.name = target
+        super().__init__(target)
         about = parse(target)
         self._courier = courier(region or about.region, profile or about.profile)
         named = os.environ.get("TASKRUNNER_BUCKET", "") if bucket is None else bucket
@@ -82,11 +79,8 @@ class SsmTransport:
         """The command that starts the run on this instance and others."""
         self._who = uuid.uuid4().hex
         self._beginnings: dict[str, Beginning] = {}
-        self._followed: set[str] = set()
         self._cancels: dict[str, Ask] = {}
-        self._said: dict[str, str | None] = {}
         self._secret: list[str] = []
-        self._warming: threading.Thread | None = None
 
     @property
     def skew(self) -> float:
@@ -104,9 +98,7 @@ class SsmTransport:
             except Exception:
                 return  # it shows with the first use
 
-        if self._warming is None:
-            self._warming = threading.Thread(target=begin, daemon=True)
-            self._warming.start()
+        self._warm(begin)
 
     def open(self) -> SsmTransport:
         """See to it that AWS can be asked; whether the node is there shows with the first command."""
@@ -127,14 +119,6 @@ class SsmTransport:
         if not stage.ready:
             kind = HopelessError if stage.hopeless else NotRegistered
             raise kind(f"{self.talk.name}: {stage.said}", stage.hint)
-
-    def ping(self) -> None:
-        """Wait for a sign of life: a command of its own."""
-        self._ask("ping")
-
-    def ready(self) -> str:
-        """How the node's own start went: see engine/verbs.py."""
-        return str(self._ask("ready"))
 
     def close(self) -> None:
         """Leave the node. Runs go on."""
@@ -189,14 +173,6 @@ class SsmTransport:
             self.bucket.delete(self._secret)
             self._secret.clear()
 
-    def plan(self, run: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("plan", run=run)
-        return found
-
-    def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
-        data: bytes = self._ask("read", run=run, name=name, offset=offset, limit=limit)
-        return data
-
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
         following = Following(
             self.talk, run, output, self.mode, self._who, self._patience, self._beginnings.get(run)
@@ -210,12 +186,6 @@ class SsmTransport:
             self._said[run] = following.said
         finally:
             self._followed.discard(run)
-
-    def alive(self, run: str) -> bool:
-        return bool(self._ask("alive", run=run))
-
-    def last_words(self, run: str) -> str | None:
-        return self._said.get(run)
 
     def cancel(self, run: str) -> bool:
         beginning = self._beginnings.get(run)
@@ -238,30 +208,6 @@ class SsmTransport:
         """Whether somebody follows cannot be known: the same command always attaches."""
         return False
 
-    def runs(self) -> list[str]:
-        return list(self._ask("runs"))
-
-    def info(self, run: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("info", run=run)
-        return found
-
-    def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
-        return list(self._ask("infos", limit=limit, live=live))
-
-    def discard(self, run: str) -> None:
-        self._ask("discard", run=run)
-
-    def put(self, source: str | Path, target: str) -> int:
-        """Copy a file, or all in a folder, to the node; returns how many files had to be sent."""
-        return self._again(lambda: copying.put(Path(source), target, self._send))
-
-    def get(self, source: str, target: str | Path, name: str = "") -> int:
-        """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
-        return self._again(lambda: copying.get(sending.Reading(self.talk), source, str(target), name))
-
-    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
-        staging.collect(plan, index, source, self.get)
-
     def _place(self, files: staging.Files) -> str:
         root = f"{STATE}/files"
         self._again(lambda: self._send(root, files))
@@ -270,11 +216,10 @@ class SsmTransport:
     def _send(self, root: str, files: staging.Files) -> int:
         return sending.send(self.talk, root, files)
 
-    def _ask(self, do: str, **about: Any) -> Any:
-        return self._again(lambda: self.talk.request(do, **about))
+    def _conversation(self) -> sending.Reading:
+        return sending.Reading(self.talk)
 
     def _again(self, work: Callable[[], T]) -> T:
-        """Do what may be done twice: again, when no answer came."""
         deadline = time.monotonic() + self._patience
         while True:
             try:
