@@ -3,7 +3,7 @@
 Every figure is a median of several runs, taken in turns within one go, and what counts is the
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
-of: steps, startup, output, large, ssh, fleet, transfer.
+of: steps, startup, output, large, ssh, fleet, transfer, ssm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import remote
+from benchmarks import aws, remote
 from benchmarks.peers import build
 from taskrunner import __version__
 
@@ -249,8 +249,9 @@ BENCHMARKS = {
     "ssh": lambda folder: remote.ssh(folder, peers_venv()),
     "fleet": lambda folder: remote.fleet(folder, peers_venv()),
     "transfer": lambda folder: remote.transfer(folder, peers_venv()),
+    "ssm": aws.ssm,
 }
-IN_MEMORY = ("output", "transfer")
+IN_MEMORY = ("output", "transfer", "ssm")
 
 
 def main() -> None:

@@ -117,11 +117,10 @@ class Asked(Verbs):
     def _begin(self, run: str, plan: dict[str, Any]) -> None:
         directory = self.prepare(run, self._of_this_machine(plan))
         try:
-            if self.launch is None:
+            # Where systemd does not take it, or has it already, this starts it: once, whoever is first.
+            argv = engine.command("service", directory)
+            if self.launch is None or not self.launch("taskrunner-" + run, argv):
                 engine.launch(directory)
-            else:
-                # A unit of this name that is there already has been started by the same request.
-                self.launch("taskrunner-" + run, engine.command("service", directory))
         except OSError:
             recovery.scrub(directory)
             raise
@@ -136,8 +135,9 @@ class Asked(Verbs):
         who: str,
         pace: float = 0.0,
         expected: bool = False,
+        until: float = 0.0,
     ) -> dict[str, Any]:
-        """Wait until a run has news, at most `wait` seconds, and tell them.
+        """Wait until a run has news, at most `wait` seconds or `until` that time, and tell them.
 
         With `pace`, go on until then, and upload what is new every so many seconds. A run that is
         `expected` may still be about to begin.
@@ -172,7 +172,7 @@ class Asked(Verbs):
                         break
                     self.sink.flush()
                     news = False
-                if now - began >= wait or seat.wanted():
+                if now - began >= wait or 0.0 < until <= time.time() or seat.wanted():
                     break
                 time.sleep(LOOK)
         return {"over": over, "said": said, "at": at, "more": self.sink.full, "hello": self.hello()}

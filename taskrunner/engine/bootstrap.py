@@ -281,8 +281,12 @@ def _in_a_unit(order: "dict[str, Any]") -> int:
     for setting in ("KillMode=process", "SendSIGKILL=no", "OOMPolicy=continue", "LimitMEMLOCK=infinity"):
         words.append("--property=" + setting)
     words += ["--setenv=%s=%s" % pair for pair in order["env"].items()]
-    null = subprocess.DEVNULL
-    return subprocess.call(words + order["argv"], stdin=null, stdout=null, stderr=null)
+    done = subprocess.run(
+        words + order["argv"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env=dict(os.environ, LC_ALL="C"),
+    )  # fmt: skip
+    # A unit of this name that is there already has been started by the same request.
+    return 0 if b"already" in done.stderr else done.returncode
 
 
 def _say(word: str, **about: object) -> int:

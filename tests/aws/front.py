@@ -41,6 +41,9 @@ class Front:
         """Calls a second that are let through to Run Command; 0: all."""
         self.fail = 0.0
         """The share of calls that fail: with 500, or with a reset after they were accepted."""
+        self.fail_once = 0.0
+        """The same of calls that were not made before: whoever repeats one gets through."""
+        self.failed = 0
         self.once: set[str] = set()
         """Operations whose next call fails so."""
         self.denied: set[str] = set()
@@ -56,6 +59,7 @@ class Front:
         self.thread.start()
         self._tokens, self._filled = 1.0, time.monotonic()
         self._lock = threading.Lock()
+        self._seen: set[tuple[str, bytes]] = set()
 
     @property
     def url(self) -> str:
@@ -71,6 +75,17 @@ class Front:
 
     def count(self, action: str = "") -> int:
         return sum(action in name for _, name in self.calls)
+
+    def to_fail(self, operation: str, body: bytes) -> bool:
+        with self._lock:
+            share = self.fail
+            if self.fail_once and (operation, body) not in self._seen:
+                self._seen.add((operation, body))
+                share = self.fail_once
+            fails = operation in self.once or self.random.random() < share
+            self.once.discard(operation)
+            self.failed += fails
+            return fails
 
     def throttled(self) -> bool:
         if not self.rate:
@@ -126,8 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(
                 301, b"<Error><Code>PermanentRedirect</Code></Error>", {"x-amz-bucket-region": elsewhere}
             )
-        fails = operation in front.once or (front.fail and front.random.random() < front.fail)
-        front.once.discard(operation)
+        fails = front.to_fail(operation, body)
         if fails and front.random.random() < 0.5:
             return self._error(service, "InternalServerError", "", 500)
         if service == "ssm" and operation in OURS:

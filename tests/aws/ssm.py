@@ -55,6 +55,8 @@ class FakeSSM:
         self.commands: dict[str, Command] = {}
         self.ahead = 0.0
         """By how much the service's clock was put forward."""
+        self.ends_as = ""
+        """What becomes of each command instead of reaching the agent."""
         self.lock = threading.RLock()
 
     def now(self) -> float:
@@ -161,7 +163,9 @@ class FakeSSM:
             command.invocations[instance.id] = found
             agent = self.agents[instance.id]
             agent.delivery, agent.result = self.delivery, self.result
-            if instance.reached:
+            if self.ends_as:
+                found.status, found.details = "Failed", self.ends_as
+            elif instance.reached:
                 instance.commands.put(found)
             running += 1
         if command.waiting and failed > command.errors:

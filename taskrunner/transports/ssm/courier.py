@@ -30,6 +30,8 @@ SOON, LATE = 0.35, 2.5
 SLOWER = 0.08
 FIRST = 0.6
 """Seconds after which a command may have ended at the earliest, until it is known how long they take."""
+AFTER = 1.2
+"""Seconds after the end of a command until that is known."""
 UNSEEN = 15.0
 """Seconds in which the service may not know a command yet that it has accepted."""
 OVER = {"Success", "Failed", "TimedOut", "Cancelled", "Undeliverable", "Terminated", "DeliveryTimedOut",
@@ -53,6 +55,13 @@ class Ask:
         """Seconds that it may take on the node."""
         self.delivery = 600
         """Seconds in which it must be delivered, or never."""
+        self.ends = 0.0
+        """The time at which the node answers at the latest, where that is known: the clock's."""
+        self.since = 0.0
+        """Since when there is no news of it, so that it need not be looked at so often."""
+        self.joins = 0.0
+        """Seconds in which others may join it, more than TOGETHER."""
+        self.due = 0.0
         self.command = ""
         self.sent = 0.0
         self.began = time.time()
@@ -100,6 +109,7 @@ class Courier:
     def post(self, ask: Ask) -> Ask:
         """Send it when there is a place for it on the instance."""
         with self._condition:
+            ask.due = time.monotonic() + max(TOGETHER, ask.joins)
             self._waiting.append(ask)
             self._awake()
         return ask
@@ -153,24 +163,25 @@ class Courier:
         while True:
             with self._condition:
                 while not (batch := self._batch()):
-                    self._condition.wait(1.0)
-            time.sleep(TOGETHER)
-            with self._condition:
-                batch = self._batch()
+                    due = min((ask.due for ask in self._waiting), default=0.0) - time.monotonic()
+                    self._condition.wait(due if due > 0 else 1.0)
                 for ask in batch:
                     self._waiting.remove(ask)
                     self._busy[ask.instance] += 1
-            if batch:
-                self._pool.submit(self._send, batch)
+            self._pool.submit(self._send, batch)
 
     def _batch(self) -> list[Ask]:
-        """Requests that can go in one command now: of the same kind, each for another instance."""
+        """Requests that can go in one command now: one that is due, with others of the same kind, each for
+        another instance.
+        """
+        now = time.monotonic()
         batch: dict[str, Ask] = {}
-        first: Ask | None = None
+        first = next((ask for ask in self._waiting if ask.due <= now and self._free(ask)), None)
+        if first is None:
+            return []
         for ask in self._waiting:
-            if self._busy[ask.instance] >= PLACES or ask.instance in batch:
+            if ask.instance in batch or not self._free(ask):
                 continue
-            first = first or ask
             same = (ask.python, ask.shared, ask.timeout, ask.delivery) == (
                 first.python, first.shared, first.timeout, first.delivery
             )  # fmt: skip
@@ -180,6 +191,9 @@ class Courier:
                     del batch[ask.instance]
                     break
         return list(batch.values())
+
+    def _free(self, ask: Ask) -> bool:
+        return self._busy[ask.instance] < PLACES
 
     def _send(self, batch: list[Ask]) -> None:
         pause = 0.5
@@ -242,8 +256,12 @@ class Courier:
         with self._condition:
             asks = dict(self._sent.get(id, {}))
         age = began - min((ask.sent for ask in asks.values()), default=began)
+        quiet = began - max((ask.since or ask.sent for ask in asks.values()), default=began)
         late = min((ask.late for ask in asks.values()), default=LATE)
-        pause = min(late, max(SOON, age * SLOWER))
+        pause = min(late, max(SOON, quiet * SLOWER))
+        ends = max((ask.ends for ask in asks.values()), default=0.0) + AFTER - time.time()
+        if -UNSEEN < ends < pause:
+            pause = max(SOON, ends)  # all of them are asked again together
         try:
             found = {entry["InstanceId"]: entry for entry in self._state(id, list(asks))}
             missing = [ask for ask in asks.values() if ask.fanned and ask.instance not in found]
@@ -327,7 +345,9 @@ class Courier:
             ask.end(output)
             return
         ask.said = f"{found.get('StandardErrorContent', '')}\n{found['Output']}".strip()
-        last = f": {ask.said.splitlines()[-1]}" if ask.said else ""
+        lines = ask.said.splitlines()
+        telling = [line for line in lines if not line.startswith("failed to run commands")] or lines
+        last = f": {telling[-1]}" if telling else ""
         ask.end(error=TargetError(f"{ask.instance}: the command ended as {details}{last}"))
 
 

@@ -17,7 +17,9 @@ from taskrunner.transports.ssm.talk import QUICK, Answer, Lost, Talk
 WAIT = 3300.0
 """Seconds that a node waits for news of a quiet run. It may be long: who does not come back is relieved."""
 ROUND, SHORT = 60.0, 10.0
-"""The same where several nodes are followed: what ends together is asked again together."""
+"""The same where several nodes are followed: all end at one time, and are asked again in one command."""
+JOINS, JOINS_QUIET = 0.3, 1.0
+"""Seconds that such a command waits for more nodes; and where there was no news for half a round."""
 PACE = 1.0
 """Seconds between two segments that a node ships to S3, where it is asked to."""
 LISTING, LISTING_LATE = 1.0, 4.0
@@ -70,6 +72,7 @@ class Following:
         self._patience = patience
         self._at = Position()
         self._lost = 0.0
+        self._news = time.monotonic()
         self._warned = False
 
     def chunks(self, wait: bool) -> Iterator[Chunk | None]:
@@ -124,14 +127,21 @@ class Following:
         several = len(courier.followed) > 1
         left = ROUND - time.time() % ROUND
         seconds = 0.0 if not wait else WAIT if not several else left + ROUND * (left < SHORT)
+        ends = time.time() + seconds
         ships = wait and self.mode == "s3" and not self.talk.ungranted
         about = {
             "run": self.run, "output": self.output, "at": self._at, "wait": round(seconds, 1),
             "who": self.who, "pace": PACE if ships else 0.0, "expected": beginning is not None,
+            "until": round(ends + self.talk.skew, 1),
         }  # fmt: skip
 
+        joins = JOINS if time.monotonic() - self._news < ROUND / 2 else JOINS_QUIET
+
         def post() -> Ask:
-            return self.talk.post("follow", about, grant=self.mode != "poll", timeout=int(seconds) + QUICK)
+            return self.talk.post(
+                "follow", about, grant=self.mode != "poll", timeout=QUICK + int(WAIT),
+                ends=ends if several and wait else 0.0, since=self._news, joins=joins if several else 0.0,
+            )  # fmt: skip
 
         ask = post()
         try:
@@ -167,6 +177,7 @@ class Following:
 
     def _chunk(self, message: dict[str, Any], data: bytes) -> Iterator[Chunk]:
         if "log" in message:
+            self._news = time.monotonic()
             self._at = Position(*message["at"])
             yield Chunk(message["log"], data, self._at)
 

@@ -70,12 +70,18 @@ class Group:
         self._concurrency, self._errors = concurrency, errors
         self.waits = waits
         self._lock = threading.Lock()
+        self._asked: set[str] = set()
         self._sent = ""
         self._ask: Ask | None = None
 
     def ask(self, talk: Talk, about: Mapping[str, Any]) -> Ask:
-        """The question to this instance: a part of the one command, which the first to ask sends."""
+        """The question to this instance: a part of the one command, which the first to ask sends. Who asks
+        again, because of no answer, sends one of its own.
+        """
         with self._lock:
+            if talk.instance in self._asked:
+                return talk.post("start", about)
+            self._asked.add(talk.instance)
             if self._ask is None:
                 self._ask = self._send(talk, about)
         ask = Ask(talk.instance, talk.python, self._ask.shared, {}, self._ask.timeout)

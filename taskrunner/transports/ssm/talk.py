@@ -33,6 +33,10 @@ PATIENCE = 60
 """Seconds in which a question must be delivered, and the parts of the engine arrive."""
 
 
+MUTE = 3
+"""Commands that end without an answer, before there ever was one, after which something is wrong there."""
+
+
 class Lost(TargetError):
     """No answer came, for a reason that may pass."""
 
@@ -61,6 +65,7 @@ class Talk:
         self.ungranted = ""
         """Why nodes cannot upload, once that is known."""
         self._refusals = 0
+        self._mute = 0
 
     @property
     def name(self) -> str:
@@ -74,10 +79,14 @@ class Talk:
         grant: bool = False,
         timeout: int = QUICK,
         delivery: int = 0,
+        ends: float = 0.0,
+        since: float = 0.0,
+        joins: float = 0.0,
     ) -> Ask:
-        """Send a question, without waiting. Raises TargetError."""
+        """Send a question, without waiting. Raises TargetError. For the options see Ask."""
         ask = Ask(self.instance, self.python, self.shared(do, grant), {"about": dict(about)}, timeout)
         ask.delivery = delivery or PATIENCE
+        ask.ends, ask.since, ask.joins = ends, since, joins
         if self.bucket is None and not self._has_engine():
             for part in self.parts_of_engine():
                 self.courier.post(part)
@@ -210,6 +219,12 @@ class Talk:
             )
         if ask.status in UNDELIVERED and not self.hello:
             raise NotRegistered(str(ask.error), "`runner wait-ready` says what is missing")
+        self._mute += ask.running
+        if self._mute >= MUTE and not self.hello:
+            raise TargetError(
+                f"{self.name}: {str(ask.error).removeprefix(f'{self.instance}: ')}",
+                f"does `{self.python} -c pass` work there for this user?",
+            )
         raise Lost(str(ask.error))
 
     def _rest(self, last: dict[str, Any], payload: bytes) -> Generator[None, None, bytes]:
