@@ -262,15 +262,16 @@ def test_secrets_that_the_node_fetches(cloud: Aws, write: Write) -> None:
 
 
 def test_files_and_outputs(cloud: Aws, write: Write, tmp_path: Path) -> None:
-    (tmp_path / "work" / "in put").write_bytes(b"\xff content")
     for options in ({}, {"bucket": cloud.bucket()}):
+        content = b"\xff content %d" % len(options)
+        (tmp_path / "work" / "in put").write_bytes(content)
         path = write(
             {"id": "a", "files": [{"from": "in put", "to": "there"}], "commands": [f"cat there > out{len(options)}"],
              "outputs": [{"from": f"out{len(options)}", "to": "back"}]}, file=f"work/t{len(options)}.json",
         )  # fmt: skip
         (tmp_path / "work" / "back").unlink(missing_ok=True)
         assert run(path, on=connect(cloud.target(), **options)).ok == 1  # type: ignore[arg-type]
-        assert (tmp_path / "work" / "back").read_bytes() == b"\xff content"
+        assert (tmp_path / "work" / "back").read_bytes() == content
 
 
 def test_cancel_before_it_is_delivered(cloud: Aws, write: Write) -> None:

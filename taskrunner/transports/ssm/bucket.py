@@ -95,8 +95,8 @@ class Bucket:
         except Exception as error:
             raise self._explained(error) from error
 
-    def once(self, data: bytes | Path) -> tuple[str, str]:
-        """Put something, encrypted, that is to be gone soon; a URL to fetch it from, and its key.
+    def once(self, data: bytes | Path) -> str:
+        """Put something, encrypted, that is to be gone soon; its key.
 
         Raises TargetError.
         """
@@ -107,7 +107,7 @@ class Bucket:
                 self.client().upload_fileobj(content, self.name, key, ExtraArgs=extra)
         except Exception as error:
             raise self._explained(error) from error
-        return self.signed(key), key
+        return key
 
     def signed(self, key: str) -> str:
         """A URL that gives this object to whoever has it."""

@@ -47,9 +47,9 @@ def _bring(talk: Talk, root: str, wanted: Files, archive: Path) -> None:
                 raise UsageError(f"{path}: {error.strerror}") from error
     about: dict[str, Any] = {"root": root, "files": [file for _, file in wanted]}
     if talk.bucket is not None:
-        url, key = talk.bucket.once(archive)
+        key = talk.bucket.once(archive)
         try:
-            talk.request("unbundle", **about, digest=Path(key).name, url=url)
+            talk.request("unbundle", **about, digest=Path(key).name, url=talk.bucket.signed(key))
         finally:
             talk.bucket.delete([key])
         return

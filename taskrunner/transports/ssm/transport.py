@@ -139,34 +139,36 @@ class SsmTransport(RemoteTransport):
                 "--bucket NAME carries it encrypted; or name it: ssm-parameter:///PATH, secretsmanager://NAME",
             )
         plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
+        with_plan = self._with_plan(plan, bool(secrets))
         about = {
-            "run": run, **self._with_plan(run, plan, bool(secrets)),
-            "output": ALL, "at": Position(), "wait": FIRST_NEWS, "who": self._who,
+            "run": run, "output": ALL, "at": Position(), "wait": FIRST_NEWS, "who": self._who,
         }  # fmt: skip
 
         def post() -> Ask:
+            whole = {**about, **with_plan()}
             if self.group is not None:
-                return self.group.ask(self.talk, about)
-            return self.talk.post("start", about, delivery=max(30, int(self.talk.timeout)))
+                return self.group.ask(self.talk, whole)
+            return self.talk.post("start", whole, delivery=max(30, int(self.talk.timeout)))
 
         whole = self.group is not None and self.group.waits
         self._beginnings[run] = Beginning(post, self._forget_secrets, whole)
         return plan
 
-    def _with_plan(self, run: str, plan: dict[str, Any], secret: bool) -> dict[str, Any]:
-        """The plan as a request can hold it: as it is, or where it is fetched from."""
-        text = json.dumps(plan).encode()
+    def _with_plan(self, plan: dict[str, Any], secret: bool) -> Callable[[], dict[str, Any]]:
+        """What gives the plan as a request can hold it: as it is, or where it is fetched from now."""
+        text, bucket = json.dumps(plan).encode(), self.bucket
         if secret:
-            assert self.bucket is not None
-            url, key = self.bucket.once(text)
+            assert bucket is not None
+            key = bucket.once(text)
             self._secret.append(key)
-            return {"url": url}
+            return lambda: {"url": bucket.signed(key)}
         if self.talk.fits("start", {"plan": plan}):
-            return {"plan": plan}
-        if self.bucket is not None:
-            return {"url": self.bucket.url(text, "plans")}
+            return lambda: {"plan": plan}
+        if bucket is not None:
+            return lambda: {"url": bucket.url(text, "plans")}
         digest = hashlib.sha256(text).hexdigest()
-        return {"digest": digest, "parts": self.talk.send_parts(zlib.compress(text, 9), digest)}
+        parts = self.talk.send_parts(zlib.compress(text, 9), digest)
+        return lambda: {"digest": digest, "parts": parts}
 
     def _forget_secrets(self) -> None:
         if self.bucket is not None:
