@@ -19,7 +19,7 @@ LEVELS = [
     ["history", "runs", "packs"],
     ["transports"],
     ["model", "events"],
-    ["engine", "errors"],
+    ["engine", "errors", "inference"],
 ]
 """A room may import from its own level and from those below."""
 
@@ -148,3 +148,12 @@ def test_everything_public_can_be_had() -> None:
     assert "run" in dir(taskrunner)
     with pytest.raises(AttributeError):
         taskrunner.nothing  # noqa: B018
+
+
+def test_what_runs_with_vllm_on_nodes_imports_nothing_of_ours() -> None:
+    for path in (PACKAGE / "inference").rglob("*.py"):
+        for module in imports(path):
+            assert not module.startswith("taskrunner.") or module.startswith("taskrunner.inference"), (
+                path,
+                module,
+            )

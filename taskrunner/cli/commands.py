@@ -43,6 +43,14 @@ RUN_EXAMPLES = """examples:
   taskrunner FILE --detach && taskrunner attach
   taskrunner FILE --check                           would anything run a second time?
 """
+BENCH_EXAMPLES = """examples:
+  taskrunner bench http://127.0.0.1:8100 --prompt-tokens 4096 --concurrency 4 -o unified.json
+  taskrunner bench http://127.0.0.1:8000 --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200
+  taskrunner bench URL --request-rate 8 --requests 300 --slo ttft=200 --slo tpot=50
+
+exit status:
+  0 done, and valid   1 not valid, or refused by the server   2 bad usage   3 not reachable
+"""
 
 
 class Command(NamedTuple):
@@ -62,6 +70,10 @@ COMMANDS = {
     "lint": Command("look for what is valid, but unwise", "check:lint", "files json",
                     "example: taskrunner lint tasks/setup-environment.json\n"),
     "packs": Command("list the task files that come with taskrunner", "check:packs", "json"),
+    "proxy": Command("the proxy in front of prefill and decode servers", "inference:proxy", "proxy",
+                     "example: taskrunner proxy --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200\n"),
+    "bench": Command("measure a server, or a pair behind the proxy", "inference:bench", "bench",
+                     BENCH_EXAMPLES),
     "status": Command("what is running now", "inspect:status", "target json"),
     "logs": Command("show the output of a run's steps", "inspect:logs", "logs target",
                     "example: taskrunner logs -f 05-install-vllm\n"),

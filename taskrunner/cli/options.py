@@ -171,3 +171,15 @@ def kind(parser: Parser) -> None:
 
 def shell(parser: Parser) -> None:
     parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to complete in")
+
+
+def proxy(parser: Parser) -> None:
+    from taskrunner.inference.proxy.main import arguments
+
+    arguments(parser)
+
+
+def bench(parser: Parser) -> None:
+    from taskrunner.inference.bench.main import arguments
+
+    arguments(parser)

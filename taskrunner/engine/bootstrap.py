@@ -103,10 +103,11 @@ def _unpack(folder: str, get: "Callable[[], bytes]") -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(get())) as archive:
             archive.extractall(temporary)
-        for name in os.listdir(os.path.join(temporary, "engine")):
-            # On disk before it counts: a node that goes down here must not keep half an engine.
-            with open(os.path.join(temporary, "engine", name)) as file:
-                os.fsync(file.fileno())
+        for inside, _, names in os.walk(temporary):
+            for name in names:
+                # On disk before it counts: a node that goes down here must not keep half an engine.
+                with open(os.path.join(inside, name)) as file:
+                    os.fsync(file.fileno())
         try:
             os.rename(temporary, folder)
         except OSError:

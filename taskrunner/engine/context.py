@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .shells import Shell
 
 
+LIB = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+"""Where the engine lies, and beside it what steps may call: see inference/__main__.py."""
+
+
 class StepError(Exception):
     """A step failed. `cause` is one word of the event vocabulary, the text says what happened."""
 
@@ -50,6 +54,7 @@ class Context:
         }
         self._env.update(plan["variables"])
         self._env["TASKRUNNER_RUN"] = self.run
+        self._env["TASKRUNNER_LIB"] = LIB
 
     def env(self, own: dict[str, str], tag: str) -> dict[str, str]:
         """The environment of a process of this run."""
@@ -60,7 +65,8 @@ class Context:
 
     def exports(self, own: dict[str, str], tag: str) -> dict[str, str]:
         """What has to be exported where a change of user has emptied the environment."""
-        return {**self.plan["variables"], **own, "TASKRUNNER_RUN": self.run, processes.TAG: tag}
+        own = {**self.plan["variables"], **own, "TASKRUNNER_RUN": self.run, "TASKRUNNER_LIB": LIB}
+        return {**own, processes.TAG: tag}
 
     def folder(self, step: dict[str, Any], part: dict[str, Any] | None = None) -> str:
         """The working directory of a step, or of a part of it: `~` is the home here, a relative one

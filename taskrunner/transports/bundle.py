@@ -1,4 +1,6 @@
-"""The engine as one file that a node's own Python (3.8 or later) runs, without this package."""
+"""The engine as one file that a node's own Python (3.8 or later) runs, without this package; with it what
+serves and measures there (taskrunner/inference), which the Python of vLLM runs.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taskrunner import engine
+from taskrunner import engine, inference
 from taskrunner.errors import TargetError
 
 ENTRY = """import sys
@@ -30,8 +32,11 @@ def engine_zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         _add(archive, "__main__.py", ENTRY.encode())
-        for path in sorted(Path(engine.__file__).parent.glob("*.py")):
-            _add(archive, f"engine/{path.name}", path.read_bytes())
+        for package in (engine, inference):
+            folder = Path(str(package.__file__)).parent
+            for path in sorted(folder.rglob("*")):
+                if path.suffix in (".py", ".json"):
+                    _add(archive, f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
     return buffer.getvalue()
 
 

@@ -1,0 +1,32 @@
+"""`proxy` and `bench`: the same as on nodes, with what they need installed here."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from importlib.util import find_spec
+
+from taskrunner.errors import UsageError
+
+NEEDED = ("httptools", "numpy", "prometheus_client", "uvloop")
+
+
+def proxy(args: Namespace) -> int:
+    """Serve, until Ctrl-C or SIGTERM."""
+    from taskrunner.inference.proxy.main import main
+
+    _check()
+    return main(args)
+
+
+def bench(args: Namespace) -> int:
+    """Measure a server."""
+    from taskrunner.inference.bench.main import main
+
+    _check()
+    return main(args)
+
+
+def _check() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"this needs {', '.join(missing)}", "pip install 'taskrunner[bench]'")

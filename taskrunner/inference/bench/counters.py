@@ -1,0 +1,87 @@
+"""The servers' own Prometheus counters, before and after a run: what was transferred, what went wrong
+unseen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from .http import get
+
+LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?\s+(\S+)")
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+SOURCES = "vllm:prompt_tokens_by_source_total"
+SUMS = {
+    "bytes": "vllm:nixl_bytes_transferred_sum",
+    "transfers": "vllm:nixl_xfer_time_seconds_count",
+    "transfer_seconds": "vllm:nixl_xfer_time_seconds_sum",
+    "post_seconds": "vllm:nixl_post_time_seconds_sum",
+    "descriptors": "vllm:nixl_num_descriptors_sum",
+    "failed_transfers": "vllm:nixl_num_failed_transfers_total",
+    "failed_notifications": "vllm:nixl_num_failed_notifications_total",
+    "kv_expired": "vllm:nixl_num_kv_expired_reqs_total",
+    "after_expiry": "vllm:nixl_num_notifications_after_expiry_total",
+    "preemptions": "vllm:num_preemptions_total",
+}
+"""What a result calls it, and the counter; summed over engines."""
+MOVED = ("bytes", "transfers", "transfer_seconds", "post_seconds", "descriptors")
+WRONG = ("failed_transfers", "failed_notifications", "kv_expired", "after_expiry")
+"""Any of these makes tokens doubtful though every request was answered."""
+
+
+def scrape(base: str) -> dict[str, float]:
+    """The counters of a server, by the names above and `tokens_SOURCE`. Raises OSError, NotServed."""
+    return read(get(f"{base}/metrics"))
+
+
+def read(text: str) -> dict[str, float]:
+    """The same of a text in Prometheus' exposition format (version 0.0.4)."""
+    by_counter = {counter: name for name, counter in SUMS.items()}
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        match = LINE.match(line)
+        if match is None:
+            continue
+        counter, labels, value = match.groups()
+        name = by_counter.get(counter)
+        if counter == SOURCES:
+            name = "tokens_" + dict(LABEL.findall(labels or "")).get("source", "unknown")
+        if name is not None:
+            found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+def grown(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """By how much each has grown; a server that was started anew meanwhile has counted from zero."""
+    return {
+        name: value - before.get(name, 0.0) if value >= before.get(name, 0.0) else value
+        for name, value in sorted(after.items())
+    }
+
+
+def transfer(servers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What was transferred: the decode servers' counters, and what any of the servers says went wrong."""
+    decode: Counter[str] = Counter()
+    for role, deltas in servers.items():
+        if role.startswith("decode"):
+            decode.update(deltas)
+    found: dict[str, Any] = {name: decode[name] for name in MOVED if name in decode}
+    found["external_tokens"] = float(decode["tokens_external_kv_transfer"])
+    found["computed_on_decode"] = float(decode["tokens_local_compute"])
+    for name in WRONG:
+        found[name] = sum(deltas.get(name, 0.0) for deltas in servers.values())
+    found["servers"] = {role: dict(deltas) for role, deltas in servers.items()}
+    return found
+
+
+def doubts(found: Mapping[str, Any], prompt_tokens: int) -> list[str]:
+    """Why the tokens of a disaggregated run of so many prompt tokens are not what they seem."""
+    said = [f"{name}: {found[name]:g}" for name in WRONG if found.get(name)]
+    moved = found.get("external_tokens", 0.0)
+    # The last token of a prompt is computed by decode itself, and blocks may be rounded.
+    if moved < 0.9 * prompt_tokens:
+        said.append(f"only {moved:g} of {prompt_tokens} prompt tokens came from the prefill server")
+    return said

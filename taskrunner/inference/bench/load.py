@@ -1,0 +1,173 @@
+"""Closed and open loop: when requests are sent. Callbacks only: a task for each request costs time that
+counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .stream import Exchange, Stream
+
+LOOK = 0.005
+"""Seconds between two looks at how late the loop is."""
+TICK = 0.001
+"""What libuv's timers are rounded to."""
+
+
+class Load(NamedTuple):
+    """How requests come: `concurrency` at a time, or `rate` a second, `poisson` or evenly.
+
+    `timeout` is that of one request, in seconds.
+    """
+
+    host: str
+    port: int
+    concurrency: int = 1
+    rate: float = 0.0
+    poisson: bool = True
+    timeout: float = 600.0
+    seed: int = 0
+
+
+@dataclass
+class Run:
+    """What was sent and received, in the order of its end. `lags` are seconds by which the loop was late."""
+
+    began: float = 0.0
+    ended: float = 0.0
+    exchanges: list[Exchange] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+
+
+def run(
+    load: Load,
+    requests: Sequence[bytes],
+    done: Callable[[Exchange], object] | None = None,
+    start: float = 0.0,
+) -> Run:
+    """Send all requests, and wait for what comes of them. `done` hears of each; `start` is a time of
+    time.perf_counter to wait for. Raises OSError when the server cannot be reached.
+    """
+    import uvloop
+
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(_run(load, requests, done, start))
+    finally:
+        loop.close()
+        gc.enable()
+        gc.unfreeze()
+
+
+async def _run(
+    load: Load, requests: Sequence[bytes], done: Callable[[Exchange], object] | None, start: float
+) -> Run:
+    loop = asyncio.get_running_loop()
+    result, finished = Run(), asyncio.Event()
+    offsets = list(schedule(load, len(requests)))
+    streams: list[Stream] = []
+    idle: list[Stream] = []
+    ahead = iter(range(len(requests)))
+    watches: dict[int, asyncio.TimerHandle] = {}
+
+    def ended(stream: Stream, exchange: Exchange) -> None:
+        watches.pop(exchange.number).cancel()
+        result.exchanges.append(exchange)
+        if load.rate:
+            idle.append(stream)
+        else:
+            following = next(ahead, None)
+            if following is not None:
+                give(stream, following, 0.0)
+        if done is not None:
+            done(exchange)
+        if len(result.exchanges) == len(requests):
+            finished.set()
+
+    def give(stream: Stream, index: int, scheduled: float) -> None:
+        if stream.usable:
+            watches[index] = loop.call_later(
+                load.timeout, stream.give_up, f"no end within {load.timeout:g} s"
+            )
+            stream.send(index, requests[index], scheduled)
+        else:
+            opening.add(task := loop.create_task(anew(index, scheduled or time.perf_counter())))
+            task.add_done_callback(opening.discard)
+
+    async def anew(index: int, scheduled: float) -> None:
+        try:
+            stream = await connected()
+        except OSError as error:
+            watches[index] = loop.call_later(0, int)
+            now = time.perf_counter()
+            lost = Stream(ended)
+            ended(
+                lost, Exchange(index, scheduled, now, now, 0, f"no connection: {error.strerror or error}", [])
+            )
+            return
+        give(stream, index, scheduled)
+
+    async def connected() -> Stream:
+        _, stream = await loop.create_connection(lambda: Stream(ended), load.host, load.port)
+        streams.append(stream)
+        return stream
+
+    opening: set[asyncio.Task[None]] = set()
+    count = min(load.concurrency, len(requests)) if not load.rate else min(len(requests), 64)
+    await asyncio.gather(*(connected() for _ in range(count)))
+    while time.perf_counter() < start:
+        await asyncio.sleep(min(0.05, max(0.0, start - time.perf_counter())))
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    _watch_lag(loop, result.lags, finished)
+    result.began = time.perf_counter()
+    if load.rate:
+        idle.extend(streams)
+        # The loop's clock may have another zero.
+        zero = loop.time() - time.perf_counter()
+
+        def due(index: int, at: float) -> None:
+            while idle and not idle[-1].usable:
+                idle.pop()
+            give(idle.pop() if idle else Stream(ended), index, at)
+
+        for index, offset in enumerate(offsets):
+            at = result.began + offset
+            loop.call_at(at + zero, due, index, at)
+    else:
+        for stream in list(streams):
+            give(stream, next(ahead), 0.0)
+    await finished.wait()
+    result.ended = time.perf_counter()
+    for stream in streams:
+        stream.close()
+    await asyncio.sleep(0)
+    return result
+
+
+def schedule(load: Load, count: int) -> list[float]:
+    """Seconds after the beginning at which each request is due; nothing where the load is a closed loop."""
+    if not load.rate:
+        return []
+    chance, at, found = random.Random(load.seed), 0.0, []
+    for _ in range(count):
+        found.append(at)
+        at += chance.expovariate(load.rate) if load.poisson else 1.0 / load.rate
+    return found
+
+
+def _watch_lag(loop: asyncio.AbstractEventLoop, lags: list[float], finished: asyncio.Event) -> None:
+    def look(asked: float) -> None:
+        now = time.perf_counter()
+        lags.append(max(0.0, now - asked - LOOK - TICK))
+        if not finished.is_set():
+            loop.call_later(LOOK, look, now)
+
+    loop.call_later(LOOK, look, time.perf_counter())

@@ -1,0 +1,179 @@
+"""The benchmark as a command: `taskrunner bench URL`, and the same on nodes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from typing import Any
+
+FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
+OPTIONS: tuple[tuple[str, type, Any, str, str], ...] = (
+    ("--model", str, "", "NAME", "the model's name there (default: the first it serves)"),
+    ("--prompt-tokens", int, 1024, "N", "exactly so many in each prompt"),
+    ("--output-tokens", int, 128, "N", "exactly so many in each answer"),
+    ("--requests", int, 30, "N", "measured"),
+    ("--warmup", int, 10, "N", "of the same shape, before, not counted"),
+    ("--concurrency", int, 1, "N", "closed loop: so many at a time"),
+    ("--request-rate", float, 0.0, "R", "open loop: so many a second; latency counts from when one was due"),
+    (
+        "--prefix-share",
+        float,
+        0.0,
+        "S",
+        "the share of each prompt that all have in common; 0: no cache helps",
+    ),
+    ("--timeout", float, 600.0, "S", "seconds for one request"),
+    ("--processes", int, 1, "N", "when one core is not enough"),
+    ("--seed", int, 0, "N", "other prompts"),
+    ("--max-failures", float, 0.0, "S", "the share of requests that may fail"),
+    ("--max-lag", float, 0.01, "S", "how late the client itself may be (p99), as a share of the TTFT"),
+)
+LISTS = (
+    ("--slo", "NAME=MS", "for the goodput: ttft=200, tpot=50, e2e=5000"),
+    ("--prefill", "URL", "a prefill server behind it, to read its counters"),
+    ("--decode", "URL", "a decode server; valid is then only what came to it over the network"),
+    ("--unified", "URL", "a server that does both, to read its counters"),
+    ("--meta", "NAME=VALUE", "for the result's metadata: fabric=efa"),
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be said to it."""
+    parser.add_argument("url", metavar="URL", help="the server, or the proxy: http://127.0.0.1:8000")
+    for option, kind, default, metavar, said in OPTIONS:
+        shown = "" if default in ("", None) else f" ({default:g})"
+        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
+    for option, metavar, said in LISTS:
+        parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
+    parser.add_argument("--constant", action="store_true", help="open loop: evenly, not as a Poisson process")
+    parser.add_argument("--text", action="store_true", help="prompts as text: the server takes no token ids")
+    parser.add_argument("--output", "-o", metavar="FILE", help="where the result goes (stdout)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, write the result, and show it; 0 when it is valid."""
+    from .http import NotServed
+    from .measure import Settings, measure
+
+    try:
+        slo = {name: float(value) / 1e3 for name, value in map(_pair, args.slo)}
+        unknown = set(slo) - {"ttft", "tpot", "e2e"}
+        if unknown:
+            raise ValueError(f"--slo {unknown.pop()}: expected ttft, tpot or e2e")
+        settings = Settings(
+            args.url, args.model, args.prompt_tokens, args.output_tokens, args.requests, args.warmup,
+            args.concurrency, args.request_rate, not args.constant, args.prefix_share, args.text,
+            timeout=args.timeout, processes=args.processes, seed=args.seed, failures=args.max_failures,
+            lag=args.max_lag,
+            slo=slo, prefill=args.prefill, decode=args.decode, unified=args.unified,
+            metadata=dict(map(_pair, args.meta)),
+        )  # fmt: skip
+        _check(settings)
+    except ValueError as error:
+        return _say(str(error), USAGE)
+    try:
+        found = measure(settings, Shown(settings.requests))
+    except NotServed as error:
+        return _say(str(error), FAILED)
+    except OSError as error:
+        return _say(f"{args.url} cannot be reached: {error}", UNREACHABLE)
+    text = json.dumps(found, indent=1)
+    if args.output:
+        write(args.output, text)
+        print(table(found))
+    else:
+        print(text)
+    for reason in found["results"]["invalid_because"]:
+        print(f"not valid: {reason}", file=sys.stderr)
+    return 0 if found["results"]["valid"] else INVALID
+
+
+def _say(message: str, status: int) -> int:
+    print(f"bench: {message}", file=sys.stderr)
+    return status
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ValueError(f"{text!r}: expected NAME=VALUE")
+    return name, value
+
+
+def _check(settings: Any) -> None:
+    for name in ("prompt_tokens", "output_tokens", "requests", "concurrency", "processes"):
+        if getattr(settings, name) < 1:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected at least 1, got {getattr(settings, name)}"
+            )
+    if not settings.url.startswith("http://"):
+        raise ValueError(f"{settings.url}: expected http://HOST:PORT")
+    if not 0 <= settings.prefix_share <= 1:
+        raise ValueError(f"--prefix-share: expected 0 to 1, got {settings.prefix_share}")
+
+
+def write(path: str, text: str) -> None:
+    """Write a file that is whole whenever it is there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class Shown:
+    """Progress on stderr: a line that is written over on a terminal, one every ten seconds elsewhere."""
+
+    def __init__(self, requests: int) -> None:
+        self._began = self._last = 0.0
+        self._phase = ""
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, phase: str, done: int, whole: int, first: float | None) -> None:
+        now = time.monotonic()
+        if phase != self._phase:
+            self._phase, self._began, self._last = phase, now, now
+        if done != whole and now - self._last < (0.5 if self._live else 10.0):
+            return
+        self._last = now
+        left = (now - self._began) / done * (whole - done)
+        ttft = "" if first is None else f", TTFT {first * 1e3:.1f} ms"
+        text = f"{phase}: {done}/{whole} requests{ttft}, {left:.0f} s left"
+        end = "\n" if done == whole or not self._live else ""
+        sys.stderr.write(f"\r\x1b[2K{text}{end}" if self._live else text + "\n")
+        sys.stderr.flush()
+
+
+ROWS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e_latency"),
+        ("prefill (proxy)", "proxy_prefill_time"))  # fmt: skip
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result for people; milliseconds."""
+    results = found["results"]
+    lines = [f"{'ms':<16}{'mean':>9}{'p50':>9}{'p90':>9}{'p95':>9}{'p99':>9}{'n':>7}"]
+    for title, name in ROWS:
+        values = results.get(name, {})
+        if values.get("n"):
+            cells = [_cell(values, at) for at in ("mean", "p50", "p90", "p95", "p99")]
+            lines.append(f"{title:<16}{''.join(cells)}{values['n']:>7}")
+    tail = f"{results['throughput_rps']:.2f} requests/s, {results['throughput_tps']:.1f} output tokens/s"
+    lines.append(f"{tail}; {results['completed']} ok, {results['failed']} failed")
+    moved = results.get("kv_transfer", {})
+    if moved.get("bytes"):
+        lines.append(f"KV moved: {moved['bytes'] / 1e6:.2f} MB in {moved.get('transfers', 0):g} transfers")
+    if "goodput" in results:
+        lines.append(f"goodput: {results['goodput']:.1%} of the requests within {results['slo']}")
+    lines += results.get("first_errors", [])
+    return "\n".join(lines)
+
+
+def _cell(values: dict[str, Any], at: str) -> str:
+    """A figure; `-` for a percentile that so few samples say nothing of."""
+    few = values.get(f"{at}_interval") == "n too small"
+    return f"{'-':>9}" if few else f"{values[at] * 1e3:>9.2f}"

@@ -1,0 +1,243 @@
+"""One measurement: warm up, send, read what came, and say what it was; with all that makes it doubtful."""
+
+from __future__ import annotations
+
+import json
+import platform
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from . import counters, statistics
+from .http import NotServed, get
+from .load import Load, Run, run
+from .prompts import Shape, bodies, framed, prompts, vocabulary
+from .reading import Sample, read
+from .stream import Exchange
+
+VERSION = 1
+
+
+@dataclass
+class Settings:
+    """What to measure. `url` is asked; `prefill` and `decode` are the servers behind it whose counters are
+    read.
+
+    `slo` has limits in seconds for ttft, tpot and e2e. `failures` is the share of requests that may fail,
+    `lag` the share of the median TTFT that the 99th percentile of the client's own lateness may have.
+    """
+
+    url: str
+    model: str = ""
+    prompt_tokens: int = 1024
+    output_tokens: int = 128
+    requests: int = 30
+    warmup: int = 10
+    concurrency: int = 1
+    rate: float = 0.0
+    poisson: bool = True
+    prefix_share: float = 0.0
+    text: bool = False
+    temperature: float = 0.0
+    timeout: float = 600.0
+    processes: int = 1
+    seed: int = 0
+    failures: float = 0.0
+    lag: float = 0.01
+    slo: dict[str, float] = field(default_factory=dict)
+    prefill: list[str] = field(default_factory=list)
+    decode: list[str] = field(default_factory=list)
+    unified: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+Progress = Callable[[str, int, int, "float | None"], object]
+"""Hears of the phase (`warmup`, `measure`), requests done and in all, and the last one's first byte in
+seconds.
+"""
+
+
+def measure(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
+    """Measure, and return the result as result.schema.json describes it. Raises OSError, NotServed."""
+    base = settings.url.rstrip("/")
+    model = settings.model or _model(base)
+    shared = round(settings.prompt_tokens * settings.prefix_share)
+    shape = Shape(
+        model, settings.prompt_tokens, settings.output_tokens, shared, settings.temperature, settings.seed
+    )
+    ids = vocabulary(base, model)
+    servers = {f"{role}{number}": url.rstrip("/") for role in ("prefill", "decode", "unified")
+               for number, url in enumerate(getattr(settings, role))}  # fmt: skip
+    whole = settings.warmup + settings.requests
+    tokens = prompts(shape, ids, whole)
+    prepared = bodies(shape, tokens, base, settings.text)
+    address = urlsplit(base)
+    host, port = str(address.hostname), address.port or 80
+    token = uuid.uuid4().hex[:12]
+    raw = [framed(host, port, body, f"bench-{token}-{number}") for number, body in enumerate(prepared)]
+    load = Load(
+        host, port, settings.concurrency, settings.rate, settings.poisson, settings.timeout, settings.seed
+    )
+    warm = load._replace(rate=0.0, concurrency=min(settings.concurrency, max(1, settings.warmup)))
+    if settings.warmup:
+        said = run(warm, raw[: settings.warmup], _told(progress, "warmup", settings.warmup))
+        bad = [sample for sample in map(read, said.exchanges) if sample.error]
+        if len(bad) == settings.warmup:
+            raise NotServed(
+                f"{base}: no request of the warm-up came through: {bad[0].error}: {bad[0].detail}"
+            )
+    before = {role: counters.scrape(url) for role, url in servers.items()}
+    began = time.time()
+    done = _told(progress, "measure", settings.requests)
+    if settings.processes > 1:
+        runs = _split(load, raw[settings.warmup :], settings.processes)
+    else:
+        runs = [run(load, raw[settings.warmup :], done)]
+    after = {role: counters.scrape(url) for role, url in servers.items()}
+    samples = [
+        read(exchange, settings.prompt_tokens, settings.output_tokens)
+        for part in runs for exchange in part.exchanges
+    ]  # fmt: skip
+    samples.sort(key=lambda sample: sample.began)
+    deltas = {role: counters.grown(before[role], after[role]) for role in servers}
+    found = result(samples, runs, settings, deltas)
+    found["metadata"] = {**_metadata(settings, model, began, time.time()), **settings.metadata}
+    return {"version": VERSION, "metadata": found.pop("metadata"), "results": found}
+
+
+def _model(base: str) -> str:
+    return str(json.loads(get(f"{base}/v1/models"))["data"][0]["id"])
+
+
+def _told(progress: Progress | None, phase: str, whole: int) -> Callable[[Exchange], object] | None:
+    if progress is None:
+        return None
+    count = 0
+
+    def done(exchange: Exchange) -> None:
+        nonlocal count
+        count += 1
+        first = next((at for at, data in exchange.pieces if b"data:" in data), None)
+        progress(phase, count, whole, None if first is None else first - exchange.scheduled)
+
+    return done
+
+
+def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[Run]:
+    """The same load from several processes that begin at one time: their clock is the machine's."""
+    import multiprocessing
+
+    parts = [requests[number::processes] for number in range(processes)]
+    start = time.perf_counter() + 1.0
+    shares = [
+        load._replace(
+            concurrency=len(range(number, load.concurrency, processes)) or 1, rate=load.rate / processes,
+            seed=load.seed + number,
+        )
+        for number in range(processes)
+    ]  # fmt: skip
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        return pool.starmap(
+            _part, [(share, part, start) for share, part in zip(shares, parts, strict=True) if part]
+        )
+
+
+def _part(load: Load, requests: Sequence[bytes], start: float) -> Run:
+    return run(load, requests, None, start)
+
+
+def result(
+    samples: Sequence[Sample],
+    runs: Sequence[Run],
+    settings: Settings,
+    deltas: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """The `results` of a measurement; times in seconds."""
+    good = [sample for sample in samples if not sample.error]
+    window = max((part.ended for part in runs), default=0.0) - min((part.began for part in runs), default=0.0)
+    tpots = [sample.tpot for sample in good if sample.tpot is not None]
+    ttfts = [sample.ttft for sample in good]
+    output = sum(sample.output_tokens for sample in good)
+    prompt = sum(sample.prompt_tokens for sample in good)
+    lags = [lag for part in runs for lag in part.lags]
+    delays = [sample.send_delay for sample in samples]
+    found: dict[str, Any] = {
+        "ttft": statistics.summary(ttfts),
+        "tpot": statistics.summary(tpots),
+        "itl": statistics.summary([gap for sample in good for gap in sample.itl]),
+        "e2e_latency": statistics.summary([sample.e2e for sample in good]),
+        "ttft_bimodal": statistics.bimodal(ttfts),
+        "tpot_bimodal": statistics.bimodal(tpots),
+        "proxy_prefill_time": statistics.summary(_header(good, "x-proxy-prefill-time")),
+        "proxy_kv_extract_time": statistics.summary(_header(good, "x-proxy-kv-extract-time")),
+        "duration": window,
+        "throughput_rps": len(good) / window if window else 0.0,
+        "throughput_tps": output / window if window else 0.0,
+        "throughput_total_tps": (output + prompt) / window if window else 0.0,
+        "tokens_per_chunk": output / max(1, sum(sample.chunks for sample in good)),
+        "loop_lag": statistics.summary(lags, raw=False),
+        "send_delay": statistics.summary(delays, raw=False),
+        "completed": len(good),
+        "failed": len(samples) - len(good),
+        "errors": dict(Counter(sample.error for sample in samples if sample.error)),
+        "first_errors": list(
+            {s.error: f"{s.error}: {s.detail}" for s in reversed(samples) if s.error}.values()
+        ),
+    }
+    if settings.slo:
+        found["goodput"] = _goodput(samples, settings.slo)
+        found["slo"] = settings.slo
+    if deltas:
+        found["kv_transfer"] = counters.transfer(deltas)
+    why = _doubts(found, samples, settings)
+    found["valid"], found["invalid_because"] = not why, why
+    return found
+
+
+def _header(samples: Sequence[Sample], name: str) -> list[float]:
+    """Milliseconds in a header, as seconds."""
+    return [float(sample.headers[name]) / 1e3 for sample in samples if name in sample.headers]
+
+
+def _goodput(samples: Sequence[Sample], slo: Mapping[str, float]) -> float:
+    """The share of all requests that met every limit; a failed one meets none."""
+
+    def meets(sample: Sample) -> bool:
+        values = {"ttft": sample.ttft, "tpot": sample.tpot or 0.0, "e2e": sample.e2e}
+        return not sample.error and all(values[name] <= limit for name, limit in slo.items())
+
+    return sum(map(meets, samples)) / len(samples) if samples else 0.0
+
+
+def _doubts(found: Mapping[str, Any], samples: Sequence[Sample], settings: Settings) -> list[str]:
+    why = []
+    if not found["completed"]:
+        why.append("no request was answered")
+    elif found["failed"] > settings.failures * len(samples):
+        why.append(f"{found['failed']} of {len(samples)} requests failed")
+    lag, ttft = found["loop_lag"].get("p99", 0.0), found["ttft"].get("p50", 0.0)
+    if found["completed"] and lag > settings.lag * ttft:
+        much = f"over {settings.lag:.0%} of the TTFT, {ttft * 1e3:.1f} ms"
+        why.append(f"the client was late itself: p99 {lag * 1e3:.2f} ms, {much}")
+    if settings.decode:
+        prompt = sum(sample.prompt_tokens for sample in samples if not sample.error)
+        why += counters.doubts(found["kv_transfer"], prompt)
+    return why
+
+
+def _metadata(settings: Settings, model: str, began: float, ended: float) -> dict[str, Any]:
+    about = asdict(settings)
+    for name in ("metadata", "prefill", "decode", "unified", "slo", "output_tokens", "prefix_share"):
+        del about[name]
+    return {
+        **about, "model": model, "max_tokens": settings.output_tokens, "iterations": settings.requests,
+        "mode": "disaggregated" if settings.decode else "unified", "prefix_cache": settings.prefix_share > 0,
+        "prefix_share": settings.prefix_share, "hostnames": [socket.gethostname()],
+        "client": {"python": platform.python_version(), "kernel": platform.release()},
+        "began": round(began, 3), "ended": round(ended, 3),
+    }  # fmt: skip

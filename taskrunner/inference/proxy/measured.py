@@ -1,0 +1,52 @@
+"""What the proxy knows of the time: Prometheus metrics, and a line of JSON for each request where that is
+asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Measured:
+    """The metrics of one proxy. All histograms are in seconds."""
+
+    def __init__(self, log: str | Path | None = None) -> None:
+        self.registry = CollectorRegistry()
+        self.prefill = self._histogram("prefill", "Request to prefill sent, until its answer was here whole")
+        self.extract = self._histogram("kv_extract", "kv_transfer_params read out of prefill's answer")
+        self.first = self._histogram(
+            "decode_first_byte", "Request to decode sent, until the first byte of its body"
+        )
+        self.whole = self._histogram("request", "Request received, until the last byte was passed on")
+        self.requests = Counter("proxy_requests", "Requests by what became of them", ["stage", "status"],
+                                registry=self.registry)  # fmt: skip
+        self.running = Gauge("proxy_running", "Requests under way", registry=self.registry)
+        self._log: IO[str] | None = open(log, "a", buffering=1) if log else None  # noqa: SIM115 - as long as it runs
+
+    def _histogram(self, name: str, said: str) -> Histogram:
+        return Histogram(f"proxy_{name}_seconds", said, buckets=BUCKETS, registry=self.registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    def note(self, request: str, stage: str, status: int, times: dict[str, float]) -> None:
+        """Take what became of a request; `times` are of time.perf_counter, by what happened."""
+        self.requests.labels(stage, str(status)).inc()
+        for histogram, begin, end in (
+            (self.prefill, "prefill_sent", "prefill_done"), (self.extract, "prefill_done", "extracted"),
+            (self.first, "decode_sent", "decode_first"), (self.whole, "received", "last"),
+        ):  # fmt: skip
+            if begin in times and end in times:
+                histogram.observe(times[end] - times[begin])
+        if self._log is not None:
+            zero = times["received"]
+            said: dict[str, Any] = {"request": request, "stage": stage, "status": status, "time": time.time()}
+            said["ms"] = {name: round((at - zero) * 1e3, 3) for name, at in times.items()}
+            self._log.write(json.dumps(said) + "\n")

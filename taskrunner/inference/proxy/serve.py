@@ -1,0 +1,360 @@
+"""The proxy: each request first to a prefill server, then, with what that says of its KV cache, to a decode
+server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import httptools
+
+from . import handover
+from .front import Front
+from .measured import Measured
+from .upstream import Server, Upstream
+
+HEALTH_TIMEOUT = 5.0
+ABANDONED = 2.0
+"""Seconds that a request whose client has gone may take to reach decode, which then frees prefill's blocks.
+"""
+END_OF_HEAD = b"\r\n\r\n"
+
+
+@dataclass
+class Settings:
+    """Where it listens, what is behind it, and for how long it waits: for prefill's answer, and for a
+    drain.
+    """
+
+    prefill: Sequence[str]
+    decode: Sequence[str]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    timeout: float = 600.0
+    drain: float = 30.0
+    log: str = ""
+
+
+class Gone(Exception):
+    """The client has gone away."""
+
+
+class Broken(Exception):
+    """A server did not answer, at this stage. `stale`: nothing came over a connection that had been used
+    before.
+    """
+
+    def __init__(
+        self, stage: str, message: str, status: int = HTTPStatus.BAD_GATEWAY, stale: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.stage, self.status, self.stale = stage, status, stale
+
+
+@dataclass
+class Answer:
+    """A whole answer of a server, as httptools tells it."""
+
+    status: int = 0
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytearray = field(default_factory=bytearray)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+
+class Proxy:
+    """Answers requests. `fronts` are the connections of clients."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.servers = [
+            *(Server("prefill", url) for url in settings.prefill),
+            *(Server("decode", url) for url in settings.decode),
+        ]
+        by_role = {
+            role: [server for server in self.servers if server.role == role] for role in ("prefill", "decode")
+        }
+        self._prefill = itertools.cycle(by_role["prefill"]) if by_role["prefill"] else None
+        self._decode = itertools.cycle(by_role["decode"])
+        self.measured = Measured(settings.log)
+        self.fronts: set[Front] = set()
+        self.draining = False
+
+    def say(self, text: str) -> None:
+        print(f"proxy: {text}", file=sys.stderr, flush=True)
+
+    async def answer(self, front: Front, body: bytes) -> None:
+        """Answer one request."""
+        path = front.path.partition("?")[0]
+        if self.draining:
+            return front.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down")
+        if front.method == "GET" and path == "/health":
+            return await self._health(front)
+        if front.method == "GET" and path == "/metrics":
+            return front.reply(200, "text/plain; version=0.0.4; charset=utf-8", self.measured.text())
+        if front.method == "HEAD":
+            return front.refuse(HTTPStatus.METHOD_NOT_ALLOWED, "no HEAD here")
+        self.measured.running.inc()
+        times = {"received": front.received}
+        request = front.header("x-request-id") or uuid.uuid4().hex
+        handed_over = self._prefill is not None and front.method == "POST" and path in handover.PATHS
+        stage, status = "decode", 0
+        try:
+            if handed_over:
+                status = await self._handed_over(front, body, request, times)
+            else:
+                status = await self._passed_on(front, body, request, times, ())
+        except handover.Unusable as error:
+            stage, status = ("prefill", 502) if "prefill_done" in times else ("proxy", 400)
+            front.refuse(status, str(error), stage)
+        except Broken as error:
+            stage, status = error.stage, error.status
+            self.say(f"{request}: {stage}: {error}")
+            front.refuse(status, str(error), stage)
+        except Gone:
+            stage, status = "client", 499
+        finally:
+            self.measured.running.dec()
+            times["last"] = time.perf_counter()
+            self.measured.note(request, stage, status, times)
+        return None
+
+    async def _handed_over(self, front: Front, body: bytes, request: str, times: dict[str, float]) -> int:
+        asked = handover.for_prefill(handover.request_of(body))
+        headers = [pair for pair in front.headers if pair[0].lower() not in ("x-request-id", "accept")]
+        headers.append(("X-Request-Id", request))
+        for again in (False, True):
+            assert self._prefill is not None
+            answer = await self._whole(next(self._prefill), front, asked, headers, times)
+            if answer.status != 200:
+                # As the server has said it: a client knows its own server's errors.
+                kind = next(
+                    (value for name, value in answer.headers if name.lower() == "content-type"), "text/plain"
+                )
+                front.reply(answer.status, kind, bytes(answer.body), "X-Proxy-Stage: prefill")
+                return answer.status
+            params = handover.params_of(bytes(answer.body))
+            times["extracted"] = time.perf_counter()
+            timing = (
+                f"X-Proxy-Prefill-Time: {(times['prefill_done'] - times['prefill_sent']) * 1e3:.3f}",
+                f"X-Proxy-KV-Extract-Time: {(times['extracted'] - times['prefill_done']) * 1e3:.3f}",
+                f"X-Request-Id: {request}",
+            )
+            whole = handover.for_decode(body, params)
+            if front.gone:
+                await self._abandoned(whole, front, headers)
+                raise Gone
+            try:
+                return await self._passed_on(front, whole, request, times, timing)
+            except Broken as error:
+                # Decode has not seen it, and these parameters are not to be used twice: prefill once more.
+                if again or not error.stale:
+                    raise
+        raise AssertionError
+
+    async def _whole(
+        self,
+        server: Server,
+        front: Front,
+        body: bytes,
+        headers: list[tuple[str, str]],
+        times: dict[str, float],
+    ) -> Answer:
+        """A whole answer of a prefill server. Raises Broken, Gone."""
+        raw = server.framed(front.method, front.path, headers, body)
+        for fresh in (False, True):
+            upstream, used = await self._connected(server, fresh)
+            pieces: list[bytes] = []
+            times["prefill_sent"] = time.perf_counter()
+
+            def took(data: bytes, pieces: list[bytes] = pieces) -> None:
+                if not pieces:
+                    times["prefill_first"] = time.perf_counter()
+                pieces.append(data)
+
+            problem = await self._asked(upstream, front, raw, took)
+            times["prefill_done"] = time.perf_counter()
+            if problem and used and not pieces:
+                continue
+            if problem:
+                raise Broken("prefill", f"{server.url}: {problem}", _status(problem))
+            answer = Answer()
+            parser = httptools.HttpResponseParser(answer)
+            parser.feed_data(b"".join(pieces))
+            answer.status = parser.get_status_code()
+            return answer
+        raise Broken("prefill", f"{server.url}: it closes every connection")
+
+    async def _passed_on(
+        self, front: Front, body: bytes, request: str, times: dict[str, float], timing: tuple[str, ...]
+    ) -> int:
+        """Send a request to a decode server and its answer, byte by byte, to the client. Raises Broken,
+        Gone.
+        """
+        server = next(self._decode)
+        headers = (
+            front.headers if front.header("x-request-id") else [*front.headers, ("X-Request-Id", request)]
+        )
+        raw = server.framed(front.method, front.path, headers, body)
+        upstream, used = await self._connected(server, False)
+        front.source = upstream.transport
+        head = b""
+        status = 0
+        write = front.write
+
+        def took(data: bytes) -> None:
+            nonlocal head, status
+            if status:
+                if "decode_first" not in times:
+                    times["decode_first"] = time.perf_counter()
+                write(data)
+                return
+            head += data
+            end = head.find(END_OF_HEAD)
+            if end < 0:
+                return
+            times["decode_headers"] = time.perf_counter()
+            status = int(head[9:12])
+            line, _, rest = head.partition(b"\r\n")
+            if len(head) > end + len(END_OF_HEAD):
+                times["decode_first"] = times["decode_headers"]
+            write(b"\r\n".join([line, *(text.encode("latin-1") for text in timing), rest]))
+
+        times["decode_sent"] = time.perf_counter()
+        problem = await self._asked(upstream, front, raw, took)
+        if problem:
+            stale = used and not upstream.received
+            raise Broken("decode", f"{server.url}: {problem}", _status(problem), stale)
+        return status
+
+    async def _connected(self, server: Server, fresh: bool) -> tuple[Upstream, bool]:
+        try:
+            return await asyncio.wait_for(server.connection(fresh), self.settings.timeout)
+        except (OSError, asyncio.TimeoutError) as error:
+            raise Broken(server.role, f"{server.url}: no connection: {error}") from error
+
+    async def _asked(
+        self, upstream: Upstream, front: Front, raw: bytes, sink: Callable[[bytes], object]
+    ) -> str:
+        """Ask, and wait for the end of the answer; what went wrong with it. Raises Gone."""
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[str] = loop.create_future()
+
+        def ended(problem: str) -> None:
+            if not over.done():
+                over.set_result(problem)
+
+        def left() -> None:
+            # Closing the connection is how a server learns that nobody waits.
+            upstream.drop()
+            if not over.done():
+                over.set_exception(Gone())
+
+        def late() -> None:
+            upstream.drop()
+            ended(f"{TIMED_OUT} {self.settings.timeout:g} s")
+
+        front.left = left
+        watch = loop.call_later(self.settings.timeout, late)
+        try:
+            upstream.ask(raw, sink, ended)
+            if front.gone:
+                left()
+            return await over
+        finally:
+            watch.cancel()
+            front.left = None
+
+    async def _abandoned(self, body: bytes, front: Front, headers: list[tuple[str, str]]) -> None:
+        """Let decode abort a request whose client went after prefill: it tells prefill to free the blocks,
+        which else stay taken until their lease ends.
+        """
+        server = next(self._decode)
+        upstream, _ = await self._connected(server, False)
+        first = asyncio.Event()
+        upstream.ask(
+            server.framed(front.method, front.path, headers, body),
+            lambda _: first.set(),
+            lambda _: first.set(),
+        )
+        try:
+            await asyncio.wait_for(first.wait(), ABANDONED)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            upstream.drop()
+
+    async def _health(self, front: Front) -> None:
+        said = dict(await asyncio.gather(*(self._healthy(server) for server in self.servers)))
+        good = all(word == "ok" for word in said.values())
+        body = json.dumps({"status": "ok" if good else "unhealthy", "servers": said}).encode()
+        front.reply(200 if good else 503, "application/json", body)
+
+    async def _healthy(self, server: Server) -> tuple[str, str]:
+        name = f"{server.role} {server.url}"
+        try:
+            upstream, _ = await asyncio.wait_for(server.connection(fresh=True), HEALTH_TIMEOUT)
+        except (OSError, asyncio.TimeoutError) as error:
+            return name, f"no connection: {error}"
+        over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        pieces: list[bytes] = []
+
+        def ended(problem: str) -> None:
+            if not over.done():
+                over.set_result(problem)
+
+        upstream.ask(server.framed("GET", "/health", [], b""), pieces.append, ended)
+        try:
+            problem = await asyncio.wait_for(over, HEALTH_TIMEOUT)
+        except asyncio.TimeoutError:
+            problem = "no answer"
+        finally:
+            upstream.drop()
+        status = b"".join(pieces)[9:12].decode("latin-1")
+        return name, problem or ("ok" if status == "200" else f"HTTP {status}")
+
+    async def serve(self, ready: Callable[[int], object] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, then end what is under way, within the drain's time. Raises
+        OSError.
+        """
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: Front(self), self.settings.host, self.settings.port, backlog=1024
+        )
+        stop = asyncio.Event()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, stop.set)
+        port = server.sockets[0].getsockname()[1]
+        self.say(f"ready on {self.settings.host}:{port}")
+        if ready is not None:
+            ready(port)
+        await stop.wait()
+        self.draining = True
+        server.close()
+        self.say(f"draining, at most {self.settings.drain:g} s")
+        until = loop.time() + self.settings.drain
+        while loop.time() < until and any(front.busy for front in self.fronts):
+            await asyncio.sleep(0.05)
+        for front in list(self.fronts):
+            front.close()
+        await asyncio.sleep(0.05)
+
+
+TIMED_OUT = "no end of its answer within"
+
+
+def _status(problem: str) -> int:
+    return HTTPStatus.GATEWAY_TIMEOUT if problem.startswith(TIMED_OUT) else HTTPStatus.BAD_GATEWAY

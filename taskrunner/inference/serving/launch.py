@@ -1,0 +1,168 @@
+"""The command and environment of a vLLM server, and the rules by which it is ready or broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import lengths, versions
+from .description import Refused, Server
+
+FABRICS = Path(__file__).parent / "fabrics"
+READY_TIMEOUT = 900
+"""Seconds: 32B parameters take long to load."""
+FAIL_ON = (
+    "torch\\.OutOfMemoryError", "CUDA out of memory", "Cannot allocate memory", "EngineCore failed to start",
+    "EngineCore encountered a fatal error", "KV cache is needed, which is larger than the available",
+    "No available memory for the cache blocks", "is less than desired GPU memory utilization",
+    "ValueError: .*max.(model|seq).len", "RuntimeError: .*CUDA", "unrecognized arguments:",
+    "nixlNotFoundError", "validation errors? for KVTransferConfig", "Repo id must be in the form",
+    "is not a valid model identifier",
+)  # fmt: skip
+"""Lines of the log after which there is nothing to wait for. Not `Traceback`: vLLM logs harmless ones."""
+
+
+class Launch(NamedTuple):
+    """What to start: the command, what it needs in its environment beside what is there, and what was
+    doubtful.
+    """
+
+    argv: list[str]
+    env: dict[str, str]
+    max_model_len: int
+    warnings: list[str]
+
+
+def fabric(name: str) -> dict[str, Any]:
+    """What is known of a fabric. Raises Refused."""
+    path = FABRICS / f"{name}.json"
+    if "/" in name or not path.is_file():
+        known = ", ".join(sorted(file.stem for file in FABRICS.glob("*.json")))
+        raise Refused(f"fabric {name!r}: expected one of {known}")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def launch(server: Server, python: str = "python3") -> Launch:
+    """How to start it. `python` is that of vLLM's environment. Raises Refused."""
+    warnings = [doubt] if (doubt := versions.doubt(server.vllm)) else []
+    length = _length(server, warnings)
+    argv = _program(server, python)
+    argv += ["--host", "0.0.0.0", "--port", str(server.listens), "--max-model-len", str(length)]  # noqa: S104
+    argv += ["--enforce-eager", "--tensor-parallel-size", str(server.tensor_parallel)]
+    cached = server.prefix_caching if server.prefix_caching is not None else not server.disaggregated
+    argv += ["--enable-prefix-caching" if cached else "--no-enable-prefix-caching"]
+    if server.platform == "gpu":
+        argv += ["--gpu-memory-utilization", str(server.gpu_memory), "--max-num-batched-tokens", "4096",
+                 "--enable-chunked-prefill", "--trust-remote-code"]  # fmt: skip
+    else:
+        argv += ["--dtype", "bfloat16", "--distributed-executor-backend", "uni"]
+    if server.kv_cache_bytes:
+        argv += ["--kv-cache-memory-bytes", str(server.kv_cache_bytes)]
+    if server.yarn:
+        argv += ["--hf-overrides", json.dumps(_yarn(server, length))]
+    if server.disaggregated:
+        argv += ["--kv-transfer-config", json.dumps(_transfer(server, warnings))]
+    return Launch([*argv, *server.extra], _environment(server), length, warnings)
+
+
+def _program(server: Server, python: str) -> list[str]:
+    if server.platform == "cpu":
+        # The CPU wheel has another name than the one that vLLM's own command looks itself up by.
+        return [python, "-m", "vllm.entrypoints.openai.api_server", "--model", server.model]
+    return [str(Path(python).with_name("vllm")) if "/" in python else "vllm", "serve", server.model]
+
+
+def _length(server: Server, warnings: list[str]) -> int:
+    needed = server.prompt_tokens + server.output_tokens
+    length = server.max_model_len or lengths.max_model_len(server.prompt_tokens, server.output_tokens)
+    most = lengths.cap(server.model, server.gpu, server.tensor_parallel)
+    if not server.yarn and not server.max_model_len:
+        # Longer than need be only costs; longer than the model was made for is nonsense.
+        length = max(needed, min(length, server.native_len))
+    if most and length > most:
+        warnings.append(f"max_model_len {length} is more than {server.gpu} holds: {most}")
+        length = most
+    if length < needed:
+        raise Refused(
+            f"max_model_len {length} is too short for {server.prompt_tokens} + {server.output_tokens} tokens"
+        )
+    if length > server.native_len and not server.yarn:
+        raise Refused(
+            f"max_model_len {length} is beyond what the model was made for ({server.native_len}): give YaRN;"
+            " VLLM_ALLOW_LONG_MAX_MODEL_LEN alone measures nonsense"
+        )
+    return length
+
+
+def _yarn(server: Server, length: int) -> dict[str, Any]:
+    factor = max(4.0, -(-length // server.native_len))
+    found: dict[str, Any] = {
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": server.native_len,
+            "rope_theta": server.rope_theta,
+        }
+    }  # fmt: skip
+    if versions.has(server.vllm, "max_position_embeddings_for_yarn"):
+        found["max_position_embeddings"] = length
+    return found
+
+
+def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
+    about = fabric(server.fabric)
+    extra: dict[str, Any] = {"backends": [about["backend"]], **about.get("extra_config", {})}
+    if versions.has(server.vllm, "kv_lease_duration"):
+        extra["kv_lease_duration"] = server.lease
+    if server.cross_layers:
+        if not versions.has(server.vllm, "enable_cross_layers_blocks"):
+            raise Refused(
+                f"vLLM {server.vllm} has no enable_cross_layers_blocks any more, and would ignore it unseen"
+            )
+        extra["enable_cross_layers_blocks"] = "True"
+    device = server.kv_buffer_device or about["kv_buffer_device"]
+    if server.platform == "cpu" and device != "cpu":
+        raise Refused(
+            f"fabric {server.fabric} keeps the KV cache on a GPU; there is none: take the fabric cpu"
+        )
+    if server.platform == "gpu" and device == "cpu":
+        warnings.append(
+            f"fabric {server.fabric}: the KV cache is staged in host memory, not sent by GPUDirect"
+        )
+    found: dict[str, Any] = {
+        "kv_connector": "NixlConnector", "kv_role": f"kv_{server.mode}", "kv_buffer_device": device,
+        "kv_connector_extra_config": extra,
+    }  # fmt: skip
+    if versions.has(server.vllm, "recompute_is_the_default"):
+        found["kv_load_failure_policy"] = "fail"  # else decode computes a prompt itself, unseen
+    return found
+
+
+def _environment(server: Server) -> dict[str, str]:
+    env = {"VLLM_NO_USAGE_STATS": "1", "NIXL_LOG_LEVEL": "INFO"}
+    if server.disaggregated:
+        env.update(fabric(server.fabric)["env"])
+        env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = server.address
+        env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(server.side_channel)
+        if versions.has(server.vllm, "VLLM_NIXL_ABORT_REQUEST_TIMEOUT"):
+            env["VLLM_NIXL_ABORT_REQUEST_TIMEOUT"] = str(server.lease)
+    if server.tensor_parallel > 1:
+        env.update(NCCL_IB_DISABLE="0", NCCL_DEBUG="WARN")
+    if server.platform == "cpu":
+        # One process: between several, wake-ups are lost, and on two cores each costs seconds.
+        env.update(
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",
+            OMP_NUM_THREADS="1",
+            VLLM_CPU_OMP_THREADS_BIND="nobind",
+            HF_HUB_OFFLINE="1",
+        )
+    return env
+
+
+def service(server: Server, python: str = "python3") -> dict[str, Any]:
+    """The `service` of a step that runs it."""
+    found = launch(server, python)
+    return {
+        "name": f"vllm-{server.mode}", "command": found.argv, "env": found.env, "fail_on": list(FAIL_ON),
+        "ready": {"http": f"http://127.0.0.1:{server.listens}/health", "timeout": READY_TIMEOUT},
+    }  # fmt: skip

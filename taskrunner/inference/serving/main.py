@@ -1,0 +1,96 @@
+"""A vLLM server as a command on its node: says what it will do, and becomes it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from dataclasses import MISSING, fields
+from importlib.metadata import PackageNotFoundError, version
+
+from .description import Refused, Server
+from .launch import launch
+
+USAGE = 2
+OF_THE_CPU = {"model": "models/tiny", "fabric": "cpu", "kv_cache_bytes": 64 << 20}
+"""What is served on a machine without a GPU, unless something else is given; see tasks/setup-
+environment.json.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of Server; what is not given keeps its default."""
+    for field in fields(Server):
+        option = "--" + field.name.replace("_", "-")
+        if field.name == "extra":
+            parser.add_argument(option, default="", metavar="ARGUMENTS", help="more for vLLM, as one word")
+        else:
+            default = "" if field.default is MISSING or field.default is None else field.default
+            parser.add_argument(
+                option, default="", metavar="VALUE", help=f"({default})" if default != "" else None
+            )
+    parser.add_argument(
+        "--print", dest="shown", action="store_true", help="print command and environment, start nothing"
+    )
+    parser.add_argument(
+        "--parse", action="store_true", help="let the installed vLLM read the arguments, start nothing"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Become the server; 2 when it would not start."""
+    try:
+        server = described(args)
+        found = launch(server, sys.executable)
+    except (Refused, ValueError) as error:
+        print(f"serve: {error}", file=sys.stderr)
+        return USAGE
+    for warning in found.warnings:
+        print(f"serve: warning: {warning}", file=sys.stderr)
+    said = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(found.env.items()))
+    print(f"{said} {shlex.join(found.argv)}", flush=True)
+    if args.shown:
+        return 0
+    os.environ.update(found.env)
+    if args.parse:
+        return _parsed(found.argv)
+    sys.stderr.flush()
+    return os.execvp(found.argv[0], found.argv)
+
+
+def described(args: argparse.Namespace) -> Server:
+    """The server that the options describe; its version is that of the installed vLLM. Raises ValueError."""
+    given: dict[str, object] = dict(OF_THE_CPU) if args.platform == "cpu" else {"model": ""}
+    for field in fields(Server):
+        text = getattr(args, field.name)
+        if text == "":
+            continue
+        kind = str(field.type)
+        if kind.startswith("bool"):
+            if text not in ("true", "false"):
+                raise Refused(f"--{field.name.replace('_', '-')} {text}: expected true or false")
+            given[field.name] = text == "true"
+        elif kind in ("int", "float"):
+            given[field.name] = int(text) if kind == "int" else float(text)
+        else:
+            given[field.name] = tuple(shlex.split(text)) if field.name == "extra" else text
+    try:
+        given.setdefault("vllm", version("vllm"))
+    except PackageNotFoundError as error:
+        raise Refused("vLLM is not installed here; `taskrunner setup-environment` does that") from error
+    return Server(**given)  # type: ignore[arg-type]
+
+
+def _parsed(argv: list[str]) -> int:
+    """Whether the installed vLLM takes these arguments: its own parser reads them."""
+    from vllm.entrypoints.openai.cli_args import make_arg_parser  # type: ignore[import-not-found]
+
+    try:
+        from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]
+    except ImportError:
+        from vllm.utils import FlexibleArgumentParser  # type: ignore[import-not-found]
+    rest = argv[3:] if argv[1] == "-m" else ["--model", *argv[2:]]
+    make_arg_parser(FlexibleArgumentParser()).parse_args(rest)
+    print("vLLM takes these arguments")
+    return 0

@@ -1,0 +1,39 @@
+"""What each version of vLLM accepts: versions.json, taken from the source of its wheels."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def _table() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("versions.json").read_text())
+    return found
+
+
+def number(version: str) -> tuple[int, int]:
+    """(0, 32) of "0.32.0+cpu". Raises ValueError."""
+    major, minor = version.lstrip("v").split("+")[0].split(".")[:2]
+    return int(major), int("".join(digit for digit in minor if digit.isdigit()))
+
+
+def has(version: str, feature: str) -> bool:
+    """Whether this version has it."""
+    about, found = _table()["features"][feature], number(version)
+    since, until = about.get("since"), about.get("until")
+    return (since is None or found >= number(since)) and (until is None or found <= number(until))
+
+
+def doubt(version: str) -> str:
+    """Why it is not sure that what is known of versions holds for this one; "" where it is."""
+    table, found = _table(), number(version)
+    if found < number(table["oldest"]):
+        return f"vLLM {version} is older than {table['oldest']}, the first that is known here"
+    if found > number(table["newest"]):
+        return f"vLLM {version} is newer than {table['newest']}, the last that is known here"
+    if any(found == number(unseen) for unseen in table["unseen"]):
+        return f"vLLM {version} is taken to be like the versions around it"
+    return ""

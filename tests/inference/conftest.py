@@ -1,0 +1,79 @@
+"""Servers that know the truth, and proxies in front of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import wait_for
+
+START = [sys.executable, "-m", "taskrunner"]
+
+
+class Told(NamedTuple):
+    """A server, and what it did."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def log(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(get(f"{self.url}/log"))
+        return found
+
+
+def get(url: str, body: bytes | None = None, **headers: str) -> str:
+    request = urllib.request.Request(
+        url,
+        body,
+        {"Content-Type": "application/json"}
+        | {name.replace("_", "-"): value for name, value in headers.items()},
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return str(response.read().decode())
+
+
+@pytest.fixture
+def truth() -> Iterator[Callable[..., Told]]:
+    """Start a server (see tests/truth.py); its options as words."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: object) -> Told:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.truth", *map(str, options)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None
+        return Told(f"http://127.0.0.1:{process.stdout.readline().strip()}", process)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def proxy(tmp_path: Any) -> Iterator[Callable[..., Told]]:
+    """Start a proxy; its options as words."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*options: object) -> Told:
+        said = tmp_path / f"proxy{len(started)}"
+        with said.open("w") as errors:
+            process = subprocess.Popen(
+                [*START, "proxy", "--port", "0", *map(str, options)], text=True, stderr=errors
+            )
+        started.append(process)
+        line = wait_for(lambda: next((n for n in said.read_text().splitlines() if "ready on" in n), ""), 20)
+        return Told("http://" + line.rpartition("ready on ")[2], process)
+
+    yield start
+    for process in started:
+        process.terminate()
+        assert process.wait(40) == 0

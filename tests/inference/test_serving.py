@@ -1,0 +1,138 @@
+"""From a description of a server to its command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskrunner.inference.serving import FAIL_ON, Refused, Server, launch, lengths, service, versions
+
+TASKS = Path(__file__).parents[2] / "tasks"
+
+
+def config(server: Server) -> dict[str, Any]:
+    argv = launch(server).argv
+    found: dict[str, Any] = json.loads(argv[argv.index("--kv-transfer-config") + 1])
+    return found
+
+
+def test_a_producer_on_efa() -> None:
+    server = Server("Qwen/Qwen2.5-7B", "producer", "efa", address="10.0.0.11", tensor_parallel=4)
+    found = launch(server, "/env/bin/python")
+    assert found.argv[:3] == ["/env/bin/vllm", "serve", "Qwen/Qwen2.5-7B"]
+    assert "--no-enable-prefix-caching" in found.argv
+    assert found.env["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "10.0.0.11"
+    assert (found.env["FI_PROVIDER"], found.env["NCCL_IB_DISABLE"]) == ("efa", "0")
+    assert "NIXL_BACKEND" not in found.env
+    assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in found.env
+    assert config(server) == {
+        "kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cuda",
+        "kv_connector_extra_config": {"backends": ["LIBFABRIC"], "kv_lease_duration": 300},
+    }  # fmt: skip
+
+
+def test_both_sides_have_the_same_connector_and_ports_of_their_own() -> None:
+    producer, consumer = (Server("m", mode, "srd", vllm="0.33.0") for mode in ("producer", "consumer"))
+    one, other = config(producer), config(consumer)
+    assert one.pop("kv_role") != other.pop("kv_role")
+    assert one == other
+    assert (producer.listens, consumer.listens) == (8100, 8200)
+    assert len({s.side_channel for s in (producer, consumer, Server("m", "consumer", port=8201))}) == 3
+    assert launch(consumer).env["VLLM_NIXL_SIDE_CHANNEL_PORT"] == "5700"
+
+
+def test_a_unified_server_has_no_connector() -> None:
+    found = launch(Server("m"))
+    assert "--kv-transfer-config" not in found.argv
+    assert "--enable-prefix-caching" in found.argv
+    assert not [name for name in found.env if "SIDE_CHANNEL" in name or name.startswith("UCX")]
+
+
+@pytest.mark.parametrize("minor", [n for n in range(16, 34) if n != 27])
+def test_options_by_version(minor: int) -> None:
+    """What the wheels' own source accepts."""
+    server = Server("m", "consumer", "tcp", vllm=f"0.{minor}.0", prompt_tokens=60_000, yarn=True)
+    text, about = " ".join(launch(server).argv), config(server)
+    assert "--disable-log-requests" not in text
+    assert "kv_rank" not in about
+    assert about["kv_role"] != "kv_both"
+    extra = about["kv_connector_extra_config"]
+    assert ("kv_lease_duration" in extra) is (minor >= 22)
+    assert ("VLLM_NIXL_ABORT_REQUEST_TIMEOUT" in launch(server).env) is (minor < 22)
+    assert about.get("kv_load_failure_policy", "default") == ("fail" if minor == 16 else "default")
+    overrides = json.loads(launch(server).argv[launch(server).argv.index("--hf-overrides") + 1])
+    assert ("max_position_embeddings" in overrides) is (minor >= 30)
+    assert overrides["rope_parameters"]["original_max_position_embeddings"] == 32768
+    if minor <= 28:
+        crossed = Server("m", "consumer", "tcp", vllm=f"0.{minor}.0", cross_layers=True)
+        assert config(crossed)["kv_connector_extra_config"]["enable_cross_layers_blocks"] == "True"
+    else:
+        with pytest.raises(Refused, match="ignore it unseen"):
+            launch(Server("m", "consumer", "tcp", vllm=f"0.{minor}.0", cross_layers=True))
+
+
+def test_versions_that_are_not_known_are_said() -> None:
+    assert "newer than 0.33" in versions.doubt("0.34.1")
+    assert "older than 0.16" in versions.doubt("0.15.0")
+    assert versions.doubt("0.27.0")
+    assert versions.doubt("0.32.0+cpu") == ""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "length"),
+    [(1024, 128, 16_384), (12_288, 128, 20_480), (20_000, 128, 34_816), (50_000, 128, 65_536),
+     (65_536, 128, 131_072), (100_000, 0, 131_072), (131_072, 128, 131_200), (16_384, 128, 20_480)],
+)  # fmt: skip
+def test_lengths(prompt: int, output: int, length: int) -> None:
+    assert lengths.max_model_len(prompt, output) == length
+
+
+def test_what_a_token_weighs() -> None:
+    assert lengths.kv_bytes(64, 8, 128) == 262_144
+    assert lengths.kv_bytes(28, 4, 128) == 57_344
+
+
+def test_what_the_gpu_holds_is_the_limit() -> None:
+    big = {"model": "Qwen/Qwen2.5-32B-Instruct", "gpu": "NVIDIA L40S", "tensor_parallel": 4, "yarn": True}
+    found = launch(Server(**big, prompt_tokens=40_000, max_model_len=65_536))
+    assert found.max_model_len == 48_848
+    assert "more than NVIDIA L40S holds" in found.warnings[0]
+    with pytest.raises(Refused, match="too short for 50000"):
+        launch(Server(**big, prompt_tokens=50_000))
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"mode": "both"}, "expected one of unified, producer, consumer"),
+        ({"mode": "producer", "fabric": "infiniband"}, "expected one of cpu, efa, srd, tcp"),
+        ({"mode": "producer", "fabric": "../x"}, "expected one of cpu"),
+        ({"mode": "producer", "fabric": "efa", "platform": "cpu"}, "there is none: take the fabric cpu"),
+        ({"prompt_tokens": 60_000}, "give YaRN"),
+        ({"max_model_len": 1000, "prompt_tokens": 1000}, "too short for 1000"),
+        ({"model": ""}, "no model is given"),
+    ],
+)
+def test_what_would_not_work_is_refused(about: dict[str, Any], said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        launch(Server(**{"model": "m", **about}))
+
+
+def test_as_the_service_of_a_step(write: Any) -> None:
+    from taskrunner import validate
+
+    path = write({"id": "a", "service": service(Server("m", "producer"))})
+    assert validate(path) == []
+
+
+def test_the_packs_know_the_same_signs_of_failure() -> None:
+    found = [
+        step["service"]["fail_on"]
+        for path in TASKS.glob("*.json") for step in json.loads(path.read_text()).get("tasks", [])
+        if step.get("service", {}).get("name", "").startswith("vllm-") and "serve --mode" in step["service"].get("command", "")
+    ]  # fmt: skip
+    assert len(found) >= 9
+    assert all(patterns == list(FAIL_ON) for patterns in found)

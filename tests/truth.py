@@ -1,0 +1,227 @@
+"""A server that knows the truth: every token is sent at a time that was fixed beforehand, and carries it.
+
+It answers as vLLM does (completions, chat, tokenize, health, metrics), as a unified, prefill or decode server, and can
+be told to fail. What it did is logged by request id; times are of time.perf_counter, which one machine's processes share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import httptools
+import uvloop
+
+IDS = range(100, 1100)
+
+
+class Truth:
+    """What is true of each answer: `ttft` and `gap` in seconds, `per_chunk` tokens at a time; and its faults.
+
+    `fault` is one of: "", http_500, error_event, no_done, break, split, comment, no_params, half_params, slow_head,
+    plain_error; `faults` is how many answers have it (-1: all).
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.ttft, self.gap, self.per_chunk = args.ttft / 1e3, args.gap / 1e3, args.per_chunk
+        self.fault, self.faults = args.fault, args.faults
+        self.role = args.role
+        self.log: deque[dict[str, Any]] = deque()
+        self.requests = self.aborted = 0
+        self.tokens = 0
+
+
+class Connection(asyncio.Protocol):
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+        self.loop = asyncio.get_running_loop()
+        self.parser = httptools.HttpRequestParser(self)
+        self.transport: Any = None
+        self.timer: asyncio.Handle | None = None
+        self.answering = False
+        self.first = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.truth.aborted += self.answering
+        if self.timer is not None:
+            self.timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.first:
+            self.first = time.perf_counter()
+        self.parser.feed_data(data)
+
+    def on_message_begin(self) -> None:
+        self.url, self.headers, self.body = b"", {}, bytearray()
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        now, first, self.first = time.perf_counter(), self.first, 0.0
+        path = self.url.decode()
+        if path == "/health":
+            return self.whole(200, b"")
+        if path == "/metrics":
+            counted = (
+                f'vllm:prompt_tokens_by_source_total{{source="external_kv_transfer"}} {self.truth.tokens}\n'
+            )
+            return self.whole(200, counted.encode(), "text/plain")
+        if path == "/v1/models":
+            return self.json(200, {"data": [{"id": "truth"}]})
+        if path == "/log":
+            said, self.truth.log = list(self.truth.log), deque()
+            return self.json(
+                200, {"log": said, "aborted": self.truth.aborted, "requests": self.truth.requests}
+            )
+        request = json.loads(self.body) if self.body else {}
+        if path == "/tokenize":
+            return self.json(
+                200, {"tokens": [IDS[hash(word) % len(IDS)] for word in request["prompt"].split()]}
+            )
+        if path == "/detokenize":
+            return self.json(200, {"prompt": " ".join(f"w{token}" for token in request["tokens"])})
+        if path not in ("/v1/completions", "/v1/chat/completions"):
+            return self.json(404, {"error": {"message": f"no {path}"}})
+        self.truth.requests += 1
+        self.answering = True
+        return self.complete(path, request, first, now)
+
+    def complete(self, path: str, request: dict[str, Any], first: float, now: float) -> None:
+        truth = self.truth
+        fault = truth.fault if truth.faults else ""
+        truth.faults -= bool(fault and truth.faults > 0)
+        prompt = request.get("prompt") or json.dumps(request.get("messages", ""))
+        length = len(prompt) if isinstance(prompt, list) else len(prompt.split())
+        tokens = int(request.get("max_completion_tokens") or request.get("max_tokens") or 16)
+        entry: dict[str, Any] = {"id": self.headers.get(b"x-request-id", b"").decode(), "first": first, "whole": now,
+                                 "sent": [], "params": request.get("kv_transfer_params")}  # fmt: skip
+        truth.log.append(entry)
+        if fault == "http_500":
+            return self.json(500, {"error": {"message": "told to fail", "code": 500}})
+        if truth.role == "decode":
+            if not (entry["params"] or {}).get("remote_block_ids"):
+                return self.json(500, {"error": {"message": "EngineCore encountered a fatal error"}})
+            truth.tokens += length
+        usage = {"prompt_tokens": length, "completion_tokens": tokens, "total_tokens": length + tokens}
+        if not request.get("stream"):
+            answer: dict[str, Any] = {"id": "cmpl", "choices": [{"index": 0, "text": " w" * tokens, "finish_reason": "length"}],
+                                      "usage": usage}  # fmt: skip
+            asked = (request.get("kv_transfer_params") or {}).get("do_remote_decode")
+            if asked and fault != "no_params":
+                answer["kv_transfer_params"] = {
+                    "do_remote_prefill": True, "do_remote_decode": False, "remote_engine_id": "engine-1",
+                    "remote_block_ids": [[1, 2, 3]] if fault != "half_params" else None, "remote_host": "127.0.0.1",
+                    "remote_port": 5600, "remote_request_id": entry["id"], "tp_size": 1,
+                }  # fmt: skip
+            return self.at(now + truth.ttft, lambda: self.json(200, answer))
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+        if fault != "slow_head":
+            self.transport.write(head)
+        at, number = now + truth.ttft, 0
+        chat = "chat" in path
+        steps: list[tuple[float, int]] = []
+        while number < tokens:
+            some = min(truth.per_chunk, tokens - number)
+            number += some
+            if fault in ("error_event", "break", "no_done") and number > tokens // 2:
+                break
+            steps.append((at, some))
+            at += truth.gap
+
+        def end() -> None:
+            self.answering = False
+            if fault == "break":
+                return self.transport.abort()
+            if fault == "error_event":
+                self.event(b'{"error": {"message": "handshake_setup_failed", "code": 500}}')
+            elif fault != "no_done" and (request.get("stream_options") or {}).get("include_usage"):
+                self.event(json.dumps({"id": "cmpl", "choices": [], "usage": usage}).encode())
+            done = b"" if fault == "no_done" else b"e\r\ndata: [DONE]\n\n\r\n"
+            return self.transport.write(done + b"0\r\n\r\n")
+
+        def step(index: int) -> None:
+            # One after the other: timers of one time have no order.
+            last = index == len(steps) - 1
+            if fault == "slow_head" and not index:
+                self.transport.write(head)
+            self.token(entry, steps[index][1], last and not fault.startswith(("e", "b", "n")), chat, fault)
+            if last:
+                return end()
+            return self.at(steps[index + 1][0], lambda: step(index + 1))
+
+        return self.at(steps[0][0], lambda: step(0))
+
+    def token(self, entry: dict[str, Any], some: int, last: bool, chat: bool, fault: str) -> None:
+        now = time.perf_counter()
+        entry["sent"].append(now)
+        text = " w" * some
+        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if last else None}
+        choice.update({"delta": {"content": text}} if chat else {"text": text})
+        data = json.dumps({"id": "cmpl", "choices": [choice], "truth": now}).encode()
+        if fault == "comment":
+            self.transport.write(b"7\r\n: ping\n\r\n")
+        if fault == "split":
+            whole = b"data: " + data + b"\n\n"
+            for part in (whole[:9], whole[9:-1], whole[-1:]):
+                self.transport.write(b"%x\r\n" % len(part) + part + b"\r\n")
+            return
+        self.event(data)
+
+    def event(self, data: bytes) -> None:
+        self.transport.write(b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data))
+
+    def at(self, when: float, what: Any) -> None:
+        self.timer = self.loop.call_at(self.loop.time() + when - time.perf_counter(), what)
+
+    def json(self, status: int, answer: dict[str, Any]) -> None:
+        self.whole(status, json.dumps(answer).encode(), "application/json")
+
+    def whole(self, status: int, body: bytes, kind: str = "text/plain") -> None:
+        self.answering = False
+        self.transport.write(
+            b"HTTP/1.1 %d X\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+            % (status, kind.encode(), len(body))
+            + body
+        )
+
+
+async def serve(args: argparse.Namespace) -> None:
+    truth = Truth(args)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(truth), "127.0.0.1", args.port, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)  # until whoever started it has gone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name, kind, default in (
+        ("--ttft", float, 50.0), ("--gap", float, 10.0), ("--per-chunk", int, 1), ("--port", int, 0),
+        ("--fault", str, ""), ("--faults", int, -1), ("--role", str, "unified"),
+    ):  # fmt: skip
+        parser.add_argument(name, type=kind, default=default)
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(serve(parser.parse_args()))
+    sys.stdout.flush()
+    import os
+
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
