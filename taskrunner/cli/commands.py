@@ -43,6 +43,13 @@ RUN_EXAMPLES = """examples:
   taskrunner FILE --detach && taskrunner attach
   taskrunner FILE --check                           would anything run a second time?
 """
+MLFLOW_EXAMPLES = """examples:
+  taskrunner mlflow log results/*.json              into a database on this machine, or
+  MLFLOW_TRACKING_ARN/_URI taskrunner mlflow log r.json --to arn:aws:sagemaker:...:mlflow-tracking-
+  server/NAME taskrunner mlflow sync                            what could not be sent before taskrunner
+  mlflow test                            eight steps: does it work from here? taskrunner mlflow url
+  for a browser
+"""
 BENCH_EXAMPLES = """examples:
   taskrunner bench http://127.0.0.1:8100 --prompt-tokens 4096 --concurrency 4 -o unified.json
   taskrunner bench http://127.0.0.1:8000 --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200
@@ -74,6 +81,8 @@ COMMANDS = {
                      "example: taskrunner proxy --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200\n"),
     "bench": Command("measure a server, or a pair behind the proxy", "inference:bench", "bench",
                      BENCH_EXAMPLES),
+    "mlflow": Command("results to MLflow: log, sync, url, test", "tracking:mlflow", "tracking json",
+                      MLFLOW_EXAMPLES),
     "status": Command("what is running now", "inspect:status", "target json"),
     "logs": Command("show the output of a run's steps", "inspect:logs", "logs target",
                     "example: taskrunner logs -f 05-install-vllm\n"),

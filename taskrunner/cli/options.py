@@ -183,3 +183,13 @@ def bench(parser: Parser) -> None:
     from taskrunner.inference.bench.main import arguments
 
     arguments(parser)
+
+
+def tracking(parser: Parser) -> None:
+    parser.add_argument("action", choices=("log", "sync", "url", "test"), help="what to do")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="results of measurements, to log")
+    parser.add_argument("--to", default="", metavar="URI", help="an ARN, http://HOST:PORT, sqlite:////PATH")
+    parser.add_argument("--experiment", default="", metavar="NAME", help="default: nixl-efa")
+    parser.add_argument(
+        "--artifact", action="append", default=[], metavar="FILE", help="a file to keep with it"
+    )

@@ -99,6 +99,17 @@ def alive(known: Mapping[str, object]) -> bool:
     )
 
 
+def session(known: Mapping[str, object]) -> int | None:
+    """The session that the process of an `identity` leads, or has led: as long as any of it is left, the
+    kernel gives its number to nobody else.
+    """
+    pid = known.get("pid")
+    if not isinstance(pid, int) or known.get("boot") != boot_id():
+        return None
+    found = stat(pid)
+    return pid if found is None or found[3] == known.get("start") else None
+
+
 def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
     needle = tag.encode()

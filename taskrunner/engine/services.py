@@ -37,7 +37,8 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     directory = layout.service_dir(ctx.root, service["name"])
     os.makedirs(directory, mode=0o700, exist_ok=True)
     record = parse(layout.read_bytes(_record_path(directory))) or {}
-    running = bool(record) and bool(processes.tree(record["tag"]))
+    # A process may have written over its environment, where the tag is (vLLM's engine does, for its title).
+    running = bool(record) and bool(processes.tree(record["tag"], processes.session(record)))
     if service.get("state") == "stopped":
         if running:
             _stop(ctx, step, service, record)
@@ -183,7 +184,7 @@ def _last_lines(log: str) -> str:
 
 def _stop(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> None:
     """End the service's process tree and wait until its ports and GPU memory are free."""
-    pid = record["pid"] if processes.alive(record) else None
+    pid = processes.session(record)
     _tell(ctx, step, service, "stopping", record["pid"])
     members = processes.tree(record["tag"], pid)
     held = ports.listening(members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from taskrunner import Result, run
 from taskrunner.engine import ports
-from tests.conftest import left_of
+from tests.conftest import left_of, wait_for
 
 Write = Callable[..., Path]
 
@@ -93,3 +94,16 @@ def test_wait_for(write: Write, wanted: dict[str, Any]) -> None:
     Path("there").unlink()
     late = write({"id": "a", "wait_for": {**wanted, "timeout": 0.2}})
     assert run(late).failures[0]["cause"] == "wait_for"
+
+
+def test_what_a_killed_server_has_left_is_stopped(serve: Any, home: Path, port: int) -> None:
+    """A child without the tag in its environment holds the port after its parent's death."""
+    import json
+    import os
+
+    line = f"env -i {sys.executable} -m http.server {port} --bind 127.0.0.1 & wait"
+    assert serve(command=line)[1] == ["starting", "ready"]
+    record = json.loads((home / "services" / "web" / "service.json").read_text())
+    os.kill(record["pid"], 9)
+    wait_for(lambda: not Path(f"/proc/{record['pid']}").exists())
+    assert serve(command=f"{line} # anew")[1] == ["stopping", "stopped", "starting", "ready"]

@@ -73,3 +73,21 @@ def test_both_servers_the_proxy_and_a_measurement(pair: tuple[list[str], dict[st
         for name in ("PROXY", "PREFILL")
     ]
     assert texts[0] == texts[1]
+
+
+def test_a_decode_server_that_is_killed_and_started_anew(
+    pair: tuple[list[str], dict[str, str], Path],
+) -> None:
+    """Its engine id is another one then; what comes while it is away fails, and says so."""
+    words, env, folder = pair
+    record = json.loads((folder / "state" / "services" / "vllm-consumer" / "service.json").read_text())
+    os.kill(record["pid"], 9)
+    done = subprocess.run([*words, "--only", "05-measure"], env=env, cwd=folder,
+                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "decode" in done.stdout or "cannot be reached" in done.stdout
+    again = subprocess.run(
+        words, env=env, cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert again.returncode == 0, again.stdout
+    assert json.loads((folder / "results" / "local-240-c1.json").read_text())["results"]["valid"] is True

@@ -1,0 +1,87 @@
+"""A measurement's result as MLflow knows runs: parameters, metrics, tags, and files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskrunner.errors import UsageError
+
+EXPERIMENT = "nixl-efa"
+STATISTICS = ("ttft", "tpot", "itl", "e2e_latency", "proxy_prefill_time", "proxy_kv_extract_time")
+OF_EACH = ("mean", "stdev", "p50", "p90", "p95", "p99")
+SCALARS = (
+    "throughput_rps",
+    "throughput_tps",
+    "throughput_total_tps",
+    "goodput",
+    "completed",
+    "failed",
+    "duration",
+)
+PARAMETERS = ("model", "mode", "prompt_tokens", "max_tokens", "concurrency", "rate", "warmup", "iterations",
+              "prefix_cache", "prefix_share", "fabric", "backend", "instance_type")  # fmt: skip
+LONGEST = 500
+"""Characters of a parameter that every MLflow takes."""
+
+
+class Record(NamedTuple):
+    """One run to be. `key` is that of its content: the same result is logged once. Times in milliseconds."""
+
+    key: str
+    experiment: str
+    name: str
+    parameters: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    began: int
+    ended: int
+
+
+def record_of(path: str | Path, experiment: str = "") -> Record:
+    """The record of a result file. Raises UsageError."""
+    try:
+        text = Path(path).read_bytes()
+        found = json.loads(text)
+        about, results = found["metadata"], found["results"]
+        began, ended = int(about["began"] * 1000), int(about["ended"] * 1000)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is not the result of a measurement: {error!r}", "`taskrunner bench -o FILE` writes one"
+        ) from error
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(about["began"]))
+    name = (
+        about.get("pattern_id")
+        or f"{about.get('backend', about['mode'])}-{about['prompt_tokens']}-c{about['concurrency']}"
+    )
+    tags = {
+        name: str(value) for name, value in about.items()
+        if name not in PARAMETERS and isinstance(value, (str, int, float, bool))
+    }  # fmt: skip
+    tags["valid"] = str(results["valid"]).lower()
+    if results["invalid_because"]:
+        tags["invalid_because"] = "; ".join(results["invalid_because"])[:LONGEST]
+    parameters = {name: str(about[name])[:LONGEST] for name in PARAMETERS if name in about}
+    key = hashlib.sha256(text).hexdigest()
+    named = f"{name}-{stamp}"
+    return Record(key, experiment or EXPERIMENT, named, parameters, metrics(results), tags, began, ended)
+
+
+def metrics(results: dict[str, Any]) -> dict[str, float]:
+    """`ttft_mean`, `ttft_p99`, ... in seconds; a percentile that the samples say nothing of is left out."""
+    found: dict[str, float] = {}
+    for name in STATISTICS:
+        values = results.get(name, {})
+        for of in OF_EACH:
+            if of in values and values.get(f"{of}_interval") != "n too small":
+                found[f"{name}_{of}"] = values[of]
+    found.update({name: results[name] for name in SCALARS if name in results})
+    for name, value in results.get("kv_transfer", {}).items():
+        if isinstance(value, (int, float)):
+            found[f"kv_{name}"] = value
+    return found

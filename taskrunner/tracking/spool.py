@@ -1,0 +1,159 @@
+"""Results on their way to MLflow. Each is on disk until it is there whole, and is logged once, whoever is
+killed when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskrunner.engine import layout
+from taskrunner.errors import StateError, TargetError
+from taskrunner.tracking import store
+from taskrunner.tracking.record import Record, record_of
+
+KEY = "taskrunner.key"
+
+
+class Sent(NamedTuple):
+    """What became of a spooled result: `run` is its id in MLflow, or `problem` says why it stays here."""
+
+    name: str
+    run: str
+    problem: str
+
+
+def spool(path: str | Path, to: str, experiment: str, files: Sequence[str | Path] = ()) -> str:
+    """Keep a result, and files that belong to it, to be sent `to` a tracking URI; its key.
+
+    Raises UsageError, StateError.
+    """
+    record = record_of(path, experiment)
+    place = os.path.join(store.folder(), "pending", record.key)
+    if os.path.isdir(place):
+        return record.key
+    temporary = f"{place}.{os.getpid()}.tmp"
+    try:
+        os.makedirs(os.path.join(temporary, "files"), mode=0o700, exist_ok=True)
+        shutil.copyfile(path, os.path.join(temporary, "files", "result.json"))
+        for file in files:
+            shutil.copy(file, os.path.join(temporary, "files"))
+        about = json.dumps({"to": to, "experiment": record.experiment})
+        layout.write_atomic(os.path.join(temporary, "about.json"), about.encode())
+        with contextlib.suppress(OSError):
+            os.rename(temporary, place)  # else another process was faster
+    except OSError as error:
+        raise StateError(f"{error.filename}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return record.key
+
+
+def pending() -> list[str]:
+    """The keys of what is not sent yet, the oldest first."""
+    place = Path(store.folder()) / "pending"
+    found = [entry for entry in place.glob("*") if not entry.name.endswith(".tmp")]
+    return [entry.name for entry in sorted(found, key=lambda entry: entry.stat().st_mtime)]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process sends at a time; the kernel frees the lock with its holder."""
+    with open(os.path.join(store.folder(), "lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[Sent]:
+    """Send what is pending, each once. What cannot be reached keeps its results here. Raises UsageError."""
+    done: list[Sent] = []
+    deaf: dict[str, str] = {}
+    with alone():
+        for key in pending():
+            if only and key != only:
+                continue
+            place = Path(store.folder()) / "pending" / key
+            about = json.loads((place / "about.json").read_text())
+            record = record_of(place / "files" / "result.json", about["experiment"])
+            to = about["to"]
+            if to in deaf:
+                sent = Sent(record.name, "", deaf[to])
+            else:
+                try:
+                    sent = Sent(record.name, send(record, to, place / "files"), "")
+                    shutil.rmtree(place)
+                except TargetError as error:
+                    deaf[to] = str(error)
+                    sent = Sent(record.name, "", str(error))
+            done.append(sent)
+            if told is not None:
+                told(sent)
+    return done
+
+
+def send(record: Record, to: str, files: Path) -> str:
+    """Log a record; the run's id. What was begun before and cut off is gone on with. Raises TargetError."""
+    store.ready()
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=to)
+        experiment = _experiment(client, record.experiment)
+        wanted = f"tags.`{KEY}` = '{record.key}'"
+        known = client.search_runs([experiment], wanted, max_results=1)
+        if known and known[0].info.status == "FINISHED":
+            return str(known[0].info.run_id)
+        tags = {KEY: record.key}
+        run = known[0] if known else client.create_run(experiment, record.began, tags, record.name)
+        id = str(run.info.run_id)
+        # Each of these does the same when it is done again.
+        client.log_batch(
+            id,
+            [Metric(name, value, record.ended, 0) for name, value in record.metrics.items()],
+            [Param(*pair) for pair in record.parameters.items()],
+            [RunTag(*pair) for pair in record.tags.items()],
+        )
+        client.log_artifacts(id, str(files))
+        client.set_terminated(id, "FINISHED", record.ended)
+    except (MlflowException, OSError) as error:
+        raise TargetError(f"{to}: {_short(error)}", "kept here; `taskrunner mlflow sync` sends it") from error
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in (
+            "sqlalchemy",
+            "botocore",
+            "requests",
+            "urllib3",
+            "sagemaker_mlflow",
+        ):
+            raise
+        raise TargetError(f"{to}: {_short(error)}", "kept here; `taskrunner mlflow sync` sends it") from error
+    return id
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _experiment(client: Any, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            place = None
+            if client.tracking_uri.startswith("sqlite:"):
+                place = f"file://{os.path.dirname(client.tracking_uri.removeprefix('sqlite:///'))}/artifacts"
+            return str(client.create_experiment(name, place))
+        except MlflowException:
+            known = client.get_experiment_by_name(name)  # another process was faster
+            if known is None:
+                raise
+    return str(known.experiment_id)

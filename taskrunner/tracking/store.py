@@ -1,0 +1,52 @@
+"""Where results go: a SageMaker MLflow server by its ARN, an MLflow server, or a database on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+from importlib.util import find_spec
+
+from taskrunner.engine import layout
+from taskrunner.errors import UsageError
+
+ARN = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/\S+")
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""MLflow's own patience is half an hour a request; what is not sent now is sent later."""
+
+
+def uri(given: str = "") -> str:
+    """The tracking URI: what is given, else MLFLOW_TRACKING_ARN, MLFLOW_TRACKING_URI, else the database here.
+
+    Raises UsageError.
+    """
+    named = given or os.environ.get("MLFLOW_TRACKING_ARN", "") or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not named:
+        return f"sqlite:///{folder()}/mlflow.db"
+    if named.startswith("arn:"):
+        if not ARN.fullmatch(named):
+            raise UsageError(
+                f"{named} is not the ARN of an MLflow server",
+                "arn:aws:sagemaker:REGION:ACCOUNT:mlflow-tracking-server/NAME, or mlflow-app/ID",
+            )
+        if find_spec("sagemaker_mlflow") is None:
+            raise UsageError("an ARN needs sagemaker-mlflow", "pip install 'taskrunner[mlflow]'")
+    elif "://" not in named:
+        raise UsageError(f"{named} is no tracking URI", "an ARN, http://HOST:PORT, or sqlite:////PATH")
+    return named
+
+
+def folder() -> str:
+    """What this machine keeps of its results."""
+    path = os.path.join(layout.default_root(), "tracking")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    return path
+
+
+def ready() -> None:
+    """See to it that MLflow is there, and does not wait for ever. Raises UsageError."""
+    if find_spec("mlflow") is None:
+        raise UsageError("this needs mlflow", "pip install 'taskrunner[mlflow]'")
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

@@ -1,0 +1,38 @@
+"""What to open in a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskrunner.errors import TargetError, UsageError
+
+LIFE = 300
+"""Seconds in which a presigned URL must be opened: the most that SageMaker gives."""
+
+
+def browser(uri: str) -> str:
+    """A URL for a browser: presigned for SageMaker's MLflow, the server's own for others.
+
+    Raises UsageError, TargetError.
+    """
+    if uri.startswith(("http://", "https://")):
+        return uri
+    if not uri.startswith("arn:"):
+        raise UsageError(f"{uri} has no page of its own", f"mlflow server --backend-store-uri {uri}")
+    import boto3
+
+    _, _, _, region, _, resource = uri.split(":", 5)
+    kind, _, name = resource.partition("/")
+    client: Any = boto3.client("sagemaker", region_name=region)
+    try:
+        if kind == "mlflow-app":
+            found = client.create_presigned_mlflow_app_url(Arn=uri, ExpiresInSeconds=LIFE)
+        else:
+            found = client.create_presigned_mlflow_tracking_server_url(
+                TrackingServerName=name, ExpiresInSeconds=LIFE
+            )
+    except Exception as error:
+        raise TargetError(
+            f"{uri}: {error}", "may this identity call sagemaker:CreatePresignedMlflow...Url?"
+        ) from error
+    return str(found["AuthorizedUrl"])

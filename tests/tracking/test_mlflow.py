@@ -1,0 +1,310 @@
+"""Results in a real MLflow server on loopback, and through sagemaker-mlflow to one that checks signatures."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import pytest
+
+from taskrunner.errors import UsageError
+from taskrunner.tracking import spool, store
+from taskrunner.tracking.record import record_of
+from tests.aws.front import KEY, SECRET, _key
+from tests.conftest import Process, command, wait_for
+
+Cli = Callable[..., Process]
+pytestmark = pytest.mark.slow
+ARN = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/bench"
+
+
+class Server:
+    """An MLflow server that can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+                 "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+                 "--artifacts-destination", str(self.folder / "artifacts")],
+                stdout=log, stderr=log, start_new_session=True,
+                env={
+                    **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                    "TASKRUNNER_HOME": str(self.folder),  # it outlives a test
+                },
+            )  # fmt: skip
+        wait_for(self.up, 90, "the start of MLflow")
+
+    def up(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def runs(self, experiment: str = "nixl-efa") -> list[Any]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=self.url)
+        known = client.get_experiment_by_name(experiment)
+        return list(client.search_runs([known.experiment_id])) if known else []
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("mlflow"))
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def server(shared: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.delenv("MLFLOW_TRACKING_ARN", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", shared.url)
+    if shared.process is None:
+        shared.start()
+    return shared
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Callable[..., Path]:
+    """Write a result."""
+
+    def result(number: int = 0, **metadata: Any) -> Path:
+        values = {"n": 30, "mean": 0.05, "p50": 0.049, "p95": 0.06, "p99": 0.07, "p95_interval": "n too small",
+                  "p99_interval": "n too small", "p50_interval": [0.04, 0.05]}  # fmt: skip
+        about = {"model": "m", "mode": "disaggregated", "prompt_tokens": 1024, "max_tokens": 128, "concurrency": 4,
+                 "warmup": 10, "iterations": 30, "prefix_cache": False, "hostnames": ["a"], "backend": "efa",
+                 "layer": "L2-EFA", "began": 1_700_000_000.0 + number, "ended": 1_700_000_060.0, **metadata}  # fmt: skip
+        results = {"ttft": values, "tpot": values, "throughput_tps": 100.0, "completed": 30, "failed": 0, "errors": {},
+                   "kv_transfer": {"bytes": 1000.0, "servers": {}}, "valid": True, "invalid_because": []}  # fmt: skip
+        path = tmp_path / f"r{number}.json"
+        path.write_text(json.dumps({"version": 1, "metadata": about, "results": results}))
+        return path
+
+    return result
+
+
+def test_a_result_is_logged_once_with_all_that_it_has(
+    server: Server, result: Any, cli: Cli, home: Path
+) -> None:
+    log = home.parent / "server log.txt"
+    log.write_text("KV Transfer metrics")
+    for _ in range(2):
+        done = cli("mlflow", "log", result(), "--experiment", "once", "--artifact", log)
+        assert done.returncode == 0, done.stderr
+    (run,) = server.runs("once")
+    assert run.info.run_name == "efa-1024-c4-20231114-221320"
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["ttft_p50"] == 0.049
+    assert "ttft_p99" not in run.data.metrics  # 30 samples say nothing of it
+    assert run.data.metrics["kv_bytes"] == 1000
+    assert (run.data.params["concurrency"], run.data.tags["layer"], run.data.tags["valid"]) == (
+        "4",
+        "L2-EFA",
+        "true",
+    )
+    from mlflow import MlflowClient
+
+    files = MlflowClient(tracking_uri=server.url).list_artifacts(run.info.run_id)
+    assert sorted(file.path for file in files) == ["result.json", "server log.txt"]
+
+
+def test_without_a_server_it_goes_to_this_machine(
+    result: Any, cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert "run " in cli("mlflow", "log", result()).stdout
+    assert (home / "tracking" / "mlflow.db").exists()
+    (file,) = (home / "tracking" / "artifacts").rglob("result.json")
+    assert json.loads(file.read_text())["version"] == 1
+
+
+def test_a_server_that_is_away_loses_nothing(server: Server, result: Any, cli: Cli, home: Path) -> None:
+    server.stop()
+    for number in range(2):
+        done = cli("mlflow", "log", result(number), "--experiment", "away")
+        assert done.returncode == 0
+        assert "kept here, not sent" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert cli("mlflow", "sync").returncode == 3
+    server.start()
+    assert server.runs("away") == []
+    done = cli("mlflow", "sync")
+    assert done.returncode == 0, done.stderr
+    assert cli("mlflow", "sync").stderr == "nothing is waiting to be sent\n"
+    assert len(server.runs("away")) == 2
+
+
+def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, result: Any, home: Path) -> None:
+    chance = random.Random(3)
+    kills = number = 0
+    while kills < 50:
+        path = result(number)
+        spool.spool(path, server.url, "killed")
+        process = subprocess.Popen(
+            command("mlflow", "log", path, "--experiment", "killed"),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(chance.uniform(0.5, 3.0))
+            number += 1
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            number += chance.random() < 0.3
+    done = subprocess.run(command("mlflow", "sync"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    runs = server.runs("killed")
+    assert len(runs) == len({run.data.tags[spool.KEY] for run in runs})
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(runs) in (number, number + 1)
+    assert all(run.data.metrics["ttft_mean"] == 0.05 for run in runs)
+
+
+def test_the_eight_steps(server: Server, cli: Cli) -> None:
+    done = cli("mlflow", "test", "--to", server.url)
+    assert done.returncode == 0
+    assert done.stdout.count("✓") == 8
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}"
+    failed = cli("mlflow", "test", "--to", nobody, "--json")
+    assert failed.returncode == 1
+    steps = [json.loads(line) for line in failed.stdout.splitlines()]
+    assert [step["ok"] for step in steps] == [True, False]
+
+
+class Signed(BaseHTTPRequestHandler):
+    """Lets through what is signed (SigV4) and names the ARN, to the MLflow server behind it."""
+
+    protocol_version = "HTTP/1.1"
+    behind = 0
+    refused: ClassVar[list[str]] = []
+    seen: ClassVar[set[str]] = set()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        problem = self._problem(body)
+        if problem:
+            self.refused.append(problem)
+            self.send_response(403)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=30)
+        headers = {
+            k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection", "authorization")
+        }
+        connection.request(self.command, self.path, body, headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type") or "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
+
+    def _problem(self, body: bytes) -> str:
+        found = re.match(
+            r"AWS4-HMAC-SHA256 Credential=(\S+?)/(\d+)/([^/]+)/([^/]+)/aws4_request, SignedHeaders=(\S+), Signature=(\w+)",
+            self.headers.get("Authorization", ""),
+        )
+        if not found or self.headers.get("x-mlflow-sm-tracking-server-arn") != ARN:
+            return f"no signature or ARN: {dict(self.headers)}"
+        key, date, region, service, names, signature = found.groups()
+        self.seen.add(f"{key} {region} {service}")
+        query = sorted((quote(a, safe="-_.~"), quote(b, safe="-_.~"))
+                       for a, b in parse_qsl(urlsplit(self.path).query, keep_blank_values=True))  # fmt: skip
+        canonical = "\n".join([
+            self.command, quote(urlsplit(self.path).path, safe="/-_.~%"), "&".join(f"{a}={b}" for a, b in query),
+            *(f"{name}:{' '.join((self.headers.get(name) or '').split())}" for name in names.split(";")), "", names,
+            self.headers.get("X-Amz-Content-SHA256") or hashlib.sha256(body).hexdigest(),
+        ])  # fmt: skip
+        text = "\n".join(["AWS4-HMAC-SHA256", self.headers["X-Amz-Date"], f"{date}/{region}/{service}/aws4_request",
+                          hashlib.sha256(canonical.encode()).hexdigest()])  # fmt: skip
+        right = hmac.new(_key(date, region, service), text.encode(), hashlib.sha256).hexdigest()
+        return "" if right == signature else f"the signature is wrong: {canonical!r}"
+
+
+def test_through_sagemaker_mlflow_with_an_arn(
+    server: Server, result: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    handler = type("Handler", (Signed,), {"behind": server.port, "refused": [], "seen": set()})
+    front = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=front.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    for name, value in {
+        "SAGEMAKER_MLFLOW_CUSTOM_ENDPOINT": f"http://127.0.0.1:{front.server_address[1]}", "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET, "MLFLOW_TRACKING_ARN": ARN, "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    try:
+        done = cli("mlflow", "log", result(), "--experiment", "arn")
+        assert "run " in done.stdout, done.stderr + str(handler.refused)  # type: ignore[attr-defined]
+        assert len(server.runs("arn")) == 1
+        assert handler.seen == {f"{KEY} us-east-1 sagemaker-mlflow"}  # type: ignore[attr-defined]
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        refused = cli("mlflow", "log", result(1), "--experiment", "arn")
+        assert "kept here, not sent" in refused.stderr
+        assert len(server.runs("arn")) == 1
+    finally:
+        front.shutdown()
+        front.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize("given", ["arn:aws:s3:::x", "here", "arn:aws:sagemaker:us-east-1:1:mlflow-app/x"])
+def test_what_is_no_tracking_uri(given: str) -> None:
+    with pytest.raises(UsageError, match="is no"):
+        store.uri(given)
+
+
+def test_what_is_no_result(tmp_path: Path, cli: Cli) -> None:
+    other = tmp_path / "x.json"
+    other.write_text('{"metadata": 3}')
+    with pytest.raises(UsageError, match="is not the result of a measurement"):
+        record_of(other)
+    done = cli("mlflow", "log", tmp_path / "none.json")
+    assert (done.returncode, "No such file" in done.stderr) == (2, True)
