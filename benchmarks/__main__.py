@@ -3,7 +3,7 @@
 Every figure is a median of several runs, taken in turns within one go, and what counts is the
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
-of: steps, startup, output, large, ssh, fleet, transfer, ssm.
+of: steps, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, remote
+from benchmarks import aws, inference, remote
 from benchmarks.peers import build
 from taskrunner import __version__
 
@@ -250,6 +250,9 @@ BENCHMARKS = {
     "fleet": lambda folder: remote.fleet(folder, peers_venv()),
     "transfer": lambda folder: remote.transfer(folder, peers_venv()),
     "ssm": aws.ssm,
+    "client": inference.client,
+    "rate": inference.rate,
+    "proxy": inference.proxy,
 }
 IN_MEMORY = ("output", "transfer", "ssm")
 

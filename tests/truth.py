@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
+import socket
 import sys
 import time
 from collections import deque
@@ -23,8 +26,7 @@ IDS = range(100, 1100)
 class Truth:
     """What is true of each answer: `ttft` and `gap` in seconds, `per_chunk` tokens at a time; and its faults.
 
-    `fault` is one of: "", http_500, error_event, no_done, break, split, comment, no_params, half_params, slow_head,
-    plain_error; `faults` is how many answers have it (-1: all).
+    `fault` is one of: "", http_500, error_event, no_done, break, split, comment, no_params, half_params; `faults` is how many answers have it (-1: all).
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -48,9 +50,12 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self.socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self.socket.setblocking(False)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.truth.aborted += self.answering
+        self.socket.close()
         if self.timer is not None:
             self.timer.cancel()
 
@@ -130,18 +135,10 @@ class Connection(asyncio.Protocol):
                 }  # fmt: skip
             return self.at(now + truth.ttft, lambda: self.json(200, answer))
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
-        if fault != "slow_head":
-            self.transport.write(head)
-        at, number = now + truth.ttft, 0
         chat = "chat" in path
-        steps: list[tuple[float, int]] = []
-        while number < tokens:
-            some = min(truth.per_chunk, tokens - number)
-            number += some
-            if fault in ("error_event", "break", "no_done") and number > tokens // 2:
-                break
-            steps.append((at, some))
-            at += truth.gap
+        faulty = fault in ("error_event", "break", "no_done")
+        whole = tokens // 2 if faulty else tokens
+        count = -(-whole // truth.per_chunk)
 
         def end() -> None:
             self.answering = False
@@ -152,41 +149,53 @@ class Connection(asyncio.Protocol):
             elif fault != "no_done" and (request.get("stream_options") or {}).get("include_usage"):
                 self.event(json.dumps({"id": "cmpl", "choices": [], "usage": usage}).encode())
             done = b"" if fault == "no_done" else b"e\r\ndata: [DONE]\n\n\r\n"
-            return self.transport.write(done + b"0\r\n\r\n")
+            return self.send(done + b"0\r\n\r\n")
 
         def step(index: int) -> None:
-            # One after the other: timers of one time have no order.
-            last = index == len(steps) - 1
-            if fault == "slow_head" and not index:
-                self.transport.write(head)
-            self.token(entry, steps[index][1], last and not fault.startswith(("e", "b", "n")), chat, fault)
+            # One after the other: timers of one time have no order, and nothing is made ahead, as that takes time.
+            last = index == count - 1
+            if not index:
+                self.send(head)
+            some = whole - index * truth.per_chunk if last else truth.per_chunk
+            self.token(entry, some, last and not faulty, chat, fault)
             if last:
                 return end()
-            return self.at(steps[index + 1][0], lambda: step(index + 1))
+            return self.at(now + truth.ttft + (index + 1) * truth.gap, step, index + 1)
 
-        return self.at(steps[0][0], lambda: step(0))
+        return self.at(now + truth.ttft, step, 0)
 
     def token(self, entry: dict[str, Any], some: int, last: bool, chat: bool, fault: str) -> None:
         now = time.perf_counter()
         entry["sent"].append(now)
         text = " w" * some
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "length" if last else None}
-        choice.update({"delta": {"content": text}} if chat else {"text": text})
-        data = json.dumps({"id": "cmpl", "choices": [choice], "truth": now}).encode()
+        said = f'"delta": {{"content": "{text}"}}' if chat else f'"text": "{text}"'
+        reason = '"length"' if last else "null"
+        data = b'{"id": "cmpl", "choices": [{"index": 0, %b, "finish_reason": %b}], "truth": %.9f}' % (
+            said.encode(), reason.encode(), now
+        )  # fmt: skip
         if fault == "comment":
-            self.transport.write(b"7\r\n: ping\n\r\n")
+            self.send(b"7\r\n: ping\n\r\n")
         if fault == "split":
             whole = b"data: " + data + b"\n\n"
             for part in (whole[:9], whole[9:-1], whole[-1:]):
-                self.transport.write(b"%x\r\n" % len(part) + part + b"\r\n")
+                self.send(b"%x\r\n" % len(part) + part + b"\r\n")
             return
         self.event(data)
 
     def event(self, data: bytes) -> None:
-        self.transport.write(b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data))
+        self.send(b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data))
 
-    def at(self, when: float, what: Any) -> None:
-        self.timer = self.loop.call_at(self.loop.time() + when - time.perf_counter(), what)
+    def send(self, data: bytes) -> None:
+        """Now: the loop would do it when all else that is ready is done."""
+        sent = 0
+        if not self.transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):
+                sent = self.socket.send(data)
+        if sent < len(data):
+            self.transport.write(data[sent:])
+
+    def at(self, when: float, what: Any, *about: Any) -> None:
+        self.timer = self.loop.call_later(max(0.0, when - time.perf_counter()), what, *about)
 
     def json(self, status: int, answer: dict[str, Any]) -> None:
         self.whole(status, json.dumps(answer).encode(), "application/json")
@@ -218,8 +227,6 @@ def main() -> None:
     loop = uvloop.new_event_loop()
     loop.run_until_complete(serve(parser.parse_args()))
     sys.stdout.flush()
-    import os
-
     os._exit(0)
 
 

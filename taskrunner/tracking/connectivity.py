@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from taskrunner.tracking import spool, store
+
 EXPERIMENT = "taskrunner-connectivity"
 
 
@@ -49,16 +51,12 @@ def check(uri: str, as_json: bool = False) -> bool:
 
 
 def _set_up(state: dict[str, Any]) -> str:
-    from mlflow import MlflowClient
-
-    state["client"] = MlflowClient(tracking_uri=state["uri"])
+    state["client"] = store.client(state["uri"])
     return str(state["uri"])
 
 
 def _experiment(state: dict[str, Any]) -> str:
-    from taskrunner.tracking.spool import _experiment as find
-
-    state["experiment"] = find(state["client"], EXPERIMENT)
+    state["experiment"] = spool.experiment_of(state["client"], EXPERIMENT)
     return f"{EXPERIMENT} ({state['experiment']})"
 
 

@@ -100,13 +100,12 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
 def send(record: Record, to: str, files: Path) -> str:
     """Log a record; the run's id. What was begun before and cut off is gone on with. Raises TargetError."""
     store.ready()
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
 
     try:
-        client = MlflowClient(tracking_uri=to)
-        experiment = _experiment(client, record.experiment)
+        client = store.client(to)
+        experiment = experiment_of(client, record.experiment)
         wanted = f"tags.`{KEY}` = '{record.key}'"
         known = client.search_runs([experiment], wanted, max_results=1)
         if known and known[0].info.status == "FINISHED":
@@ -142,7 +141,8 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _experiment(client: Any, name: str) -> str:
+def experiment_of(client: Any, name: str) -> str:
+    """The id of an experiment, which is made where it is not there."""
     from mlflow.exceptions import MlflowException
 
     known = client.get_experiment_by_name(name)

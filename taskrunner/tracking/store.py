@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from importlib.util import find_spec
+from typing import Any
 
 from taskrunner.engine import layout
 from taskrunner.errors import UsageError
@@ -40,6 +41,15 @@ def folder() -> str:
     path = os.path.join(layout.default_root(), "tracking")
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
+
+
+def client(to: str) -> Any:
+    """A client of MLflow."""
+    import mlflow
+
+    # What signs for SageMaker looks at the tracking URI of the process.
+    mlflow.set_tracking_uri(to)
+    return mlflow.MlflowClient()
 
 
 def ready() -> None:

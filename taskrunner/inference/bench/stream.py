@@ -5,6 +5,8 @@ the run but where a response ends: what a client does while the stream runs, it 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -52,6 +54,8 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
         self._transport.set_write_buffer_limits(HIGH)
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
 
     def send(self, index: int, request: bytes, scheduled: float) -> None:
         """Send a whole request; `index` is given back with what comes of it."""
@@ -61,7 +65,13 @@ class Stream(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._began = self._clock()
         self._scheduled = scheduled or self._began
-        self._transport.write(request)
+        # The loop sends what it is given when all else that is ready is done; the clock would run meanwhile.
+        try:
+            sent = self._socket.send(request)
+        except OSError:
+            sent = 0  # there is no room, or no connection any more: the loop finds out
+        if sent < len(request):
+            self._transport.write(request[sent:])
 
     def on_message_complete(self) -> None:
         self._complete = True
@@ -80,6 +90,7 @@ class Stream(asyncio.Protocol):
             self._end(now, "", closing=not keep)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._socket.close()
         if self._busy:
             self._end(self._clock(), f"the connection was lost: {error or 'closed by the server'}")
 
