@@ -54,6 +54,7 @@ BENCH_EXAMPLES = """examples:
   taskrunner bench http://127.0.0.1:8100 --prompt-tokens 4096 --concurrency 4 -o unified.json
   taskrunner bench http://127.0.0.1:8000 --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200
   taskrunner bench URL --request-rate 8 --requests 300 --slo ttft=200 --slo tpot=50
+  taskrunner bench import vllm.json -o result.json   what `vllm bench serve --save-detailed` has written
 
 exit status:
   0 done, and valid   1 not valid, or refused by the server   2 bad usage   3 not reachable

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from taskrunner.inference.bench import counters, statistics
+from taskrunner.inference.bench import counters, imports, statistics
 from taskrunner.inference.bench.load import Load, schedule
 from taskrunner.inference.bench.measure import Settings, measure
 from taskrunner.inference.bench.prompts import Shape, prompts
@@ -212,3 +212,32 @@ def test_as_a_command(truth: Start, cli: Callable[..., Process], tmp_path: Path)
     assert "5 ok, 0 failed" in done.stdout
     assert "measure: 5/5 requests" in done.stderr
     assert json.loads((tmp_path / "new" / "r.json").read_text())["metadata"]["fabric"] == "tcp"
+
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def test_a_result_of_vllm_bench_serve(cli: Callable[..., Process], tmp_path: Path) -> None:
+    """As `vllm bench serve` 0.32 has written it of a server with 20 ms and 5 ms."""
+    out = tmp_path / "r.json"
+    assert cli("bench", "import", SAMPLES / "vllm-bench-serve.json", "-o", out).returncode == 0
+    found = json.loads(out.read_text())
+    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    theirs = json.loads((SAMPLES / "vllm-bench-serve.json").read_text())
+    for ours, name in (("ttft", "ttft"), ("tpot", "tpot"), ("itl", "itl")):
+        assert found["results"][ours]["mean"] * 1e3 == pytest.approx(theirs[f"mean_{name}_ms"], rel=1e-6)
+        assert found["results"][ours]["p50"] * 1e3 == pytest.approx(theirs[f"median_{name}_ms"], rel=1e-6)
+    assert found["results"]["throughput_tps"] == pytest.approx(theirs["output_throughput"])
+
+
+@pytest.mark.parametrize(("kind", "error"), [("broken", "connection"), ("error-event", "incomplete")])
+def test_what_vllm_counts_as_answered_may_have_failed(kind: str, error: str) -> None:
+    found = imports.read(SAMPLES / f"vllm-bench-serve-{kind}.json")["results"]
+    assert (found["completed"], found["errors"], found["valid"]) == (3, {error: 3}, False)
+
+
+@pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("{}", "not a result of vllm bench serve")])
+def test_what_cannot_be_imported(cli: Callable[..., Process], tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x").write_text(text)
+    done = cli("bench", "import", tmp_path / "x")
+    assert (done.returncode, said in done.stderr) == (2, True)

@@ -42,7 +42,8 @@ LISTS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
-    parser.add_argument("url", metavar="URL", help="the server, or the proxy: http://127.0.0.1:8000")
+    parser.add_argument("url", metavar="URL", help="the server, or the proxy; or the word `import`")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="to import: a result of `vllm bench serve`")
     for option, kind, default, metavar, said in OPTIONS:
         shown = "" if default in ("", None) else f" ({default:g})"
         parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
@@ -54,10 +55,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, write the result, and show it; 0 when it is valid."""
+    """Measure, or import, write the result, and show it; 0 when it is valid."""
+    if args.url == "import":
+        return _import(args)
     from .http import NotServed
     from .measure import Settings, measure
 
+    if args.file:
+        return _say(f"{args.file}: only `bench import` takes a FILE", USAGE)
     try:
         slo = {name: float(value) / 1e3 for name, value in map(_pair, args.slo)}
         unknown = set(slo) - {"ttft", "tpot", "e2e"}
@@ -80,6 +85,23 @@ def main(args: argparse.Namespace) -> int:
         return _say(str(error), FAILED)
     except OSError as error:
         return _say(f"{args.url} cannot be reached: {error}", UNREACHABLE)
+    return _written(args, found)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from .imports import Unreadable, read
+
+    if not args.file:
+        return _say("import: which FILE?", USAGE)
+    try:
+        return _written(args, read(args.file))
+    except Unreadable as error:
+        return _say(str(error), USAGE)
+    except OSError as error:
+        return _say(f"{args.file}: {error.strerror}", USAGE)
+
+
+def _written(args: argparse.Namespace, found: dict[str, Any]) -> int:
     text = json.dumps(found, indent=1)
     if args.output:
         write(args.output, text)
