@@ -9,15 +9,40 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskrunner.engine import processes
+from taskrunner.engine import ports, processes
 
 Process = subprocess.CompletedProcess[str]
+CACHE = Path(__file__).parent.parent / ".cache"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """At the end nothing runs that was started since the beginning, and holds a port or not."""
+    mark = f"TASKRUNNER_TESTS={uuid.uuid4().hex}"
+    os.environ.update([mark.split("=")])
+    yield
+    deadline = time.monotonic() + 10
+    while (left := processes_of(mark)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, {pid: (line, sorted(ports.listening({pid}))) for pid, line in left.items()}
+
+
+def processes_of(mark: str) -> dict[int, str]:
+    """The living processes with this in their environment, or, as some write over that, with a folder of ours."""
+    found = started(mark)
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if Path(os.readlink(f"/proc/{name}/cwd")).is_relative_to(CACHE):
+                    found[int(name)] = Path(f"/proc/{name}/cmdline").read_text()
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +73,12 @@ def _wait_until_gone(folder: str) -> dict[int, str]:
 
 def started_with(folder: str) -> dict[int, str]:
     """The living processes whose environment names this state folder."""
-    needle = f"TASKRUNNER_HOME={folder}".encode()
+    return started(f"TASKRUNNER_HOME={folder}")
+
+
+def started(variable: str) -> dict[int, str]:
+    """The living processes with this variable in their environment."""
+    needle = variable.encode()
     found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():

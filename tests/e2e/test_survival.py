@@ -132,7 +132,7 @@ def test_engine_and_step_killed_together(write: Write, home: Path) -> None:
 
 
 def test_the_same_command_attaches_to_a_run_that_nobody_follows(write: Write, cli: Cli) -> None:
-    path = write(appending(0, 1.0), appending(1))
+    path = write(appending(0, 4.0), appending(1))
     begun = cli(path, "--detach")
     again = cli(path)
     assert f"attached to run {begun.stdout.strip()}" in again.stderr
@@ -142,7 +142,7 @@ def test_the_same_command_attaches_to_a_run_that_nobody_follows(write: Write, cl
 
 
 def test_a_run_that_somebody_follows_keeps_others_out(write: Write, cli: Cli) -> None:
-    path = write(appending(0, 1.0))
+    path = write(appending(0, 4.0))
     with start(path) as begun:
         second = cli(path)
         assert second.returncode == 4
@@ -153,7 +153,7 @@ def test_a_run_that_somebody_follows_keeps_others_out(write: Write, cli: Cli) ->
 
 
 def test_another_plan_of_the_same_file_is_kept_out_also_when_nobody_follows(write: Write, cli: Cli) -> None:
-    path = write(appending(0, 1.0))
+    path = write(appending(0, 4.0))
     assert cli(path, "--detach").returncode == 0
     assert cli(path, "--reset").returncode == 4
     assert cli("cancel").returncode == 0
