@@ -27,11 +27,16 @@ def nothing_is_left() -> Iterator[None]:
     """At the end nothing runs that was started since the beginning, and holds a port or not."""
     mark = f"TASKRUNNER_TESTS={uuid.uuid4().hex}"
     os.environ.update([mark.split("=")])
+    before = processes_of(mark)
     yield
     deadline = time.monotonic() + 10
-    while (left := processes_of(mark)) and time.monotonic() < deadline:
+    while (left := _since(before, mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, {pid: (line, sorted(ports.listening({pid}))) for pid, line in left.items()}
+
+
+def _since(before: dict[int, str], mark: str) -> dict[int, str]:
+    return {pid: line for pid, line in processes_of(mark).items() if pid not in before}
 
 
 def processes_of(mark: str) -> dict[int, str]:
