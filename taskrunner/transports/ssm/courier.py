@@ -218,24 +218,31 @@ class Courier:
                     return
                 if isinstance(wrong, CredentialsError):
                     self.account.renew()
-                for ask in batch:
-                    ask.trouble = wrong
+                self._trouble(batch, wrong)
                 if all(ask.cancelled for ask in batch):
                     for ask in batch:
                         ask.end(error=wrong)
                     return
                 time.sleep(pause)
                 pause = min(pause * 2, TROUBLE)
+        self._trouble(batch, None)
         with self._condition:
             id = found["Command"]["CommandId"]
             self._sent[id] = {ask.instance: ask for ask in batch}
             for ask in batch:
-                ask.command, ask.sent, ask.trouble = id, time.monotonic(), None
+                ask.command, ask.sent = id, time.monotonic()
             self._looks[id] = time.monotonic() + self._first
             self._condition.notify_all()
         for ask in batch:
             if ask.cancelled:
                 self.cancel(ask)
+
+    def _trouble(self, batch: list[Ask], wrong: TargetError | None) -> None:
+        """Note what keeps these from being sent; it keeps those that wait for their places, too."""
+        instances = {ask.instance for ask in batch}
+        with self._condition:
+            for ask in [*batch, *(ask for ask in self._waiting if ask.instance in instances)]:
+                ask.trouble = wrong
 
     def _look_all(self) -> None:
         while True:

@@ -197,9 +197,10 @@ class Talk:
                 continue
             # The first contact: what does not go well now, goes wrong.
             waited = time.monotonic() - began
-            if ask.trouble is not None and (waited > self.timeout or not isinstance(ask.trouble, Throttled)):
+            trouble = ask.trouble
+            if trouble is not None and (waited > self.timeout or not isinstance(trouble, Throttled)):
                 self.courier.cancel(ask)
-                raise ask.trouble
+                raise trouble
             if waited > self.timeout:
                 self.courier.cancel(ask)
                 raise NotRegistered(
