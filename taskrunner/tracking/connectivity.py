@@ -22,7 +22,7 @@ def check(uri: str, as_json: bool = False) -> bool:
         try:
             said, problem = step(state), ""
         except Exception as error:
-            said, problem = "", " ".join(str(error).split())[:300] or type(error).__name__
+            said, problem = "", store.short(error)
         took = time.monotonic() - began
         if as_json:
             print(

@@ -123,7 +123,9 @@ def send(record: Record, to: str, files: Path) -> str:
         client.log_artifacts(id, str(files))
         client.set_terminated(id, "FINISHED", record.ended)
     except (MlflowException, OSError) as error:
-        raise TargetError(f"{to}: {_short(error)}", "kept here; `taskrunner mlflow sync` sends it") from error
+        raise TargetError(
+            f"{to}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
+        ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in (
             "sqlalchemy",
@@ -133,12 +135,10 @@ def send(record: Record, to: str, files: Path) -> str:
             "sagemaker_mlflow",
         ):
             raise
-        raise TargetError(f"{to}: {_short(error)}", "kept here; `taskrunner mlflow sync` sends it") from error
+        raise TargetError(
+            f"{to}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
+        ) from error
     return id
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def experiment_of(client: Any, name: str) -> str:

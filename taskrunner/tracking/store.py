@@ -52,6 +52,11 @@ def client(to: str) -> Any:
     return mlflow.MlflowClient()
 
 
+def short(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def ready() -> None:
     """See to it that MLflow is there, and does not wait for ever. Raises UsageError."""
     if find_spec("mlflow") is None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from taskrunner.transports import copying, staging
 
 T = TypeVar("T")
+RECONNECT_TIMEOUT = 300.0
+"""Seconds to get back to a node that was reached before."""
 
 
 class RemoteTransport(ABC):

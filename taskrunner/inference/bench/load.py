@@ -77,7 +77,9 @@ async def _run(
     watches: dict[int, asyncio.TimerHandle] = {}
 
     def ended(stream: Stream, exchange: Exchange) -> None:
-        watches.pop(exchange.number).cancel()
+        watch = watches.pop(exchange.number, None)
+        if watch is not None:
+            watch.cancel()
         result.exchanges.append(exchange)
         if load.rate:
             idle.append(stream)
@@ -104,7 +106,6 @@ async def _run(
         try:
             stream = await connected()
         except OSError as error:
-            watches[index] = loop.call_later(0, int)
             now = time.perf_counter()
             lost = Stream(ended)
             ended(

@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     except ValueError as error:
         return _say(str(error), USAGE)
     try:
-        found = measure(settings, Shown(settings.requests))
+        found = measure(settings, Shown())
     except NotServed as error:
         return _say(str(error), FAILED)
     except OSError as error:
@@ -151,7 +151,7 @@ def write(path: str, text: str) -> None:
 class Shown:
     """Progress on stderr: a line that is written over on a terminal, one every ten seconds elsewhere."""
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self) -> None:
         self._began = self._last = 0.0
         self._phase = ""
         self._live = sys.stderr.isatty()

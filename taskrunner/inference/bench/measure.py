@@ -105,9 +105,8 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     ]  # fmt: skip
     samples.sort(key=lambda sample: sample.began)
     deltas = {role: counters.grown(before[role], after[role]) for role in servers}
-    found = result(samples, runs, settings, deltas)
-    found["metadata"] = {**_metadata(settings, model, began, time.time()), **settings.metadata}
-    return {"version": VERSION, "metadata": found.pop("metadata"), "results": found}
+    about = {**_metadata(settings, model, began, time.time()), **settings.metadata}
+    return {"version": VERSION, "metadata": about, "results": result(samples, runs, settings, deltas)}
 
 
 def _model(base: str) -> str:
@@ -143,12 +142,8 @@ def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[Run]:
     ]  # fmt: skip
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         return pool.starmap(
-            _part, [(share, part, start) for share, part in zip(shares, parts, strict=True) if part]
+            run, [(share, part, None, start) for share, part in zip(shares, parts, strict=True) if part]
         )
-
-
-def _part(load: Load, requests: Sequence[bytes], start: float) -> Run:
-    return run(load, requests, None, start)
 
 
 def result(

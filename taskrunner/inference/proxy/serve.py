@@ -326,7 +326,7 @@ class Proxy:
         status = b"".join(pieces)[9:12].decode("latin-1")
         return name, problem or ("ok" if status == "200" else f"HTTP {status}")
 
-    async def serve(self, ready: Callable[[int], object] | None = None) -> None:
+    async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then end what is under way, within the drain's time. Raises
         OSError.
         """
@@ -339,8 +339,6 @@ class Proxy:
             loop.add_signal_handler(sign, stop.set)
         port = server.sockets[0].getsockname()[1]
         self.say(f"ready on {self.settings.host}:{port}")
-        if ready is not None:
-            ready(port)
         await stop.wait()
         self.draining = True
         server.close()

@@ -12,7 +12,7 @@ from typing import Any
 from taskrunner.engine.feed import Chunk, Position
 from taskrunner.errors import TargetError
 from taskrunner.transports import copying, staging
-from taskrunner.transports.remote import RemoteTransport, T
+from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import resolve
 from taskrunner.transports.ssh.handshake import Node
@@ -20,7 +20,6 @@ from taskrunner.transports.ssh.sending import send
 from taskrunner.transports.ssh.session import Session
 
 CONNECT_TIMEOUT = 10.0
-RECONNECT_TIMEOUT = 300.0
 
 
 class SshTransport(RemoteTransport):

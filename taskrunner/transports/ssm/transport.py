@@ -16,7 +16,7 @@ from taskrunner.engine.feed import ALL, NONE, Chunk, Position
 from taskrunner.errors import UsageError
 from taskrunner.transports import staging
 from taskrunner.transports.answers import Busy
-from taskrunner.transports.remote import RemoteTransport, T
+from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.ssm import sending
 from taskrunner.transports.ssm.account import HopelessError, NotRegistered
 from taskrunner.transports.ssm.bucket import Bucket
@@ -28,7 +28,6 @@ from taskrunner.transports.ssm.talk import Lost, Talk
 from taskrunner.transports.ssm.target import parse
 
 DELIVERY_TIMEOUT = 90.0
-RECONNECT_TIMEOUT = 300.0
 FIRST_NEWS = 5.0
 """Seconds in which a run that was started must have something to tell: it does at once."""
 PAUSE = 1.0
