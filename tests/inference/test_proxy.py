@@ -190,3 +190,27 @@ def test_other_paths_go_to_decode(truth: Start, proxy: Start) -> None:
     _, _, at = pair(truth, proxy)
     assert json.loads(get(f"{at.url}/v1/models"))["data"][0]["id"] == "truth"
     assert refused(f"{at.url}/nothing", b"{}")[0] == 404
+
+
+def test_prefill_computes_nothing_that_no_decode_server_would_fetch(truth: Start, proxy: Start) -> None:
+    """A KV cache stays with it until its lease ends: it would be full after a few hundred."""
+    p, d, at = pair(truth, proxy)
+    body = json.dumps(BODY).encode()
+    get(f"{at.url}/v1/completions", body)
+    d.process.kill()
+    d.process.wait()
+    for _ in range(3):
+        status, _, headers = refused(f"{at.url}/v1/completions", body)
+        assert (status, headers["X-Proxy-Stage"]) == (502, "decode")
+    assert p.log()["requests"] == 1
+
+
+def test_a_decode_server_that_is_away_is_passed_over(truth: Start, proxy: Start) -> None:
+    p = truth("--role", "prefill", "--ttft", 5)
+    first, second = (truth("--role", "decode", "--ttft", 5, "--gap", 1) for _ in range(2))
+    at = proxy("--prefill", p.url, "--decode", first.url, "--decode", second.url)
+    first.process.kill()
+    first.process.wait()
+    for _ in range(4):
+        assert get(f"{at.url}/v1/completions", json.dumps(BODY).encode())
+    assert second.log()["requests"] == 4

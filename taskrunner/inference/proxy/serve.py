@@ -11,18 +11,18 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import httptools
 
 from . import handover
+from .asking import Answer, Broken, Gone, asked, healthy, status_of
 from .front import Front
 from .measured import Measured
 from .upstream import Server, Upstream
 
-HEALTH_TIMEOUT = 5.0
 ABANDONED = 2.0
 """Seconds that a request whose client has gone may take to reach decode, which then frees prefill's blocks.
 """
@@ -42,37 +42,6 @@ class Settings:
     timeout: float = 600.0
     drain: float = 30.0
     log: str = ""
-
-
-class Gone(Exception):
-    """The client has gone away."""
-
-
-class Broken(Exception):
-    """A server did not answer, at this stage. `stale`: nothing came over a connection that had been used
-    before.
-    """
-
-    def __init__(
-        self, stage: str, message: str, status: int = HTTPStatus.BAD_GATEWAY, stale: bool = False
-    ) -> None:
-        super().__init__(message)
-        self.stage, self.status, self.stale = stage, status, stale
-
-
-@dataclass
-class Answer:
-    """A whole answer of a server, as httptools tells it."""
-
-    status: int = 0
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
-
-    def on_body(self, data: bytes) -> None:
-        self.body += data
 
 
 class Proxy:
@@ -116,7 +85,7 @@ class Proxy:
             if handed_over:
                 status = await self._handed_over(front, body, request, times)
             else:
-                status = await self._passed_on(front, body, request, times, ())
+                status = await self._passed_on(await self._reserved(), front, body, request, times, ())
         except handover.Unusable as error:
             stage, status = ("prefill", 502) if "prefill_done" in times else ("proxy", 400)
             front.refuse(status, str(error), stage)
@@ -133,20 +102,26 @@ class Proxy:
         return None
 
     async def _handed_over(self, front: Front, body: bytes, request: str, times: dict[str, float]) -> int:
-        asked = handover.for_prefill(handover.request_of(body))
+        question = handover.for_prefill(handover.request_of(body))
         headers = [pair for pair in front.headers if pair[0].lower() not in ("x-request-id", "accept")]
         headers.append(("X-Request-Id", request))
         for again in (False, True):
             assert self._prefill is not None
-            answer = await self._whole(next(self._prefill), front, asked, headers, times)
+            reserved = await self._reserved()
+            try:
+                answer = await self._whole(next(self._prefill), front, question, headers, times)
+                params = handover.params_of(bytes(answer.body)) if answer.status == 200 else {}
+            except BaseException:
+                reserved[0].free()
+                raise
             if answer.status != 200:
+                reserved[0].free()
                 # As the server has said it: a client knows its own server's errors.
                 kind = next(
                     (value for name, value in answer.headers if name.lower() == "content-type"), "text/plain"
                 )
                 front.reply(answer.status, kind, bytes(answer.body), "X-Proxy-Stage: prefill")
                 return answer.status
-            params = handover.params_of(bytes(answer.body))
             times["extracted"] = time.perf_counter()
             timing = (
                 f"X-Proxy-Prefill-Time: {(times['prefill_done'] - times['prefill_sent']) * 1e3:.3f}",
@@ -154,11 +129,13 @@ class Proxy:
                 f"X-Request-Id: {request}",
             )
             whole = handover.for_decode(body, params)
+            if not reserved[0].usable:
+                reserved = await self._reserved()
             if front.gone:
-                await self._abandoned(whole, front, headers)
+                await self._abandoned(reserved[0], whole, front, headers)
                 raise Gone
             try:
-                return await self._passed_on(front, whole, request, times, timing)
+                return await self._passed_on(reserved, front, whole, request, times, timing)
             except Broken as error:
                 # Decode has not seen it, and these parameters are not to be used twice: prefill once more.
                 if again or not error.stale:
@@ -185,12 +162,12 @@ class Proxy:
                     times["prefill_first"] = time.perf_counter()
                 pieces.append(data)
 
-            problem = await self._asked(upstream, front, raw, took)
+            problem = await asked(upstream, front, raw, took, self.settings.timeout)
             times["prefill_done"] = time.perf_counter()
             if problem and used and not pieces:
                 continue
             if problem:
-                raise Broken("prefill", f"{server.url}: {problem}", _status(problem))
+                raise Broken("prefill", f"{server.url}: {problem}", status_of(problem))
             answer = Answer()
             parser = httptools.HttpResponseParser(answer)
             parser.feed_data(b"".join(pieces))
@@ -199,17 +176,23 @@ class Proxy:
         raise Broken("prefill", f"{server.url}: it closes every connection")
 
     async def _passed_on(
-        self, front: Front, body: bytes, request: str, times: dict[str, float], timing: tuple[str, ...]
+        self,
+        reserved: tuple[Upstream, bool],
+        front: Front,
+        body: bytes,
+        request: str,
+        times: dict[str, float],
+        timing: tuple[str, ...],
     ) -> int:
         """Send a request to a decode server and its answer, byte by byte, to the client. Raises Broken,
         Gone.
         """
-        server = next(self._decode)
+        upstream, used = reserved
+        server = upstream.server
         headers = (
             front.headers if front.header("x-request-id") else [*front.headers, ("X-Request-Id", request)]
         )
         raw = server.framed(front.method, front.path, headers, body)
-        upstream, used = await self._connected(server, False)
         front.source = upstream.transport
         head = b""
         status = 0
@@ -234,11 +217,23 @@ class Proxy:
             write(b"\r\n".join([line, *(text.encode("latin-1") for text in timing), rest]))
 
         times["decode_sent"] = time.perf_counter()
-        problem = await self._asked(upstream, front, raw, took)
+        problem = await asked(upstream, front, raw, took, self.settings.timeout)
         if problem:
             stale = used and not upstream.received
-            raise Broken("decode", f"{server.url}: {problem}", _status(problem), stale)
+            raise Broken("decode", f"{server.url}: {problem}", status_of(problem), stale)
         return status
+
+    async def _reserved(self) -> tuple[Upstream, bool]:
+        """A connection to the next decode server that takes one, and whether it was used before. It is had
+        before prefill is asked: KV caches that nobody fetches fill that server until their lease ends.
+        Raises Broken.
+        """
+        for _ in self.settings.decode[1:]:
+            try:
+                return await self._connected(next(self._decode), False)
+            except Broken as error:
+                self.say(f"decode: {error}; the next one is asked")
+        return await self._connected(next(self._decode), False)
 
     async def _connected(self, server: Server, fresh: bool) -> tuple[Upstream, bool]:
         try:
@@ -246,47 +241,15 @@ class Proxy:
         except (OSError, asyncio.TimeoutError) as error:
             raise Broken(server.role, f"{server.url}: no connection: {error}") from error
 
-    async def _asked(
-        self, upstream: Upstream, front: Front, raw: bytes, sink: Callable[[bytes], object]
-    ) -> str:
-        """Ask, and wait for the end of the answer; what went wrong with it. Raises Gone."""
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[str] = loop.create_future()
-
-        def ended(problem: str) -> None:
-            if not over.done():
-                over.set_result(problem)
-
-        def left() -> None:
-            # Closing the connection is how a server learns that nobody waits.
-            upstream.drop()
-            if not over.done():
-                over.set_exception(Gone())
-
-        def late() -> None:
-            upstream.drop()
-            ended(f"{TIMED_OUT} {self.settings.timeout:g} s")
-
-        front.left = left
-        watch = loop.call_later(self.settings.timeout, late)
-        try:
-            upstream.ask(raw, sink, ended)
-            if front.gone:
-                left()
-            return await over
-        finally:
-            watch.cancel()
-            front.left = None
-
-    async def _abandoned(self, body: bytes, front: Front, headers: list[tuple[str, str]]) -> None:
+    async def _abandoned(
+        self, upstream: Upstream, body: bytes, front: Front, headers: list[tuple[str, str]]
+    ) -> None:
         """Let decode abort a request whose client went after prefill: it tells prefill to free the blocks,
         which else stay taken until their lease ends.
         """
-        server = next(self._decode)
-        upstream, _ = await self._connected(server, False)
         first = asyncio.Event()
         upstream.ask(
-            server.framed(front.method, front.path, headers, body),
+            upstream.server.framed(front.method, front.path, headers, body),
             lambda _: first.set(),
             lambda _: first.set(),
         )
@@ -298,33 +261,10 @@ class Proxy:
             upstream.drop()
 
     async def _health(self, front: Front) -> None:
-        said = dict(await asyncio.gather(*(self._healthy(server) for server in self.servers)))
+        said = dict(await asyncio.gather(*(healthy(server) for server in self.servers)))
         good = all(word == "ok" for word in said.values())
         body = json.dumps({"status": "ok" if good else "unhealthy", "servers": said}).encode()
         front.reply(200 if good else 503, "application/json", body)
-
-    async def _healthy(self, server: Server) -> tuple[str, str]:
-        name = f"{server.role} {server.url}"
-        try:
-            upstream, _ = await asyncio.wait_for(server.connection(fresh=True), HEALTH_TIMEOUT)
-        except (OSError, asyncio.TimeoutError) as error:
-            return name, f"no connection: {error}"
-        over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        pieces: list[bytes] = []
-
-        def ended(problem: str) -> None:
-            if not over.done():
-                over.set_result(problem)
-
-        upstream.ask(server.framed("GET", "/health", [], b""), pieces.append, ended)
-        try:
-            problem = await asyncio.wait_for(over, HEALTH_TIMEOUT)
-        except asyncio.TimeoutError:
-            problem = "no answer"
-        finally:
-            upstream.drop()
-        status = b"".join(pieces)[9:12].decode("latin-1")
-        return name, problem or ("ok" if status == "200" else f"HTTP {status}")
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then end what is under way, within the drain's time. Raises
@@ -349,10 +289,3 @@ class Proxy:
         for front in list(self.fronts):
             front.close()
         await asyncio.sleep(0.05)
-
-
-TIMED_OUT = "no end of its answer within"
-
-
-def _status(problem: str) -> int:
-    return HTTPStatus.GATEWAY_TIMEOUT if problem.startswith(TIMED_OUT) else HTTPStatus.BAD_GATEWAY

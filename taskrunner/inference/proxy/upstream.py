@@ -56,11 +56,20 @@ class Upstream(asyncio.Protocol):
         if self._complete:
             keep = self._parser.should_keep_alive()
             self._end("")
-            if keep and self.transport is not None and not self.transport.is_closing():
-                self.transport.resume_reading()
-                self.server.idle.append(self)
+            if keep:
+                self.free()
             else:
                 self.drop()
+
+    @property
+    def usable(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    def free(self) -> None:
+        """Keep it for the next request."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.server.idle.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self in self.server.idle:
@@ -94,7 +103,7 @@ class Server:
         """A connection, and whether it was used before. Raises OSError."""
         while self.idle and not fresh:
             found = self.idle.pop()
-            if found.transport is not None and not found.transport.is_closing():
+            if found.usable:
                 return found, True
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(lambda: Upstream(self), self.host, self.port)
