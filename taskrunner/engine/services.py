@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from .context import Context
 
 STOP_WITHIN = 30.0
+GIVE_UP_WITHIN = 5.0
+"""Seconds that a service has to end which has failed to start, and so serves nobody."""
+CAUSE_WITHIN = 1.0
+"""Seconds in which the cause of a failure is logged after the first line that tells of it."""
 FREE_WITHIN = 60.0
 
 
@@ -128,8 +132,8 @@ def _await_ready(
     log, path = os.path.join(directory, "log"), os.path.join(directory, "script")
     try:
         _ask_until_ready(ctx, step, service, record, log)
-    except (StepError, Cancelled):
-        _stop(ctx, step, service, record)
+    except (StepError, Cancelled) as error:
+        _stop(ctx, step, service, record, hurry=isinstance(error, StepError))
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -147,9 +151,15 @@ def _ask_until_ready(
     while True:
         ctx.control.reap()
         # The log first: a server that has said why is not yet gone.
-        seen = _fail_on(patterns, log, seen)
+        said, upto = _matched(patterns, log, seen)
+        if not said and not processes.alive(record):
+            said, _ = _matched(patterns, log, seen)
+        if said:
+            if processes.alive(record):
+                ctx.control.sleep(CAUSE_WITHIN)
+            raise StepError("service", _matched(patterns, log, seen)[0])
+        seen = upto
         if not processes.alive(record):
-            _fail_on(patterns, log, seen)
             raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
         missing = probe_ready(ctx, step, service)
         if not missing and processes.alive(record):
@@ -164,17 +174,19 @@ def _ask_until_ready(
         pause = min(pause * 1.5, 0.5)
 
 
-def _fail_on(patterns: list[tuple[str, Any]], log: str, seen: int) -> int:
-    """Search what the log has grown by; returns up to where it has been searched, a whole line."""
+def _matched(patterns: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, int]:
+    """Search what the log has grown by: what the first of the patterns that is in it says, and up to where
+    it has been searched, a whole line.
+    """
     data = layout.read_by_offset(log, seen)
     for text, pattern in patterns:
         found = pattern.search(data)
         if found:
             line = data[data.rfind(b"\n", 0, found.start()) + 1 :].split(b"\n", 1)[0]
             said = line.decode("utf-8", "replace").strip()
-            raise StepError("service", "its log matches fail_on %r: %s" % (text, said))
+            return "its log matches fail_on %r: %s" % (text, said), seen
     end = data.rfind(b"\n") + 1
-    return seen + (end or (len(data) if len(data) >= 1 << 20 else 0))
+    return "", seen + (end or (len(data) if len(data) >= 1 << 20 else 0))
 
 
 def _last_lines(log: str) -> str:
@@ -182,13 +194,17 @@ def _last_lines(log: str) -> str:
     return "; the end of %s:\n%s" % (log, "\n".join(lines)) if lines else "; its log is empty"
 
 
-def _stop(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> None:
+def _stop(
+    ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], hurry: bool = False
+) -> None:
     """End the service's process tree and wait until its ports and GPU memory are free."""
     pid = processes.session(record)
     _tell(ctx, step, service, "stopping", record["pid"])
     members = processes.tree(record["tag"], pid)
     held = ports.listening(members)
     grace = service.get("stop_timeout", STOP_WITHIN)
+    if hurry:
+        grace = min(grace, GIVE_UP_WITHIN)
     left = processes.end_tree(record["tag"], pid, grace, ctx.control.reap)
     if left:
         raise StepError("service", "%s: processes that cannot be ended: %s" % (service["name"], left))

@@ -103,7 +103,8 @@ class Service(Part):
     state: Literal["started", "stopped"] = "started"
     ready: Probe | None = None
     fail_on: list[Filled] = Field(
-        default=[], description="Regular expressions: a line that matches ends the wait at once."
+        default=[],
+        description="Regular expressions: a line that matches ends the wait; the first of them is told.",
     )
     env: Environment = {}
     cwd: Filled | None = None

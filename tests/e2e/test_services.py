@@ -67,6 +67,16 @@ def test_fail_on_ends_the_wait_at_once(serve: Any, home: Path) -> None:
     assert result.duration < 5
 
 
+def test_the_cause_is_told_not_what_is_logged_first(serve: Any) -> None:
+    """The first of `fail_on` that matches, though others were logged before it; nobody waits for its end."""
+    result, _ = serve(
+        command="trap '' TERM; echo 'engine failed to start'; sleep 0.3; echo 'ValueError: too little memory'; sleep 77",
+        fail_on=["ValueError: .*", "failed to start"], stop_timeout=60,
+    )  # fmt: skip
+    assert "ValueError: too little memory" in result.failures[0]["detail"]
+    assert result.duration < 15
+
+
 def test_a_server_that_is_not_ready_in_time_is_ended(serve: Any, home: Path, port: int) -> None:
     result, _ = serve(command="sleep 60", ready={"tcp": f"127.0.0.1:{port}", "timeout": 0.5})
     assert "was not ready" in result.failures[0]["detail"]
