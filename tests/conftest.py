@@ -196,6 +196,18 @@ def terminal(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def vllm_env(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What setup-environment installs, once for all tests: it has 3 GB."""
+    from taskrunner import run
+
+    folder = CACHE / "vllm-env"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TASKRUNNER_HOME", str(tmp_path_factory.mktemp("setup")))
+        assert run("setup-environment", env={"ENV_DIR": str(folder), "PROFILE": "cpu"}).status == "ok"
+    return folder
+
+
+@pytest.fixture(scope="session")
 def moto() -> Iterator[tuple[str, int]]:
     """moto's server: S3, EC2, STS."""
     from tests import aws

@@ -93,6 +93,11 @@ class Connection(asyncio.Protocol):
             return self.json(
                 200, {"log": said, "aborted": self.truth.aborted, "requests": self.truth.requests}
             )
+        if path in ("/v1/completions", "/v1/chat/completions"):
+            self.truth.requests += 1
+            self.answering = True
+            # Read when there is time: what comes at the same moment would wait for it.
+            return self.at(now + min(0.01, self.truth.ttft / 4), self.complete, path, first, now)
         request = json.loads(self.body) if self.body else {}
         if path == "/tokenize":
             return self.json(
@@ -100,14 +105,10 @@ class Connection(asyncio.Protocol):
             )
         if path == "/detokenize":
             return self.json(200, {"prompt": " ".join(f"w{token}" for token in request["tokens"])})
-        if path not in ("/v1/completions", "/v1/chat/completions"):
-            return self.json(404, {"error": {"message": f"no {path}"}})
-        self.truth.requests += 1
-        self.answering = True
-        return self.complete(path, request, first, now)
+        return self.json(404, {"error": {"message": f"no {path}"}})
 
-    def complete(self, path: str, request: dict[str, Any], first: float, now: float) -> None:
-        truth = self.truth
+    def complete(self, path: str, first: float, now: float) -> None:
+        truth, request = self.truth, json.loads(self.body)
         fault = truth.fault if truth.faults else ""
         truth.faults -= bool(fault and truth.faults > 0)
         prompt = request.get("prompt") or json.dumps(request.get("messages", ""))
@@ -170,8 +171,9 @@ class Connection(asyncio.Protocol):
         text = " w" * some
         said = f'"delta": {{"content": "{text}"}}' if chat else f'"text": "{text}"'
         reason = '"length"' if last else "null"
-        data = b'{"id": "cmpl", "choices": [{"index": 0, %b, "finish_reason": %b}], "truth": %.9f}' % (
-            said.encode(), reason.encode(), now
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        data = b'{"id": "cmpl", "object": "%b", "choices": [{"index": 0, %b, "finish_reason": %b}], "truth": %.9f}' % (
+            kind.encode(), said.encode(), reason.encode(), now
         )  # fmt: skip
         if fault == "comment":
             self.send(b"7\r\n: ping\n\r\n")

@@ -4,90 +4,243 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from taskrunner import packs
+from taskrunner.inference.bench import counters
+from taskrunner.inference.bench.load import Load, run
+from taskrunner.inference.bench.prompts import framed
+from taskrunner.inference.bench.reading import Sample, read
 from taskrunner.inference.serving import lengths
+from tests.conftest import command, wait_for
 from tests.inference.conftest import get
 
 pytestmark = pytest.mark.slow
 BLOCK = 16
-ENV_DIR = Path(__file__).parents[2] / ".cache" / "vllm-env"
-"""Where it is installed, once: it has 3 GB."""
+PORTS = ("PREFILL", "DECODE", "PROXY", "OTHER")
+LIB = Path(lengths.__file__).parents[1]
+
+
+class Pair:
+    """What runs packs with the ports and the state of this module's servers."""
+
+    def __init__(self, folder: Path, env_dir: Path) -> None:
+        self.folder, self.env_dir = folder, env_dir
+        self.env = {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}
+        self.template = folder / "chat.jinja"
+        self.template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+        sockets = [socket.socket() for _ in PORTS]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        self.ports = {name: free.getsockname()[1] for name, free in zip(PORTS, sockets, strict=True)}
+        for free in sockets:
+            free.close()
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def words(self, pack: str, **env: object) -> list[str]:
+        given = {
+            "ENV_DIR": self.env_dir,
+            "MAX_LAG": 5,  # what else this machine does is not what is tested
+            "VLLM_ARGUMENTS": f"--chat-template {self.template}",
+            **{f"{name}_PORT": self.ports[name] for name in PORTS[:3]},
+            **env,
+        }
+        declared = json.loads(packs.find(pack).read_text()).get("variables", {})
+        given = {name: value for name, value in given.items() if name in declared}
+        return command(
+            pack, *(word for name, value in given.items() for word in ("--env", f"{name}={value}"))
+        )
+
+    def run(
+        self, pack: str, *options: str, timeout: float = 600, **env: object
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self.words(pack, **env), *options], env=self.env, cwd=self.folder, capture_output=True,
+                              text=True, timeout=timeout, check=False)  # fmt: skip
+
+    def measured(self, name: str = "local-240-c1") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "results" / f"{name}.json").read_text())["results"]
+        return found
+
+    def pid(self, service: str) -> int:
+        return int(
+            json.loads((self.folder / "state" / "services" / service / "service.json").read_text())["pid"]
+        )
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[str], dict[str, str], Path]]:
-    """The options of a run of measure-local with ports of its own; its state; its folder."""
-    folder = tmp_path_factory.mktemp("pair")
-    env = {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}
-    run = [sys.executable, "-m", "taskrunner"]
-    subprocess.run(
-        [*run, "setup-environment", "-q", "--env", f"ENV_DIR={ENV_DIR}"],
-        env=env,
-        cwd=folder,
-        check=True,
-        timeout=1200,
-    )
-    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
-        ports = ["--env", f"ENV_DIR={ENV_DIR}"]
-        for free, name in ((one, "PREFILL"), (two, "DECODE"), (three, "PROXY")):
-            free.bind(("127.0.0.1", 0))
-            ports += ["--env", f"{name}_PORT={free.getsockname()[1]}"]
-    yield [*run, "measure-local", *ports], env, folder
-    subprocess.run([*run, "stop-serving", "-q"], env=env, cwd=folder, check=True, timeout=120)
+def pair(tmp_path_factory: pytest.TempPathFactory, vllm_env: Path) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"), vllm_env)
+    yield made
+    done = made.run("stop-serving", "-q", timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def port(words: list[str], name: str) -> str:
-    return next(word.partition("=")[2] for word in words if word.startswith(f"{name}_PORT="))
-
-
-def test_both_servers_the_proxy_and_a_measurement(pair: tuple[list[str], dict[str, str], Path]) -> None:
-    words, env, folder = pair
-    first = subprocess.run(
-        words, env=env, cwd=folder, capture_output=True, text=True, timeout=600, check=False
-    )
+def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
+    first = pair.run("measure-local")
     assert first.returncode == 0, first.stdout + first.stderr
-    found = json.loads((folder / "results" / "local-240-c1.json").read_text())["results"]
+    found = pair.measured()
     assert (found["valid"], found["completed"], found["failed"]) == (True, 30, 0)
     moved = found["kv_transfer"]
-    a_token = lengths.kv_bytes_of(ENV_DIR / "models" / "tiny" / "config.json")
+    a_token = lengths.kv_bytes_of(pair.env_dir / "models" / "tiny" / "config.json")
     assert moved["transfers"] == 30
     assert 240 * a_token <= moved["bytes"] / 30 <= (240 + BLOCK) * a_token
     assert moved["failed_transfers"] == moved["kv_expired"] == 0
-    again = subprocess.run([*words, "--env", "REQUESTS=3", "--env", "WARMUP=1"], env=env, cwd=folder,
-                           capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    again = pair.run("measure-local", timeout=60, REQUESTS=3, WARMUP=1)
     assert again.returncode == 0, again.stdout
     assert again.stdout.count("[SKIP]") == 4  # the servers and the proxy are kept
 
     # The same text as from one server that does both, at temperature 0.
     prompt = {"model": "models/tiny", "prompt": list(range(300, 500)), "max_tokens": 12, "temperature": 0}
-    body = json.dumps(prompt).encode()
     texts = [
-        json.loads(get(f"http://127.0.0.1:{port(words, name)}/v1/completions", body))["choices"][0]["text"]
+        json.loads(get(f"{pair.url(name)}/v1/completions", json.dumps(prompt).encode()))["choices"][0]["text"]
         for name in ("PROXY", "PREFILL")
     ]
     assert texts[0] == texts[1]
+    chat = {"model": "models/tiny", "messages": [{"role": "user", "content": "w " * 40}], "max_tokens": 12,
+            "temperature": 0}  # fmt: skip
+    said = [
+        json.loads(get(f"{pair.url(name)}/v1/chat/completions", json.dumps(chat).encode()))["choices"][0][
+            "message"
+        ]
+        for name in ("PROXY", "PREFILL")
+    ]
+    assert said[0]["content"] == said[1]["content"]
 
 
-def test_a_decode_server_that_is_killed_and_started_anew(
-    pair: tuple[list[str], dict[str, str], Path],
-) -> None:
-    """Its engine id is another one then; what comes while it is away fails, and says so."""
-    words, env, folder = pair
-    record = json.loads((folder / "state" / "services" / "vllm-consumer" / "service.json").read_text())
-    os.kill(record["pid"], 9)
-    done = subprocess.run([*words, "--only", "05-measure"], env=env, cwd=folder,
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+def test_prompts_as_text_have_the_same_length(pair: Pair) -> None:
+    out = pair.folder / "text.json"
+    done = subprocess.run(
+        command("bench", pair.url("PROXY"), "--text", "--prompt-tokens", 64, "--output-tokens", 8, "--requests", 5,
+                "--warmup", 1, "--max-lag", 1, "-o", out),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["results"]["completed"] == 5
+
+
+def _streamed(url: str, params: dict[str, Any], prompt: list[int]) -> Sample:
+    """What comes of a streamed request to a server itself, with these kv_transfer_params."""
+    host, port = url.removeprefix("http://").split(":")
+    body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 8, "min_tokens": 8, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True}, "kv_transfer_params": params}  # fmt: skip
+    (exchange,) = run(
+        Load(host, int(port)), [framed(host, int(port), json.dumps(body).encode(), "t")]
+    ).exchanges
+    assert exchange.status == 200
+    return read(exchange)
+
+
+def _prefilled(pair: Pair, prompt: list[int]) -> dict[str, Any]:
+    """The params of a prompt that prefill keeps for decode."""
+    asked = {"do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None,
+             "remote_block_ids": None, "remote_host": None, "remote_port": None}  # fmt: skip
+    body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 1, "kv_transfer_params": asked}
+    answer = json.loads(get(f"{pair.url('PREFILL')}/v1/completions", json.dumps(body).encode()))
+    found: dict[str, Any] = answer["kv_transfer_params"]
+    return found
+
+
+def test_a_handshake_that_fails_within_a_stream_is_a_failure(pair: Pair) -> None:
+    """The server says 200, and what went wrong in an event; it lives on."""
+    prompt = list(range(500, 740))
+    nobody = {**_prefilled(pair, prompt), "remote_port": pair.ports["OTHER"], "remote_engine_id": "nobody"}
+    sample = _streamed(pair.url("DECODE"), nobody, prompt)
+    assert (sample.error, sample.output_tokens) == ("error_event", 0), sample
+    assert _streamed(pair.url("DECODE"), _prefilled(pair, prompt), prompt).error == ""
+
+
+@pytest.mark.parametrize("service", ["vllm-consumer", "vllm-proxy"])
+def test_what_dies_in_the_middle_of_a_measurement_and_is_started_anew(pair: Pair, service: str) -> None:
+    """A decode server's engine id is another one then; what comes while it is away fails, and says so."""
+    out = pair.folder / f"{service}.json"
+    shown = pair.folder / f"{service}.log"
+    with shown.open("wb") as errors:
+        process = subprocess.Popen(
+            command("bench", pair.url("PROXY"), "--prompt-tokens", 240, "--output-tokens", 16, "--requests", 400,
+                    "--concurrency", 4, "--warmup", 4, "--max-failures", 0.5, "-o", out),
+            stdout=errors, stderr=errors,
+        )  # fmt: skip
+        wait_for(lambda: b"warmup: 4/4" in shown.read_bytes(), 60)
+        time.sleep(2)
+        os.kill(pair.pid(service), signal.SIGKILL)
+        assert process.wait(120) == 1
+    found = json.loads(out.read_text())["results"]
+    assert found["completed"] > 0
+    assert found["completed"] + found["failed"] == 400
+    assert any("requests failed" in reason for reason in found["invalid_because"])
+    assert set(found["errors"]) <= {"connection", "http_502", "http_503", "incomplete"}, found["first_errors"]
+    done = pair.run("measure-local", "--only", "05-measure", timeout=120)
     assert done.returncode == 1
     assert "decode" in done.stdout or "cannot be reached" in done.stdout
-    again = subprocess.run(
-        words, env=env, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
+    again = pair.run("measure-local", timeout=300)
     assert again.returncode == 0, again.stdout
-    assert json.loads((folder / "results" / "local-240-c1.json").read_text())["results"]["valid"] is True
+    assert pair.measured()["valid"] is True
+
+
+def test_a_kv_cache_that_was_given_away_makes_a_run_doubtful(pair: Pair) -> None:
+    """Decode answers with HTTP 200 and as many tokens as ever; only the prefill server's counters know."""
+    done = pair.run("measure-local", timeout=300, KV_LEASE=3)
+    assert done.returncode == 0, done.stdout
+    before = counters.scrape(pair.url("PREFILL"))
+    _prefilled(pair, list(range(100, 340)))
+    grown: dict[str, float] = {}
+
+    def expired() -> bool:
+        grown.update(counters.grown(before, counters.scrape(pair.url("PREFILL"))))
+        return grown["kv_expired"] > 0
+
+    deadline = time.monotonic() + 30
+    while not expired() and time.monotonic() < deadline:
+        time.sleep(1)
+        get(
+            f"{pair.url('PREFILL')}/v1/completions",
+            b'{"model": "models/tiny", "prompt": "x", "max_tokens": 1}',
+        )
+    assert any("kv_expired: 1" in said for said in counters.doubts(counters.transfer({"prefill0": grown}), 0))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"MODEL": "/nowhere/model"}, "Repo id must be in the form|is not a valid model|/nowhere/model"),
+        ({"VLLM_ARGUMENTS": "--kv-cache-memory-bytes 4096"}, "KV cache is needed|No available memory"),
+        ({"VLLM_ARGUMENTS": "--no-such-option"}, "unrecognized arguments"),
+    ],
+    ids=["no such model", "too little memory", "an unknown option"],
+)
+def test_a_server_that_cannot_start_fails_early_and_says_why(
+    pair: Pair, given: dict[str, str], said: str
+) -> None:
+    began = time.monotonic()
+    done = pair.run("serve-unified", PREFILL_PORT=pair.ports["OTHER"], timeout=200, **given)
+    assert done.returncode == 1
+    assert re.search(said, done.stdout), done.stdout
+    assert time.monotonic() - began < 120
+    assert not (pair.folder / "state" / "services" / "vllm-unified" / "service.json").exists()
+    with socket.socket() as nobody:
+        assert nobody.connect_ex(("127.0.0.1", pair.ports["OTHER"])) != 0
+
+
+@pytest.mark.parametrize("mode", ["unified", "producer", "consumer"])
+def test_the_installed_vllm_takes_what_we_start_it_with(pair: Pair, mode: str) -> None:
+    line = f'. ./env.sh && exec venv/bin/python "{LIB}" serve --mode {mode} --platform cpu --parse'
+    done = subprocess.run(["bash", "-c", line], cwd=pair.env_dir, capture_output=True, text=True, check=False)
+    assert "vLLM takes these arguments" in done.stdout, done.stderr
+
+
+def test_one_server_for_both(pair: Pair) -> None:
+    done = pair.run("measure-unified", timeout=300, PROMPT_TOKENS=240, OUTPUT_TOKENS=16)
+    assert done.returncode == 0, done.stdout
+    found = pair.measured("unified-240-c1")
+    assert (found["completed"], found["failed"]) == (30, 0)

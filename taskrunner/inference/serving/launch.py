@@ -13,14 +13,16 @@ FABRICS = Path(__file__).parent / "fabrics"
 READY_TIMEOUT = 900
 """Seconds: 32B parameters take long to load."""
 FAIL_ON = (
-    "torch\\.OutOfMemoryError", "CUDA out of memory", "Cannot allocate memory", "EngineCore failed to start",
-    "EngineCore encountered a fatal error", "KV cache is needed, which is larger than the available",
+    "torch\\.OutOfMemoryError", "CUDA out of memory", "Cannot allocate memory",
+    "KV cache is needed, which is larger than the available",
     "No available memory for the cache blocks", "is less than desired GPU memory utilization",
     "ValueError: .*max.(model|seq).len", "RuntimeError: .*CUDA", "unrecognized arguments:",
     "nixlNotFoundError", "validation errors? for KVTransferConfig", "Repo id must be in the form",
-    "is not a valid model identifier",
+    "is not a valid model identifier", "EngineCore failed to start", "EngineCore encountered a fatal error",
 )  # fmt: skip
-"""Lines of the log after which there is nothing to wait for. Not `Traceback`: vLLM logs harmless ones."""
+"""Lines of the log after which there is nothing to wait for, those that tell the cause first. Not
+`Traceback`: vLLM logs harmless ones.
+"""
 
 
 class Launch(NamedTuple):

@@ -7,7 +7,9 @@ import os
 import shlex
 import sys
 from dataclasses import MISSING, fields
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from .description import Refused, Server
 from .launch import launch
@@ -82,15 +84,26 @@ def described(args: argparse.Namespace) -> Server:
     return Server(**given)  # type: ignore[arg-type]
 
 
+MOVED = {
+    "make_arg_parser": ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args"),
+    "FlexibleArgumentParser": ("vllm.utils.argparse_utils", "vllm.utils"),
+}
+"""Where vLLM's parser is, the newest place first."""
+
+
 def _parsed(argv: list[str]) -> int:
     """Whether the installed vLLM takes these arguments: its own parser reads them."""
-    from vllm.entrypoints.openai.cli_args import make_arg_parser  # type: ignore[import-not-found]
-
-    try:
-        from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found]
-    except ImportError:
-        from vllm.utils import FlexibleArgumentParser  # type: ignore[import-not-found]
+    make, parser = (_found(name) for name in MOVED)
     rest = argv[3:] if argv[1] == "-m" else ["--model", *argv[2:]]
-    make_arg_parser(FlexibleArgumentParser()).parse_args(rest)
+    make(parser()).parse_args(rest)
     print("vLLM takes these arguments")
     return 0
+
+
+def _found(name: str) -> Any:
+    for module in MOVED[name]:
+        try:
+            return getattr(import_module(module), name)
+        except ModuleNotFoundError:
+            continue
+    raise SystemExit(f"serve: the installed vLLM has its {name} elsewhere: --parse does not know it yet")
