@@ -43,7 +43,9 @@ LISTS = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
     parser.add_argument("url", metavar="URL", help="the server, or the proxy; or the word `import`")
-    parser.add_argument("file", nargs="?", metavar="FILE", help="to import: a result of `vllm bench serve`")
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE", help="to import: a result of vllm bench serve, GuideLLM or LLMPerf"
+    )
     for option, kind, default, metavar, said in OPTIONS:
         shown = "" if default in ("", None) else f" ({default:g})"
         parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
@@ -104,10 +106,14 @@ def _import(args: argparse.Namespace) -> int:
 def _written(args: argparse.Namespace, found: dict[str, Any]) -> int:
     text = json.dumps(found, indent=1)
     if args.output:
+        from .report import report
+
         write(args.output, text)
-        print(table(found))
+        print(report(found["results"]))
     else:
         print(text)
+    for note in found["metadata"].get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     for reason in found["results"]["invalid_because"]:
         print(f"not valid: {reason}", file=sys.stderr)
     return 0 if found["results"]["valid"] else INVALID
@@ -169,33 +175,3 @@ class Shown:
         end = "\n" if done == whole or not self._live else ""
         sys.stderr.write(f"\r\x1b[2K{text}{end}" if self._live else text + "\n")
         sys.stderr.flush()
-
-
-ROWS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e_latency"),
-        ("prefill (proxy)", "proxy_prefill_time"))  # fmt: skip
-
-
-def table(found: dict[str, Any]) -> str:
-    """The result for people; milliseconds."""
-    results = found["results"]
-    lines = [f"{'ms':<16}{'mean':>9}{'p50':>9}{'p90':>9}{'p95':>9}{'p99':>9}{'n':>7}"]
-    for title, name in ROWS:
-        values = results.get(name, {})
-        if values.get("n"):
-            cells = [_cell(values, at) for at in ("mean", "p50", "p90", "p95", "p99")]
-            lines.append(f"{title:<16}{''.join(cells)}{values['n']:>7}")
-    tail = f"{results['throughput_rps']:.2f} requests/s, {results['throughput_tps']:.1f} output tokens/s"
-    lines.append(f"{tail}; {results['completed']} ok, {results['failed']} failed")
-    moved = results.get("kv_transfer", {})
-    if moved.get("bytes"):
-        lines.append(f"KV moved: {moved['bytes'] / 1e6:.2f} MB in {moved.get('transfers', 0):g} transfers")
-    if "goodput" in results:
-        lines.append(f"goodput: {results['goodput']:.1%} of the requests within {results['slo']}")
-    lines += results.get("first_errors", [])
-    return "\n".join(lines)
-
-
-def _cell(values: dict[str, Any], at: str) -> str:
-    """A figure; `-` for a percentile that so few samples say nothing of."""
-    few = values.get(f"{at}_interval") == "n too small"
-    return f"{'-':>9}" if few else f"{values[at] * 1e3:>9.2f}"
