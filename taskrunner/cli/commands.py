@@ -44,17 +44,17 @@ RUN_EXAMPLES = """examples:
   taskrunner FILE --check                           would anything run a second time?
 """
 MLFLOW_EXAMPLES = """examples:
-  taskrunner mlflow log results/*.json              into a database on this machine, or
-  MLFLOW_TRACKING_ARN/_URI taskrunner mlflow log r.json --to arn:aws:sagemaker:...:mlflow-tracking-
-  server/NAME taskrunner mlflow sync                            what could not be sent before taskrunner
-  mlflow test                            eight steps: does it work from here? taskrunner mlflow url
-  for a browser
+  taskrunner mlflow log results/*.json              to MLFLOW_TRACKING_ARN or _URI, else kept on this machine
+  taskrunner mlflow log r.json --to arn:aws:sagemaker:...:mlflow-tracking-server/NAME
+  taskrunner mlflow sync                            what could not be sent before
+  taskrunner mlflow test                            eight steps: does it work from here?
+  taskrunner mlflow url                             for a browser
 """
 BENCH_EXAMPLES = """examples:
   taskrunner bench http://127.0.0.1:8100 --prompt-tokens 4096 --concurrency 4 -o unified.json
   taskrunner bench http://127.0.0.1:8000 --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200
   taskrunner bench URL --request-rate 8 --requests 300 --slo ttft=200 --slo tpot=50
-  taskrunner bench import vllm.json -o result.json   what `vllm bench serve --save-detailed` has written
+  taskrunner bench import vllm.json -o result.json   of vllm bench serve, GuideLLM or LLMPerf
 
 exit status:
   0 done, and valid   1 not valid, or refused by the server   2 bad usage   3 not reachable

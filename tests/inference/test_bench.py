@@ -236,6 +236,33 @@ def test_what_vllm_counts_as_answered_may_have_failed(kind: str, error: str) -> 
     assert (found["completed"], found["errors"], found["valid"]) == (3, {error: 3}, False)
 
 
+@pytest.mark.parametrize(
+    ("file", "failed"),
+    [
+        ("guidellm.json", {}),
+        ("guidellm-error-event.json", {"error_event": 2}),
+        ("guidellm-broken.json", {"connection": 2}),
+        ("guidellm-half.json", {"incomplete": 2}),
+        ("llmperf_individual_responses.json", {}),
+        ("llmperf_summary.json", {}),
+    ],
+)
+def test_other_clients_results(file: str, failed: dict[str, int]) -> None:
+    """Written here in front of a server with a TTFT of 50 ms and 10 ms a token; their own TPOT was 12 to 13."""
+    found = imports.read(SAMPLES / file)
+    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    results = found["results"]
+    assert results["errors"] == failed
+    assert results["tpot"]["p50"] == pytest.approx(0.010, abs=0.0003)
+    assert results["ttft"]["p50"] == pytest.approx(0.053, abs=0.006)
+    assert results["e2e_latency"]["p50"] == pytest.approx(0.242, abs=0.006)
+    assert found["metadata"]["concurrency"] == 4
+    assert found["metadata"]["notes"]
+    assert results["duration"] == pytest.approx(
+        found["metadata"]["ended"] - found["metadata"]["began"], abs=0.01
+    )
+
+
 @pytest.mark.parametrize(("text", "said"), [("{", "not JSON"), ("{}", "not a result of vllm bench serve")])
 def test_what_cannot_be_imported(cli: Callable[..., Process], tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "x").write_text(text)

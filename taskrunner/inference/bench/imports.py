@@ -5,8 +5,9 @@ the words.
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +15,196 @@ from .load import Run
 from .measure import VERSION, Settings, result
 from .reading import Sample
 
+Record = dict[str, Any]
+STATUS = re.compile(r"\b([45]\d\d)\b")
+DETAIL = 500
+LLMPERF = ("_individual_responses.json", "_summary.json")
+
 
 class Unreadable(ValueError):
     """The file is not what one of the known clients writes, or lacks what is needed. The text says which."""
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path) -> Record:
     """Another client's result as a record of ours (result.schema.json). Raises Unreadable, OSError."""
+    found = _json(path)
+    for known, take in KNOWN:
+        if known <= _members(found):
+            return take(found, str(path))
+    raise Unreadable(f"{path} is not a result of vllm bench serve, GuideLLM or LLMPerf")
+
+
+def _json(path: str | Path) -> Any:
     try:
-        found = json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise Unreadable(f"{path} is not JSON: {error}") from error
-    for known, take in KNOWN:
-        if isinstance(found, dict) and known <= set(found):
-            return take(found, str(path))
-    raise Unreadable(f"{path} is not a result of vllm bench serve")
 
 
-def _vllm(found: dict[str, Any], path: str) -> dict[str, Any]:
-    """`vllm bench serve --save-result --save-detailed`, as of vLLM 0.32.
+def _members(found: Any) -> set[str]:
+    """What a file's object has, or the first of a list of them."""
+    first = found[0] if isinstance(found, list) and found else found
+    return set(first) if isinstance(first, dict) else set()
 
-    Its TTFT, ITL (by chunk) and latency are ours: from the start of a request, to the last token. Its TPOT is
-    made from those by our definition.
-    """
-    missing = {"ttfts", "itls", "output_lens", "errors"} - set(found)
-    if missing:
-        raise Unreadable(f"{path} has no {', '.join(sorted(missing))}: write it with --save-detailed")
-    samples = _samples(found)
-    wanted = max(found["output_lens"], default=0)
-    ended = time.mktime(time.strptime(found["date"], "%Y%m%d-%H%M%S"))
-    about = {
-        "source": "vllm bench serve",
-        "model": found["model_id"],
+
+def _record(source: str, samples: list[Sample], duration: float, ended: float, **about: Any) -> Record:
+    """The record of samples; `about` are the members of its metadata that the client's file knows."""
+    metadata = {
+        "source": source,
         "mode": "unified",
-        "backend": found["backend"],
-        "prompt_tokens": max(found["input_lens"], default=0),
-        "max_tokens": wanted,
-        "concurrency": found.get("max_concurrency") or len(samples),
-        "rate": found["request_rate"],
+        "prompt_tokens": max((sample.prompt_tokens for sample in samples), default=0),
+        "max_tokens": max((sample.output_tokens for sample in samples), default=0),
         "warmup": 0,
         "iterations": len(samples),
         "prefix_cache": False,
         "hostnames": [],
-        "began": round(ended - found["duration"], 3),
+        "began": round(ended - duration, 3),
         "ended": ended,
+        **about,
     }
-    results = result(samples, [Run(0.0, found["duration"])], Settings("", lag=1.0), {})
-    return {"version": VERSION, "metadata": about, "results": results}
+    results = result(samples, [Run(0.0, duration)], Settings("", lag=1.0), {})
+    return {"version": VERSION, "metadata": metadata, "results": results}
 
 
-def _samples(found: dict[str, Any]) -> list[Sample]:
-    """The single requests. One of which vLLM knows no token has failed, though it may count it as
-    completed. So has one with fewer chunks than tokens, where others had a chunk for each: its stream broke
-    after HTTP 200, and vLLM has counted the tokens that were asked for.
+def _broken_off(samples: Sequence[Sample]) -> None:
+    """Fail what has fewer chunks than tokens, where others had a chunk for each: its stream broke after HTTP
+    200, and the client has counted the tokens that were asked for.
     """
-    wanted = max(found["output_lens"], default=0)
-    single = any(len(gaps) + 1 == wanted for gaps in found["itls"])
+    good = [sample for sample in samples if not sample.error]
+    if any(sample.chunks == sample.output_tokens for sample in good):
+        for sample in good:
+            if sample.chunks < sample.output_tokens:
+                sample.error = "incomplete"
+                sample.detail = f"{sample.chunks} chunks for {sample.output_tokens} tokens"
+
+
+def _vllm(found: Any, path: str) -> Record:
+    """`vllm bench serve --save-result --save-detailed`, as of vLLM 0.32.
+
+    Its TTFT, ITL (by chunk) and latency are ours: from the start of a request, to the last token. Its TPOT is
+    made from those by our definition. A request of which it knows no token has failed, though it may count
+    it as completed.
+    """
+    missing = {"ttfts", "itls", "output_lens", "errors"} - set(found)
+    if missing:
+        raise Unreadable(f"{path} has no {', '.join(sorted(missing))}: write it with --save-detailed")
     starts = found.get("start_times") or [0.0] * len(found["ttfts"])
     samples = []
     for number, ttft in enumerate(found["ttfts"]):
-        gaps, tokens, began = found["itls"][number], found["output_lens"][number], starts[number]
+        gaps, began = found["itls"][number], starts[number]
         last = ttft + sum(gaps)
-        sample = Sample(number, 0.0, ttft, last, gaps, began=began, ended=began + last)
-        sample.prompt_tokens, sample.output_tokens = found["input_lens"][number], tokens
-        sample.chunks = len(gaps) + 1
+        sample = Sample(number, 0.0, ttft, last, gaps, began=began, ended=began + last, chunks=len(gaps) + 1)
+        sample.prompt_tokens, sample.output_tokens = found["input_lens"][number], found["output_lens"][number]
         if found["errors"][number]:
             sample.error, sample.detail = "connection", found["errors"][number].strip().splitlines()[-1]
-        elif not tokens or not ttft:
+        elif not sample.output_tokens or not ttft:
             sample.error, sample.detail = "no_tokens", "counted as completed, without a token"
-        elif single and sample.chunks < tokens:
-            sample.error, sample.detail = "incomplete", f"{sample.chunks} chunks for {tokens} tokens"
         samples.append(sample)
-    return samples
+    _broken_off(samples)
+    ended = time.mktime(time.strptime(found["date"], "%Y%m%d-%H%M%S"))
+    return _record(
+        "vllm bench serve", samples, found["duration"], ended,
+        model=found["model_id"], backend=found["backend"], rate=found["request_rate"],
+        concurrency=found.get("max_concurrency") or len(samples),
+    )  # fmt: skip
 
 
-KNOWN: tuple[tuple[set[str], Callable[[dict[str, Any], str], dict[str, Any]]], ...] = (
+def _guidellm(found: Any, path: str) -> Record:
+    """`guidellm run --output kind=json`, as of GuideLLM 0.8.1.
+
+    A request begins there when its headers are written: the wait for a connection is not in its TTFT.
+    Its "time per output token" has the TTFT in it, its "request latency" ends after [DONE]; ours are made
+    from the single times it keeps. It keeps no gaps between chunks. What a time limit cut off is left out.
+    """
+    if len(found["benchmarks"]) != 1:
+        raise Unreadable(
+            f"{path} has {len(found['benchmarks'])} benchmarks, one is read: give --profile one rate"
+        )
+    (benchmark,) = found["benchmarks"]
+    requests, strategy = benchmark["requests"], benchmark["config"]["strategy"]
+    samples = [
+        _of_guidellm(number, told)
+        for number, told in enumerate([*requests["successful"], *requests["errored"]])
+    ]
+    _broken_off(samples)
+    samples.sort(key=lambda sample: sample.began)
+    return _record(
+        "guidellm", samples, benchmark["duration"], benchmark["end_time"],
+        model=str(benchmark["config"]["backend"].get("model") or ""), backend="guidellm",
+        concurrency=int(strategy.get("streams") or strategy.get("max_concurrency") or 0),
+        rate=strategy.get("rate") or 0.0, cut_off=len(requests["incomplete"]),
+        notes=["the wait for a connection is not in the TTFT", "there are no gaps between chunks: no ITL"],
+    )  # fmt: skip
+
+
+def _of_guidellm(number: int, told: Record) -> Sample:
+    times = told["info"]["timings"]
+    start, first, last = (
+        times.get(name) for name in ("request_start", "first_token_iteration", "last_token_iteration")
+    )
+    sample = Sample(number, 0.0, began=start or times["queued"], ended=times.get("request_end") or 0.0)
+    sample.prompt_tokens, sample.output_tokens = (
+        told.get("prompt_tokens") or 0,
+        told.get("output_tokens") or 0,
+    )
+    sample.chunks = times.get("token_iterations") or 0
+    problem = " ".join(str(told["info"].get("error") or "").split())[:DETAIL]
+    if problem:
+        status = STATUS.search(problem)
+        kind = (
+            "error_event"
+            if "Streaming response" in problem
+            else f"http_{status[1]}"
+            if status
+            else "connection"
+        )
+        sample.error, sample.detail = kind, problem
+    elif start and first and last:
+        sample.ttft, sample.e2e = first - start, last - start
+    else:
+        sample.error, sample.detail = "no_tokens", "counted as successful, without a token"
+    return sample
+
+
+def _llmperf(found: Any, path: str) -> Record:
+    """token_benchmark_ray.py's NAME_individual_responses.json with NAME_summary.json, December 2024.
+
+    Its "inter token latency" is the whole time by the number of chunks, with the TTFT in it, so chunks are
+    known from it. Its tokens are those of Llama's tokenizer, whatever the model; chunks are taken for tokens.
+    Its end is that of the body.
+    """
+    if isinstance(found, dict):
+        path = path.replace(LLMPERF[1], LLMPERF[0])
+        found = _json(path)
+    if not path.endswith(LLMPERF[0]):
+        raise Unreadable(f"{path}: LLMPerf calls it NAME{LLMPERF[0]}, and NAME{LLMPERF[1]} is read, too")
+    summary = _json(path.replace(*LLMPERF))
+    samples = []
+    for number, told in enumerate(found):
+        sample = Sample(number, 0.0, told["ttft_s"], told["end_to_end_latency_s"])
+        sample.prompt_tokens = told["number_input_tokens"]
+        each = told["inter_token_latency_s"]
+        sample.output_tokens = sample.chunks = round(sample.e2e / each) if each else 0
+        if told["error_code"] is not None:
+            code, said = told["error_code"], str(told["error_msg"])[:DETAIL]
+            sample.error, sample.detail = f"http_{code}" if code > 0 else "connection", said
+        elif not sample.chunks:
+            sample.error, sample.detail = "no_tokens", "without a token"
+        samples.append(sample)
+    completed, rate = (summary[f"results_num_completed_requests{of}"] for of in ("", "_per_min"))
+    return _record(
+        "llmperf", samples, completed / rate * 60 if rate else 0.0, float(summary["timestamp"]),
+        model=summary["model"], backend="llmperf", concurrency=summary["num_concurrent_requests"], rate=0.0,
+        notes=["a request that failed may not be in the file", "chunks are taken for tokens",
+               "the length of prompts is the one asked for", "the throughput has the start of Ray in it",
+               "there are no gaps between chunks: no ITL"],
+    )  # fmt: skip
+
+
+KNOWN: tuple[tuple[set[str], Callable[[Any, str], Record]], ...] = (
     ({"model_id", "num_prompts", "burstiness", "request_throughput"}, _vllm),
+    ({"benchmarks", "metadata", "conclusions"}, _guidellm),
+    ({"inter_token_latency_s", "ttft_s", "end_to_end_latency_s"}, _llmperf),
+    ({"results_ttft_s_mean", "num_concurrent_requests"}, _llmperf),
 )
 """The members by which a client's file is known, and what reads it."""
