@@ -50,10 +50,10 @@ class Server:
                 [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
                  "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
                  "--artifacts-destination", str(self.folder / "artifacts")],
-                stdout=log, stderr=log, start_new_session=True,
+                stdout=log, stderr=log, start_new_session=True, cwd=self.folder,  # it outlives a test
                 env={
                     **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                    "TASKRUNNER_HOME": str(self.folder),  # it outlives a test
+                    "TASKRUNNER_HOME": str(self.folder),
                 },
             )  # fmt: skip
         wait_for(self.up, 90, "the start of MLflow")
@@ -169,24 +169,48 @@ def test_a_server_that_is_away_loses_nothing(server: Server, result: Any, cli: C
     assert len(server.runs("away")) == 2
 
 
+FORKS = """
+import os, signal, sys, time
+from taskrunner.cli.main import command
+import mlflow.tracking, mlflow.store.tracking.rest_store
+for line in sys.stdin:
+    seconds, path = line.rstrip().split(" ", 1)
+    child = os.fork()
+    if not child:
+        sys.argv = ["taskrunner", "mlflow", "log", path, "--experiment", "killed"]
+        try:
+            command()
+        finally:
+            os._exit(0)
+    end = time.monotonic() + float(seconds)
+    while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < end:
+        time.sleep(0.005)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    print("ended" if ended else "killed", flush=True)
+"""
+"""Logs the result of each line and kills who does after so many seconds; what takes long to import is there."""
+
+
 def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, result: Any, home: Path) -> None:
     chance = random.Random(3)
     kills = number = 0
+    forks = subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+    assert forks.stdin is not None
+    assert forks.stdout is not None
     while kills < 50:
         path = result(number)
         spool.spool(path, server.url, "killed")
-        process = subprocess.Popen(
-            command("mlflow", "log", path, "--experiment", "killed"),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            process.wait(chance.uniform(0.8, 2.4))
-            number += 1
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        forks.stdin.write(f"{chance.uniform(0.01, 1.0)} {path}\n")
+        forks.stdin.flush()
+        if forks.stdout.readline() == "killed\n":
             kills += 1
             number += chance.random() < 0.3
+        else:
+            number += 1
+    forks.communicate()
     done = subprocess.run(command("mlflow", "sync"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     runs = server.runs("killed")
