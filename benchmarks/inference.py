@@ -1,15 +1,20 @@
 """The benchmark client and the proxy against the truth: servers that fix, stamp and log when each token is sent.
 
-Side by side with vLLM's `bench serve` and a minimal aiohttp loop, and with a proxy of aiohttp, in one run.
+Side by side, in one run, with vLLM's `bench serve` and a minimal aiohttp loop (of an ENV_DIR that setup-environment has
+made), and with what these name: AIPERF and GUIDELLM, programs; VLLM_ROUTER, vllm-router's program; TOY_PROXY, the command
+of vLLM's example proxy ("python toy_proxy_server.py").
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
+import socket
 import statistics as std
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +57,7 @@ def percentile(values: list[float], p: float) -> float:
 def bench(url: str, folder: Path, *options: object, processor: list[float] | None = None) -> dict[str, Any]:
     """Our client as a process of its own."""
     out = folder / "r.json"
+    out.unlink(missing_ok=True)
     before = os.times()
     subprocess.run([TASKRUNNER, "bench", url, "--max-lag", "9", "-o", str(out), *map(str, options)],
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fmt: skip
@@ -115,6 +121,41 @@ def aiohttp_loop(url: str) -> dict[str, Any] | None:
     return dict(json.loads(done.stdout))
 
 
+def aiperf(url: str, folder: Path) -> dict[str, Any] | None:
+    if "AIPERF" not in os.environ:
+        return None
+    subprocess.run(
+        [os.environ["AIPERF"], "profile", "--model", "truth", "--url", url, "--endpoint-type", "completions", "--streaming",
+         "--tokenizer", str(VLLM / "models/tiny"), "--concurrency", str(STREAMS), "--request-count", str(STREAMS * 4),
+         "--isl", "32", "--osl", str(TOKENS), "--use-legacy-max-tokens", "--use-server-token-count", "--random-seed", "1",
+         "--artifact-dir", str(folder / "aiperf"), "--ui", "none"],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    rows = [json.loads(line)["metrics"] for line in (folder / "aiperf/profile_export.jsonl").open()]
+    return {
+        "ttft": [row["time_to_first_token"]["value"] / 1e3 for row in rows if "time_to_first_token" in row],
+        "itl": [gap / 1e3 for row in rows if "inter_chunk_latency" in row for gap in row["inter_chunk_latency"]["value"]],
+    }  # fmt: skip
+
+
+def guidellm(url: str, folder: Path) -> dict[str, Any] | None:
+    """What it calls ITL is a mean of each request; it keeps no gaps."""
+    if "GUIDELLM" not in os.environ:
+        return None
+    subprocess.run(
+        [os.environ["GUIDELLM"], "run", "--backend", f"kind=openai_http,target={url},model=truth,request_format=/v1/completions",
+         "--profile", f"kind=concurrent,streams={STREAMS}", "--constraint", f"kind=max_requests,count={STREAMS * 4}",
+         "--data", f"kind=synthetic_text,prompt_tokens=32,output_tokens={TOKENS}",
+         "--tokenizer", f"kind=hf_auto,model={VLLM / 'models/tiny'}", "--output", "kind=json,path=guidellm.json"],
+        capture_output=True, check=False, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+    )  # fmt: skip
+    done = json.loads((folder / "guidellm.json").read_text())["benchmarks"][0]["requests"]["successful"]
+    return {
+        "ttft": [told["time_to_first_token_ms"] / 1e3 for told in done],
+        "itl": [told["inter_token_latency_ms"] / 1e3 for told in done],
+    }
+
+
 def client(folder: Path) -> None:
     """TTFT and ITL at 128 streams, against what was sent when."""
     print(
@@ -123,25 +164,42 @@ def client(folder: Path) -> None:
     print("|---|---|---|---|---|---|---|---|")
     with truth("--ttft", TTFT, "--gap", GAP) as url:
         for name, measure in (
-            ("taskrunner bench", lambda: _ours(url, folder)), ("aiohttp, a minimal loop", lambda: aiohttp_loop(url)),
-            ("vllm bench serve", lambda: vllm_bench(url, folder, STREAMS * 4)),
+            ("taskrunner bench", _ours), ("aiohttp, a minimal loop", lambda url, folder: aiohttp_loop(url)),
+            ("vllm bench serve", lambda url, folder: vllm_bench(url, folder, STREAMS * 4)),
+            ("aiperf", aiperf), ("GuideLLM", guidellm),
         ):  # fmt: skip
             log(url)
-            found = measure()
+            found = measure(url, folder)
             if found is None:
                 print(f"| {name} | not installed | | | | | | |")
                 continue
             sent = log(url)[-STREAMS * 4 :]
-            true = [entry["sent"][0] - entry["first"] for entry in sent]
-            cells = [percentile(found["ttft"], p) for p in (0.5, 0.9, 0.99)]
-            cells += [
-                std.mean(found["itl"]),
-                percentile(found["itl"], 0.99),
-                percentile(true, 0.5),
-                percentile(true, 0.99),
-            ]
-            print(f"| {name} | {' | '.join(f'{cell * 1e3:.1f}' for cell in cells)} |")
+            _row(name, found, sent)
     print()
+    print(
+        f"| open loop, Poisson, {TOKENS} tokens | TTFT p50 | p90 | p99 | ITL mean | p99 | true TTFT p50 | p99 |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    with truth("--ttft", TTFT, "--gap", GAP) as url:
+        for rate in (60, 150):
+            log(url)
+            found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", TOKENS, "--requests", rate * 5,
+                          "--request-rate", rate, "--warmup", 64)  # fmt: skip
+            told = {"ttft": found["ttft"]["raw"], "itl": found["itl"]["raw"]}
+            _row(f"taskrunner bench, {rate} requests/s", told, log(url)[-rate * 5 :])
+    print()
+
+
+def _row(name: str, found: dict[str, Any], sent: list[dict[str, Any]]) -> None:
+    true = [entry["sent"][0] - entry["first"] for entry in sent]
+    cells = [percentile(found["ttft"], p) for p in (0.5, 0.9, 0.99)]
+    cells += [
+        std.mean(found["itl"]),
+        percentile(found["itl"], 0.99),
+        percentile(true, 0.5),
+        percentile(true, 0.99),
+    ]
+    print(f"| {name} | {' | '.join(f'{cell * 1e3:.1f}' for cell in cells)} |")
 
 
 def _ours(url: str, folder: Path) -> dict[str, Any]:
@@ -155,7 +213,7 @@ def rate(folder: Path) -> None:
     print(
         "| chunks a second offered | received lag p50 | p99, ms | client's processor time a chunk, µs |\n|---|---|---|---|"
     )
-    for gap in (20, 10, 7):
+    for gap in (20, 10, 7, 5):
         with truth("--ttft", 50, "--gap", gap) as url:
             spent: list[float] = []
             found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", 400, "--requests", RATE_STREAMS,
@@ -168,8 +226,42 @@ def rate(folder: Path) -> None:
     print()
 
 
+def _port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _proxies() -> dict[str, list[str]]:
+    """The command of each proxy; P, D, PORT and OTHER stand for addresses."""
+    found = {
+        "taskrunner proxy": [
+            TASKRUNNER,
+            "proxy",
+            "--port",
+            "PORT",
+            "--prefill",
+            "http://P",
+            "--decode",
+            "http://D",
+        ]
+    }
+    if "VLLM_ROUTER" in os.environ:
+        found["vllm-router"] = [
+            os.environ["VLLM_ROUTER"], "--host", "127.0.0.1", "--port", "PORT", "--vllm-pd-disaggregation", "--kv-connector",
+            "nixl", "--prefill", "http://P", "--decode", "http://D", "--policy", "round_robin", "--prometheus-port", "OTHER",
+            "--worker-startup-check-interval", "1",
+        ]  # fmt: skip
+    if "TOY_PROXY" in os.environ:
+        found["vLLM's example proxy"] = [
+            *shlex.split(os.environ["TOY_PROXY"]), "--host", "127.0.0.1", "--port", "PORT", "--prefiller-hosts", "127.0.0.1",
+            "--prefiller-ports", "P.port", "--decoder-hosts", "127.0.0.1", "--decoder-ports", "D.port",
+        ]  # fmt: skip
+    return found
+
+
 def proxy(folder: Path) -> None:
-    """TTFT through the proxy, prefill 5 ms and decode 20 ms: ideal 25 ms."""
+    """TTFT through proxies, prefill 5 ms and decode 20 ms: ideal 25 ms."""
     print(
         "| proxy | streams | TTFT p50 | p90 | p99, ms | processor time a chunk, µs |\n|---|---|---|---|---|---|"
     )
@@ -177,23 +269,60 @@ def proxy(folder: Path) -> None:
         truth("--role", "prefill", "--ttft", 5) as p,
         truth("--role", "decode", "--ttft", 20, "--gap", 10) as d,
     ):
+        p, d = (url.removeprefix("http://") for url in (p, d))
         for streams in (1, 32, 64):
-            process = subprocess.Popen([TASKRUNNER, "proxy", "--port", "0", "--prefill", p, "--decode", d],
-                                       stderr=subprocess.PIPE, text=True)  # fmt: skip
-            assert process.stderr is not None
-            url = "http://" + process.stderr.readline().strip().rpartition("ready on ")[2]
-            found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", TOKENS, "--requests", max(30, streams * 6),
-                          "--concurrency", streams, "--warmup", streams)  # fmt: skip
-            process.terminate()
-            before = os.times()
-            process.wait()
-            after = os.times()
-            spent = (
-                after.children_user + after.children_system - before.children_user - before.children_system
-            )
-            chunks = (max(30, streams * 6) + streams) * TOKENS
-            cells = [percentile(found["ttft"]["raw"], at) * 1e3 for at in (0.5, 0.9, 0.99)]
-            print(
-                f"| taskrunner proxy | {streams} | {' | '.join(f'{cell:.1f}' for cell in cells)} | {spent / chunks * 1e6:.0f} (start included) |"
-            )
+            for name, words in _proxies().items():
+                stands = {"http://P": f"http://{p}", "http://D": f"http://{d}", "PORT": str(_port()), "OTHER": str(_port()),
+                          "P.port": p.rpartition(":")[2], "D.port": d.rpartition(":")[2]}  # fmt: skip
+                port = int(stands["PORT"])
+                process = subprocess.Popen([stands.get(word, word) for word in words],
+                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+                try:
+                    _row_of_proxy(name, port, process, stands["http://P"], streams, folder)
+                finally:
+                    process.terminate()
+                    process.wait()
     print()
+
+
+def _row_of_proxy(
+    name: str, port: int, process: subprocess.Popen[bytes], prefill: str, streams: int, folder: Path
+) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    time.sleep(1)
+    options = (
+        "--model",
+        "truth",
+        "--prompt-tokens",
+        20,
+        "--output-tokens",
+        TOKENS,
+        "--concurrency",
+        streams,
+        "--prefill",
+        prefill,
+    )
+    url = f"http://127.0.0.1:{port}"
+    bench(url, folder, *options, "--requests", streams, "--warmup", 0)
+    before = _spent(process.pid)
+    requests = max(30, streams * 6)
+    found = bench(url, folder, *options, "--requests", requests, "--warmup", 0)
+    spent = _spent(process.pid) - before
+    cells = (
+        [percentile(found["ttft"]["raw"], at) * 1e3 for at in (0.5, 0.9, 0.99)] if found["completed"] else []
+    )
+    chunks = requests * TOKENS
+    print(
+        f"| {name} | {streams} | {' | '.join(f'{cell:.1f}' for cell in cells)} | {spent / chunks * 1e6:.0f} |"
+    )
+
+
+def _spent(pid: int) -> float:
+    """Seconds of processor time that a process has used (proc(5))."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

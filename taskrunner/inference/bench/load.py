@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .priority import realtime
 from .stream import Exchange, Stream
 
 LOOK = 0.005
@@ -37,12 +38,15 @@ class Load(NamedTuple):
 
 @dataclass
 class Run:
-    """What was sent and received, in the order of its end. `lags` are seconds by which the loop was late."""
+    """What was sent and received, in the order of its end. `lags` are seconds by which the loop was late;
+    `realtime` says whether the client went before other processes.
+    """
 
     began: float = 0.0
     ended: float = 0.0
     exchanges: list[Exchange] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
+    realtime: bool = False
 
 
 def run(
@@ -58,7 +62,10 @@ def run(
 
     loop = uvloop.new_event_loop()
     try:
-        return loop.run_until_complete(_run(load, requests, done, start))
+        with realtime() as first:
+            found = loop.run_until_complete(_run(load, requests, done, start))
+        found.realtime = first
+        return found
     finally:
         loop.close()
         gc.enable()

@@ -70,12 +70,13 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     shape = Shape(
         model, settings.prompt_tokens, settings.output_tokens, shared, settings.temperature, settings.seed
     )
-    ids = vocabulary(base, model)
     servers = {f"{role}{number}": url.rstrip("/") for role in ("prefill", "decode", "unified")
                for number, url in enumerate(getattr(settings, role))}  # fmt: skip
+    # Not every proxy passes on what asks for the tokenizer.
+    tokenizer = next((url for role, url in servers.items() if not role.startswith("decode")), base)
     whole = settings.warmup + settings.requests
-    tokens = prompts(shape, ids, whole)
-    prepared = bodies(shape, tokens, base, settings.text)
+    tokens = prompts(shape, vocabulary(tokenizer, model), whole)
+    prepared = bodies(shape, tokens, tokenizer, settings.text)
     address = urlsplit(base)
     host, port = str(address.hostname), address.port or 80
     token = uuid.uuid4().hex[:12]
@@ -106,6 +107,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     samples.sort(key=lambda sample: sample.began)
     deltas = {role: counters.grown(before[role], after[role]) for role in servers}
     about = {**_metadata(settings, model, began, time.time()), **settings.metadata}
+    about["client"]["realtime"] = all(part.realtime for part in runs)
     return {"version": VERSION, "metadata": about, "results": result(samples, runs, settings, deltas)}
 
 
