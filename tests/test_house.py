@@ -17,6 +17,7 @@ LEVELS = [
     ["fleet"],
     ["api"],
     ["history", "runs", "packs"],
+    ["aws"],
     ["transports"],
     ["model", "events"],
     ["engine", "errors", "inference"],

@@ -15,6 +15,10 @@ HELP = ("-h", "--help", "--version")
 def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespace:
     """The arguments; `handler` names the function to call. Exits with 2 and a usage line."""
     known = PROGRAMS[program]
+    if program == "runner" and argv and argv[0].partition("=")[0] == "--stack":
+        # `runner --stack NAME nodes` is `runner nodes --stack NAME`
+        words = 1 if "=" in argv[0] else 2
+        argv = [*argv[words : words + 1], *argv[:words], *argv[words + 1 :]]
     if argv and argv[0] in known.commands:
         name, rest = argv[0], list(argv[1:])
     elif program == "runner" and argv and argv[0].startswith("run-"):

@@ -31,6 +31,7 @@ examples:
   runner run all FILE --serial 1 --fail-fast      one after the other, until one fails
   runner attach all                               after a Ctrl-C, or from another terminal
   runner get all /tmp/results/ results/           into results/node1, results/node2
+  runner --stack phase2-nixl-efa-dev-east-1 nodes the nodes that a CloudFormation stack has made
 
 exit status:
   0 done   1 a node failed   2 bad usage or an invalid file   3 a node could not be reached
@@ -84,6 +85,8 @@ COMMANDS = {
                      BENCH_EXAMPLES),
     "mlflow": Command("results to MLflow: log, sync, url, test", "tracking:mlflow", "tracking json",
                       MLFLOW_EXAMPLES),
+    "aws": Command("preflight: can this AWS account have the test bed?", "aws:aws", "aws json",
+                   "example: taskrunner aws preflight --instance-type p5.48xlarge --region us-east-1\n"),
     "status": Command("what is running now", "inspect:status", "target json"),
     "logs": Command("show the output of a run's steps", "inspect:logs", "logs target",
                     "example: taskrunner logs -f 05-install-vllm\n"),

@@ -89,6 +89,8 @@ def nodes_file(parser: Parser) -> None:
     parser.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
     parser.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
                         help="instances with this tag, instead of NODE")  # fmt: skip
+    parser.add_argument("--stack", metavar="NAME", default="",
+                        help="the nodes of a CloudFormation stack (cdk/ makes one)")  # fmt: skip
     parser.add_argument("--user", metavar="NAME", help="who to be on the nodes")
     parser.add_argument("--nodes", metavar="FILE", default="",
                         help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
@@ -193,3 +195,12 @@ def tracking(parser: Parser) -> None:
     parser.add_argument(
         "--artifact", action="append", default=[], metavar="FILE", help="a file to keep with it"
     )
+
+
+def aws(parser: Parser) -> None:
+    parser.add_argument("action", choices=("preflight",), help="what to do")
+    parser.add_argument("--instance-type", default="g6e.12xlarge", metavar="TYPE", help="(g6e.12xlarge)")
+    parser.add_argument("--count", type=at_least_one, default=2, metavar="N", help="instances (2)")
+    parser.add_argument("--zone", default="", metavar="ZONE", help="availability zone (any)")
+    parser.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
+    parser.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")

@@ -27,7 +27,7 @@ def transport_of(args: Namespace) -> Transport:
 
 def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
     """All nodes, and those that are named: by name, or by a tag."""
-    from taskrunner.fleet.nodes import Nodes, load_nodes, tagged
+    from taskrunner.fleet.nodes import Nodes, load_nodes, of_stack, tagged
 
     if args.tag:
         found = tagged(args.tag, region=args.region or "", profile=args.profile or "")
@@ -43,7 +43,10 @@ def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
         raise UsageError(
             "which node?", 'name it, or several ("node1,node2"), or "all"; or --target tag:NAME=VALUE'
         )
-    nodes = load_nodes(args.nodes or None)
+    if args.stack:
+        nodes = of_stack(args.stack, region=args.region or "", profile=args.profile or "")
+    else:
+        nodes = load_nodes(args.nodes or None)
     return nodes, [_as_asked(args, node) for node in nodes.select(args.node)]
 
 
@@ -98,6 +101,7 @@ def again(args: Namespace, verb: str, *words: str) -> str:
     """A command for the same target, as it can be typed; "" for `verb` is to run a file."""
     if getattr(args, "node", None):
         nodes = ["--nodes", args.nodes] if args.nodes else []
+        nodes += ["--stack", args.stack] if args.stack else []
         return shlex.join(["runner", verb or "run", args.node, *words, *nodes])
     on = ["--on", args.on] if args.on else []
     return shlex.join(["taskrunner", *([verb] if verb else []), *words, *on])

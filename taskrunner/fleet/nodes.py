@@ -169,6 +169,28 @@ def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
     }
 
 
+def of_stack(name: str, region: str = "", profile: str = "") -> Nodes:
+    """The nodes that a CloudFormation stack has made, reached through Systems Manager, with its bucket.
+
+    Raises UsageError, NotFoundError, TargetError.
+    """
+    try:
+        from taskrunner.aws import stack
+        from taskrunner.transports.ssm.account import Account
+    except ModuleNotFoundError as error:
+        raise UsageError("--stack needs boto3", "pip install 'taskrunner[aws]'") from error
+    found = stack.read(Account(region, profile), name)
+    variables = {"MLFLOW_TRACKING_ARN": found.mlflow} if found.mlflow else {}
+    nodes = {
+        node: Node(
+            node, id=told.id, private=told.private, region=region, profile=profile, via="ssm",
+            bucket=found.bucket, variables=variables,
+        )
+        for node, told in found.nodes.items()
+    }  # fmt: skip
+    return Nodes(nodes, {})
+
+
 def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for variable, value in environ.items():

@@ -49,6 +49,8 @@ class Front:
         self.denied: set[str] = set()
         """Actions that the policy does not allow."""
         self.expired = False
+        self.quotas: dict[str, float] = {}
+        """What Service Quotas says of EC2's, by code; moto has none."""
         self.regions: dict[str, str] = {}
         """Buckets that are elsewhere."""
         self.calls: deque[tuple[float, str]] = deque()
@@ -151,6 +153,12 @@ class _Handler(BaseHTTPRequestHandler):
                 if not fails:
                     return self._error(service, error.code, error.message, error.status)
                 answer = (400, b"", {})
+        elif operation == "GetServiceQuota":
+            asked = json.loads(body)
+            if asked["ServiceCode"] != "ec2" or asked["QuotaCode"] not in front.quotas:
+                return self._error(service, "NoSuchResourceException", "The quota does not exist", 400)
+            quota = {"QuotaCode": asked["QuotaCode"], "Value": front.quotas[asked["QuotaCode"]]}
+            answer = (200, json.dumps({"Quota": quota}).encode(), {})
         else:
             answer = self._passed_on(body)
             if elsewhere:

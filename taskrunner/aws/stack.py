@@ -1,0 +1,93 @@
+"""The nodes of a CloudFormation stack (cdk/ makes one): from its outputs, or from its instances' tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from taskrunner.errors import NotFoundError, closest
+from taskrunner.transports.ssm.account import Account, code_of, explained
+
+OUTPUT = re.compile(r"Node([1-9][0-9]*)(Id|PrivateIp)")
+TAG = "aws:cloudformation:stack-name"
+"""CloudFormation puts it on every instance it makes."""
+ALIVE = ["pending", "running", "stopping", "stopped"]
+
+
+class Instance(NamedTuple):
+    """A node of a stack: its instance, and its address for the others."""
+
+    id: str
+    private: str
+
+
+class Stack(NamedTuple):
+    """What a stack has made: nodes by name (node1, ...), and the bucket and MLflow they use ("": none)."""
+
+    nodes: Mapping[str, Instance]
+    bucket: str
+    mlflow: str
+
+
+def read(account: Account, name: str) -> Stack:
+    """What a stack has made. Raises NotFoundError with the closest names, TargetError."""
+    try:
+        found = account.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
+    except Exception as error:
+        if code_of(error) == "ValidationError" and "does not exist" in str(error):
+            known = _names(account)
+            hint = closest(name, known) or (
+                f"there are {', '.join(known[:10])}" if known else "there is none"
+            )
+            raise NotFoundError(f"there is no stack {name} in {account.region}", hint) from error
+        raise explained(error, name) from error
+    outputs = {told["OutputKey"]: told["OutputValue"] for told in found.get("Outputs", ())}
+    nodes = _of_outputs(outputs) or _of_tags(account, name)
+    if not nodes:
+        raise NotFoundError(
+            f"stack {name} has no nodes: no output NodeNId, no instance with its tag",
+            "is it the stack of the nodes (...-nixl-efa-...), and deployed?",
+        )
+    return Stack(nodes, outputs.get("ScriptsBucket", ""), outputs.get("MlflowArn", ""))
+
+
+def _of_outputs(outputs: Mapping[str, str]) -> dict[str, Instance]:
+    numbered: dict[int, dict[str, str]] = {}
+    for key, value in outputs.items():
+        if match := OUTPUT.fullmatch(key):
+            numbered.setdefault(int(match[1]), {})[match[2]] = value
+    return {
+        f"node{number}": Instance(told["Id"], told.get("PrivateIp", ""))
+        for number, told in sorted(numbered.items())
+        if "Id" in told
+    }
+
+
+def _of_tags(account: Account, name: str) -> dict[str, Instance]:
+    """The instances of a stack without outputs, in the order of their names."""
+    wanted = [{"Name": f"tag:{TAG}", "Values": [name]}, {"Name": "instance-state-name", "Values": ALIVE}]
+    try:
+        pages = account.client("ec2").get_paginator("describe_instances").paginate(Filters=wanted)
+        found: list[dict[str, Any]] = [
+            instance for page in pages for told in page["Reservations"] for instance in told["Instances"]
+        ]
+    except Exception as error:
+        raise explained(error, name) from error
+
+    def title(instance: dict[str, Any]) -> tuple[str, str]:
+        tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
+        return tags.get("Name", ""), instance["InstanceId"]
+
+    return {
+        f"node{number}": Instance(told["InstanceId"], told.get("PrivateIpAddress", ""))
+        for number, told in enumerate(sorted(found, key=title), 1)
+    }
+
+
+def _names(account: Account) -> list[str]:
+    try:
+        pages = account.client("cloudformation").get_paginator("describe_stacks").paginate()
+        return [told["StackName"] for page in pages for told in page["Stacks"]]
+    except Exception:
+        return []  # what is wrong is said without them
