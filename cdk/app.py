@@ -1,0 +1,55 @@
+"""The app: `cdk synth`, `cdk deploy`, or `python app.py`, which writes the same templates without the CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from aws_cdk import App, Environment, Tags
+from testbed.mlflow import MlflowStack
+from testbed.nodes import NixlEfaStack
+from testbed.settings import LOOKUP, PARAMETERS, InvalidSettingsError, Settings, read
+
+HERE = Path(__file__).parent
+
+
+def build(app: App, settings: Settings) -> tuple[MlflowStack, NixlEfaStack]:
+    """Both stacks. Only a lookup needs to know the account; everything else is for whichever deploys it."""
+    account = os.environ.get("CDK_DEFAULT_ACCOUNT") if settings.vpc_id == LOOKUP else None
+    environment = Environment(region=settings.region, account=account)
+    mlflow = MlflowStack(
+        app, settings.stack_name("mlflow", "prod"), settings, env=environment,
+        description="MLflow on SageMaker, its artifacts, the account's trail",
+    )  # fmt: skip
+    nodes = NixlEfaStack(
+        app, settings.stack_name("nixl-efa", "dev"), settings, mlflow, env=environment,
+        description="GPU nodes with EFA for disaggregated inference",
+    )  # fmt: skip
+    for name, value in (
+        ("Project", settings.prefix or "nixl-efa"),
+        ("Branch", settings.branch),
+        ("Owner", settings.owner),
+    ):
+        if value:
+            Tags.of(app).add(name, value)
+    return mlflow, nodes
+
+
+def main() -> int:
+    """Write the templates; 2 with a line for each parameter that is wrong."""
+    flags = json.loads((HERE / "cdk.json").read_text())["context"]
+    app = App(context=flags)
+    try:
+        settings = read({name: app.node.try_get_context(name) for name in PARAMETERS})
+    except InvalidSettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    build(app, settings)
+    app.synth()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

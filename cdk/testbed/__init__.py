@@ -1,0 +1,1 @@
+"""The test bed on AWS: an MLflow server, and GPU nodes with EFA networking."""
