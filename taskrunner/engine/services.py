@@ -132,8 +132,14 @@ def _await_ready(
     log, path = os.path.join(directory, "log"), os.path.join(directory, "script")
     try:
         _ask_until_ready(ctx, step, service, record, log)
-    except (StepError, Cancelled) as error:
-        _stop(ctx, step, service, record, hurry=isinstance(error, StepError))
+    except StepError as error:
+        try:
+            _stop(ctx, step, service, record, hurry=True)
+        except StepError as other:
+            raise StepError("service", "%s; and %s" % (error.detail, other.detail)) from error
+        raise
+    except Cancelled:
+        _stop(ctx, step, service, record)
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -157,6 +163,8 @@ def _ask_until_ready(
         if said:
             if processes.alive(record):
                 ctx.control.sleep(CAUSE_WITHIN)
+            if ctx.control.cancelled:
+                raise Cancelled
             raise StepError("service", _matched(patterns, log, seen)[0])
         seen = upto
         if not processes.alive(record):

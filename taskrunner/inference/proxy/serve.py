@@ -23,6 +23,8 @@ from .front import Front
 from .measured import Measured
 from .upstream import Server, Upstream
 
+CONNECT_WITHIN = 5.0
+"""Seconds: a machine that is gone does not refuse."""
 ABANDONED = 2.0
 """Seconds that a request whose client has gone may take to reach decode, which then frees prefill's blocks.
 """
@@ -57,7 +59,8 @@ class Proxy:
             role: [server for server in self.servers if server.role == role] for role in ("prefill", "decode")
         }
         self._prefill = itertools.cycle(by_role["prefill"]) if by_role["prefill"] else None
-        self._decode = itertools.cycle(by_role["decode"])
+        self._decode = by_role["decode"]
+        self._turn = itertools.count()
         self.measured = Measured(settings.log)
         self.fronts: set[Front] = set()
         self.draining = False
@@ -228,16 +231,17 @@ class Proxy:
         before prefill is asked: KV caches that nobody fetches fill that server until their lease ends.
         Raises Broken.
         """
-        for _ in self.settings.decode[1:]:
+        turn = next(self._turn)
+        for ahead in range(1, len(self._decode)):
             try:
-                return await self._connected(next(self._decode), False)
+                return await self._connected(self._decode[(turn + ahead) % len(self._decode)], False)
             except Broken as error:
                 self.say(f"decode: {error}; the next one is asked")
-        return await self._connected(next(self._decode), False)
+        return await self._connected(self._decode[turn % len(self._decode)], False)
 
     async def _connected(self, server: Server, fresh: bool) -> tuple[Upstream, bool]:
         try:
-            return await asyncio.wait_for(server.connection(fresh), self.settings.timeout)
+            return await asyncio.wait_for(server.connection(fresh), CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:
             raise Broken(server.role, f"{server.url}: no connection: {error}") from error
 

@@ -67,9 +67,11 @@ class Upstream(asyncio.Protocol):
 
     def free(self) -> None:
         """Keep it for the next request."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.resume_reading()
-            self.server.idle.append(self)
+        if self.transport is None or self.transport.is_closing() or len(self.server.idle) >= MOST_IDLE:
+            self.drop()
+            return
+        self.transport.resume_reading()
+        self.server.idle.append(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self in self.server.idle:
@@ -97,7 +99,7 @@ class Server:
             raise ValueError(f"{url}: expected http://HOST:PORT")
         self.role, self.host, self.port = role, address.hostname, address.port or 80
         self.url = f"http://{self.host}:{self.port}"
-        self.idle: deque[Upstream] = deque(maxlen=MOST_IDLE)
+        self.idle: deque[Upstream] = deque()
 
     async def connection(self, fresh: bool = False) -> tuple[Upstream, bool]:
         """A connection, and whether it was used before. Raises OSError."""
