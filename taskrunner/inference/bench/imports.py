@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .load import Run
@@ -18,6 +19,8 @@ from .reading import Sample
 Record = dict[str, Any]
 STATUS = re.compile(r"\b([45]\d\d)\b")
 DETAIL = 500
+HURRIED = 0.8
+"""The share of the median time per token under which a stream has not brought all it is counted with."""
 LLMPERF = ("_individual_responses.json", "_summary.json")
 
 
@@ -30,7 +33,11 @@ def read(path: str | Path) -> Record:
     found = _json(path)
     for known, take in KNOWN:
         if known <= _members(found):
-            return take(found, str(path))
+            try:
+                return take(found, str(path))
+            except (KeyError, IndexError, TypeError, AttributeError) as error:
+                what = f"{type(error).__name__}: {error}"
+                raise Unreadable(f"{path} is not as this client is known to write it: {what}") from error
     raise Unreadable(f"{path} is not a result of vllm bench serve, GuideLLM or LLMPerf")
 
 
@@ -67,15 +74,20 @@ def _record(source: str, samples: list[Sample], duration: float, ended: float, *
 
 
 def _broken_off(samples: Sequence[Sample]) -> None:
-    """Fail what has fewer chunks than tokens, where others had a chunk for each: its stream broke after HTTP
-    200, and the client has counted the tokens that were asked for.
+    """Fail what broke off after HTTP 200, and was counted with the tokens that were asked for: it has fewer
+    chunks than tokens, where others had a chunk for each, and took too little time for so many.
+
+    Fewer chunks alone say nothing: a busy server puts several tokens into one.
     """
     good = [sample for sample in samples if not sample.error]
-    if any(sample.chunks == sample.output_tokens for sample in good):
-        for sample in good:
-            if sample.chunks < sample.output_tokens:
-                sample.error = "incomplete"
-                sample.detail = f"{sample.chunks} chunks for {sample.output_tokens} tokens"
+    whole = [tpot for sample in good if sample.chunks == sample.output_tokens and (tpot := sample.tpot)]
+    if not whole:
+        return
+    least = HURRIED * median(whole)
+    for sample in good:
+        if sample.chunks < sample.output_tokens and (sample.tpot or 0.0) < least:
+            sample.error = "incomplete"
+            sample.detail = f"{sample.chunks} chunks for {sample.output_tokens} tokens, and too soon over"
 
 
 def _vllm(found: Any, path: str) -> Record:

@@ -18,10 +18,10 @@ def realtime() -> Iterator[bool]:
 
     The kernel leaves 5 % of the time to others, whatever such a thread does.
     """
-    before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(PRIORITY))
-    except OSError:
+    except (OSError, AttributeError):  # not allowed, or not Linux
         yield False
         return
     try:
