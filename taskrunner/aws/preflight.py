@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from taskrunner.errors import TaskrunnerError
-from taskrunner.transports.ssm.account import Account, code_of, explained
+from taskrunner.transports.ssm.account import DENIED, Account, code_of, explained
 from taskrunner.transports.ssm.tunnel import PLUGIN
 
+CDK_CLI = "aws-cdk@2.1148.1"
+"""The CDK's command line that goes with the library of cdk/; a newer or older one may refuse it."""
+NODE = 22
+"""The oldest major version of Node.js that the CDK supports."""
 BOOTSTRAP = "/cdk-bootstrap/hnb659fds/version"
 """The parameter that `cdk bootstrap` leaves, with its default qualifier."""
 QUOTAS = {
     "L-DB2E81BA": ("G and VT", r"(g|gr|vt)\d"),
     "L-417A185B": ("P", r"p\d"),
     "L-2C3B7624": ("Trn", r"trn\d"),
-    "L-1945791B": ("Inf", r"inf\d"),
-    "L-6E869C2A": ("DL", r"dl\d"),
 }
 """Running On-Demand instances, in vCPUs: the quota of EC2, and the types that count in it."""
 
 
 class Wanted(NamedTuple):
-    """What is to be started: so many instances of a type, in a zone ("": any)."""
+    """What is to be started: so many instances of a type, in a zone ("": the region's first), `reserved` as a
+    capacity block or a reservation.
+    """
 
     type: str
     instances: int
     zone: str = ""
+    reserved: bool = False
 
 
 class Check(NamedTuple):
@@ -51,14 +57,21 @@ def checks(account: Account, wanted: Wanted) -> Iterator[Check]:
 
         def size() -> Check:
             nonlocal vcpus
-            found = account.client("ec2").describe_instance_types(InstanceTypes=[wanted.type])[
+            (told,) = account.client("ec2").describe_instance_types(InstanceTypes=[wanted.type])[
                 "InstanceTypes"
-            ][0]
-            vcpus = int(found["VCpuInfo"]["DefaultVCpus"])
-            efa = found["NetworkInfo"].get("EfaSupported")
-            hint = "" if efa else "g6e.8xlarge and larger, p4d, p5 and p6 have it"
-            said = f"{wanted.type}: {vcpus} vCPUs, {'EFA' if efa else 'no EFA'}"
-            return Check("instance type", bool(efa), said, hint)
+            ]
+            vcpus = int(told["VCpuInfo"]["DefaultVCpus"])
+            lacks = [
+                name
+                for name, has in (
+                    ("EFA", told["NetworkInfo"].get("EfaSupported")),
+                    ("accelerators", told.get("GpuInfo") or told.get("NeuronInfo")),
+                )
+                if not has
+            ]
+            said = f"{wanted.type}: {vcpus} vCPUs, " + (f"no {' and no '.join(lacks)}" if lacks else "EFA")
+            hint = "g6e.8xlarge and larger, p4d, p5 and p6 have both" if lacks else ""
+            return Check("instance type", not lacks, said, hint)
 
         yield _asked("instance type", size)
         if vcpus:
@@ -68,16 +81,17 @@ def checks(account: Account, wanted: Wanted) -> Iterator[Check]:
     yield _tool(
         "session-manager-plugin", PLUGIN, "`runner shell` needs it: see the Systems Manager User Guide"
     )
-    yield _tool("node", "node", "`npx aws-cdk` needs Node.js 22 or later")
+    yield _node()
 
 
 def _asked(name: str, check: Callable[[], Check]) -> Check:
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         return check()
-    except Exception as error:
+    except (BotoCoreError, ClientError, TaskrunnerError) as error:
         told = error if isinstance(error, TaskrunnerError) else explained(error)
-        denied = "denies" in str(told)
-        return Check(name, None if denied else False, str(told), told.hint)
+        return Check(name, None if code_of(error) in DENIED else False, str(told), told.hint)
 
 
 def _identity(account: Account) -> Check:
@@ -86,6 +100,8 @@ def _identity(account: Account) -> Check:
 
 
 def _quota(account: Account, wanted: Wanted, vcpus: int) -> Check:
+    if wanted.reserved:
+        return Check("vCPU quota", True, "what is reserved is there already")
     code = next((code for code, (_, types) in QUOTAS.items() if re.match(types, wanted.type)), "")
     if not code:
         return Check(
@@ -105,13 +121,12 @@ def _quota(account: Account, wanted: Wanted, vcpus: int) -> Check:
 
 
 def _running(account: Account, types: str) -> int:
-    """The vCPUs of what runs and counts in a quota, which are those of the type."""
+    """The vCPUs of what runs On-Demand and counts in a quota, which are those of the type."""
     ec2 = account.client("ec2")
     wanted = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     pages = ec2.get_paginator("describe_instances").paginate(Filters=wanted)
-    names = (
-        one["InstanceType"] for page in pages for told in page["Reservations"] for one in told["Instances"]
-    )
+    running = (one for page in pages for told in page["Reservations"] for one in told["Instances"])
+    names = (one["InstanceType"] for one in running if not one.get("InstanceLifecycle"))
     count = Counter(name for name in names if re.match(types, name))
     if not count:
         return 0
@@ -128,9 +143,13 @@ def _zones(account: Account, wanted: Wanted) -> Check:
         return Check(
             "zones", False, f"{wanted.type} is not offered in {account.region}", "another region (--region)"
         )
-    good = not wanted.zone or wanted.zone in zones
+    told = account.client("ec2").describe_availability_zones()["AvailabilityZones"]
+    zone = wanted.zone or min(one["ZoneName"] for one in told if one.get("ZoneType", "") != "local-zone")
     said = f"{wanted.type} is offered in {', '.join(zones)}"
-    return Check("zones", good, said, "" if good else f"-c availabilityZone={zones[0]}")
+    if zone in zones:
+        return Check("zones", True, said)
+    taken = "" if wanted.zone else f", not in {zone}, which the stack takes"
+    return Check("zones", False, said + taken, f"-c availabilityZone={zones[0]}")
 
 
 def _bootstrap(account: Account) -> Check:
@@ -140,7 +159,7 @@ def _bootstrap(account: Account) -> Check:
         if code_of(error) != "ParameterNotFound":
             raise
         who = account.client("sts").get_caller_identity()["Account"]
-        command = f"npx aws-cdk bootstrap aws://{who}/{account.region}"
+        command = f"npx {CDK_CLI} bootstrap aws://{who}/{account.region}"
         return Check("bootstrap", False, f"{account.region} is not bootstrapped for the CDK", command)
     return Check("bootstrap", True, f"version {told['Parameter']['Value']}")
 
@@ -148,3 +167,16 @@ def _bootstrap(account: Account) -> Check:
 def _tool(name: str, program: str, hint: str) -> Check:
     found = shutil.which(program)
     return Check(name, bool(found), found or "is not installed here", "" if found else hint)
+
+
+def _node() -> Check:
+    hint = f"`npx {CDK_CLI}` needs Node.js {NODE} or later"
+    found = _tool("node", "node", hint)
+    if not found.ok:
+        return found
+    told = subprocess.run(
+        [found.said, "--version"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    match = re.match(r"v(\d+)", told)
+    good = bool(match and int(match[1]) >= NODE)
+    return found._replace(ok=good, said=f"{found.said} {told}", hint="" if good else hint)

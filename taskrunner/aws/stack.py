@@ -75,9 +75,9 @@ def _of_tags(account: Account, name: str) -> dict[str, Instance]:
     except Exception as error:
         raise explained(error, name) from error
 
-    def title(instance: dict[str, Any]) -> tuple[str, str]:
+    def title(instance: dict[str, Any]) -> tuple[list[int], str]:
         tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
-        return tags.get("Name", ""), instance["InstanceId"]
+        return [int(number) for number in re.findall(r"\d+", tags.get("Name", ""))], instance["InstanceId"]
 
     return {
         f"node{number}": Instance(told["InstanceId"], told.get("PrivateIpAddress", ""))

@@ -9,16 +9,16 @@ from taskrunner.cli import options
 from taskrunner.cli.commands import PROGRAMS, Command
 from taskrunner.cli.options import Parser
 
+BEFORE = ("--stack", "--region", "--profile", "--nodes")
+"""What may stand before the command of `runner`: which nodes there are."""
 HELP = ("-h", "--help", "--version")
 
 
 def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespace:
     """The arguments; `handler` names the function to call. Exits with 2 and a usage line."""
     known = PROGRAMS[program]
-    if program == "runner" and argv and argv[0].partition("=")[0] == "--stack":
-        # `runner --stack NAME nodes` is `runner nodes --stack NAME`
-        words = 1 if "=" in argv[0] else 2
-        argv = [*argv[words : words + 1], *argv[:words], *argv[words + 1 :]]
+    if program == "runner":
+        argv = _command_first(argv)
     if argv and argv[0] in known.commands:
         name, rest = argv[0], list(argv[1:])
     elif program == "runner" and argv and argv[0].startswith("run-"):
@@ -45,6 +45,14 @@ def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespac
     if "command" in command.arguments.split():
         return parser.parse_args(rest, known_so_far)  # what follows it is the command's own
     return parser.parse_intermixed_args(rest, known_so_far)
+
+
+def _command_first(argv: Sequence[str]) -> list[str]:
+    """`runner --stack NAME nodes` as `runner nodes --stack NAME`."""
+    words = 0
+    while words < len(argv) and argv[words].partition("=")[0] in BEFORE:
+        words += 1 if "=" in argv[words] else 2
+    return [*argv[words : words + 1], *argv[:words], *argv[words + 1 :]]
 
 
 def overview(program: str = "taskrunner") -> Parser:

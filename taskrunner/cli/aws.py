@@ -21,7 +21,7 @@ def aws(args: Namespace) -> int:
 
     failed = False
     account = Account(args.region or "", args.profile or "")
-    for check in checks(account, Wanted(args.instance_type, args.count, args.zone)):
+    for check in checks(account, Wanted(args.instance_type, args.count, args.zone, args.reserved)):
         failed |= check.ok is False
         if args.json:
             print(json.dumps(check._asdict()), flush=True)

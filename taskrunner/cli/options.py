@@ -89,7 +89,7 @@ def nodes_file(parser: Parser) -> None:
     parser.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
     parser.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
                         help="instances with this tag, instead of NODE")  # fmt: skip
-    parser.add_argument("--stack", metavar="NAME", default="",
+    parser.add_argument("--stack", metavar="NAME",
                         help="the nodes of a CloudFormation stack (cdk/ makes one)")  # fmt: skip
     parser.add_argument("--user", metavar="NAME", help="who to be on the nodes")
     parser.add_argument("--nodes", metavar="FILE", default="",
@@ -201,6 +201,7 @@ def aws(parser: Parser) -> None:
     parser.add_argument("action", choices=("preflight",), help="what to do")
     parser.add_argument("--instance-type", default="g6e.12xlarge", metavar="TYPE", help="(g6e.12xlarge)")
     parser.add_argument("--count", type=at_least_one, default=2, metavar="N", help="instances (2)")
-    parser.add_argument("--zone", default="", metavar="ZONE", help="availability zone (any)")
+    parser.add_argument("--zone", default="", metavar="ZONE", help="availability zone (the first one)")
+    parser.add_argument("--reserved", action="store_true", help="a capacity block or a reservation: no quota")
     parser.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
     parser.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")

@@ -29,6 +29,8 @@ def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
     """All nodes, and those that are named: by name, or by a tag."""
     from taskrunner.fleet.nodes import Nodes, load_nodes, of_stack, tagged
 
+    if args.stack is not None and (args.tag or args.nodes or not args.stack):
+        raise UsageError("--stack: name one stack, without --target and --nodes")
     if args.tag:
         found = tagged(args.tag, region=args.region or "", profile=args.profile or "")
         if args.node not in ("", *found):
@@ -101,7 +103,9 @@ def again(args: Namespace, verb: str, *words: str) -> str:
     """A command for the same target, as it can be typed; "" for `verb` is to run a file."""
     if getattr(args, "node", None):
         nodes = ["--nodes", args.nodes] if args.nodes else []
-        nodes += ["--stack", args.stack] if args.stack else []
+        for name in ("stack", "region", "profile", "user", "via"):
+            if getattr(args, name, None):
+                nodes += [f"--{name}", getattr(args, name)]
         return shlex.join(["runner", verb or "run", args.node, *words, *nodes])
     on = ["--on", args.on] if args.on else []
     return shlex.join(["taskrunner", *([verb] if verb else []), *words, *on])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from taskrunner.aws.preflight import CDK_CLI
 from tests.aws import ONE, Aws
 from tests.conftest import Process
 
@@ -96,6 +97,10 @@ def test_what_is_no_stack_of_nodes(cloud: Aws, runner: Callable[..., Process]) -
     assert "has no nodes" in other.stderr
     assert "Traceback" not in missing.stderr + other.stderr
     assert runner("--stack").returncode == 2
+    unset = runner("--stack", "", "run-node1", "quickstart")
+    assert (unset.returncode, "name one stack" in unset.stderr) == (2, True)
+    elsewhere = runner("--region", "us-west-2", "--stack", STACK, "nodes")
+    assert "in us-west-2" in elsewhere.stderr
 
 
 def preflight(cli: Callable[..., Process], *words: str) -> dict[str, dict[str, Any]]:
@@ -109,7 +114,7 @@ def test_preflight(
     cloud: Aws, cli: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for program in ("session-manager-plugin", "node"):
-        (tmp_path / program).write_text("#!/bin/sh\n")
+        (tmp_path / program).write_text("#!/bin/sh\necho v24.1.0\n")
         (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     client(cloud, "ssm").put_parameter(Name="/cdk-bootstrap/hnb659fds/version", Value="30", Type="String")
@@ -133,8 +138,10 @@ def test_preflight_says_what_to_do(
 ) -> None:
     found = preflight(cli, "--instance-type", "g6e.4xlarge", "--zone", "us-east-1z")
     assert "no EFA" in found["instance type"]["said"]
+    assert "no accelerators" in preflight(cli, "--instance-type", "c5n.18xlarge")["instance type"]["said"]
+    assert preflight(cli, "--reserved")["vCPU quota"]["ok"]
     assert found["zones"]["hint"].startswith("-c availabilityZone=us-east-1")
-    assert found["bootstrap"]["hint"] == "npx aws-cdk bootstrap aws://123456789012/us-east-1"
+    assert found["bootstrap"]["hint"] == f"npx {CDK_CLI} bootstrap aws://123456789012/us-east-1"
     assert found["vCPU quota"]["ok"] is False
     cloud.front.denied.add("servicequotas:GetServiceQuota")
     denied = preflight(cli)["vCPU quota"]
