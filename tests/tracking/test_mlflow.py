@@ -177,6 +177,7 @@ for line in sys.stdin:
     seconds, path = line.rstrip().split(" ", 1)
     child = os.fork()
     if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.argv = ["taskrunner", "mlflow", "log", path, "--experiment", "killed"]
         try:
             command()
