@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from taskrunner.inference.serving import FAIL_ON, Refused, Server, launch, lengths, service, versions
+from taskrunner.inference.serving import main as serving_main
 
 TASKS = Path(__file__).parents[2] / "tasks"
 
@@ -136,3 +138,20 @@ def test_the_packs_know_the_same_signs_of_failure() -> None:
     ]  # fmt: skip
     assert len(found) >= 9
     assert all(patterns == list(FAIL_ON) for patterns in found)
+
+
+def test_the_gpu_that_is_here_sets_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA L40S'\necho 'NVIDIA L40S'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(serving_main, "version", lambda _: "0.32.0")
+    parser = argparse.ArgumentParser()
+    serving_main.arguments(parser)
+    words = ["--model", "Qwen2.5-32B", "--prompt-tokens", "32000", "--tensor-parallel", "4", "--yarn", "true"]
+    args = parser.parse_args([*words, "--max-model-len", "131072", "--print"])
+    assert serving_main.main(args) == 0
+    said = capsys.readouterr()
+    assert "--max-model-len 48848" in said.out
+    assert "more than NVIDIA L40S holds" in said.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import subprocess
 import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
@@ -62,7 +63,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def described(args: argparse.Namespace) -> Server:
-    """The server that the options describe; its version is that of the installed vLLM. Raises ValueError."""
+    """The server that the options describe; vLLM's version and the GPU's name are those that are here.
+
+    Raises ValueError.
+    """
     given: dict[str, object] = dict(OF_THE_CPU) if args.platform == "cpu" else {"model": ""}
     for field in fields(Server):
         text = getattr(args, field.name)
@@ -77,11 +81,23 @@ def described(args: argparse.Namespace) -> Server:
             given[field.name] = int(text) if kind == "int" else float(text)
         else:
             given[field.name] = tuple(shlex.split(text)) if field.name == "extra" else text
+    if args.platform != "cpu":
+        given.setdefault("gpu", _gpu())
     try:
         given.setdefault("vllm", version("vllm"))
     except PackageNotFoundError as error:
         raise Refused("vLLM is not installed here; `taskrunner setup-environment` does that") from error
     return Server(**given)  # type: ignore[arg-type]
+
+
+def _gpu() -> str:
+    """What nvidia-smi calls the first GPU; "" where there is none, or no driver."""
+    try:
+        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""
 
 
 MOVED = {
