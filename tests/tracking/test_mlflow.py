@@ -197,21 +197,20 @@ for line in sys.stdin:
 def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, result: Any, home: Path) -> None:
     chance = random.Random(3)
     kills = number = 0
-    forks = subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                             stderr=subprocess.DEVNULL, text=True)  # fmt: skip
-    assert forks.stdin is not None
-    assert forks.stdout is not None
-    while kills < 50:
-        path = result(number)
-        spool.spool(path, server.url, "killed")
-        forks.stdin.write(f"{chance.uniform(0.01, 1.0)} {path}\n")
-        forks.stdin.flush()
-        if forks.stdout.readline() == "killed\n":
-            kills += 1
-            number += chance.random() < 0.3
-        else:
-            number += 1
-    forks.communicate()
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True) as forks:  # fmt: skip
+        assert forks.stdin is not None
+        assert forks.stdout is not None
+        while kills < 50:
+            path = result(number)
+            spool.spool(path, server.url, "killed")
+            forks.stdin.write(f"{chance.uniform(0.01, 1.0)} {path}\n")
+            forks.stdin.flush()
+            if forks.stdout.readline() == "killed\n":
+                kills += 1
+                number += chance.random() < 0.3
+            else:
+                number += 1
     done = subprocess.run(command("mlflow", "sync"), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     runs = server.runs("killed")

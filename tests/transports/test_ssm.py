@@ -433,7 +433,8 @@ def test_all_that_carry_a_tag_are_started_by_one_command(
     starts = [c for c in cloud.ssm.commands.values() if c.comment.startswith("taskrunner start")]
     assert len(starts) == 1
     assert starts[0].request["Targets"] == [{"Key": "tag:Role", "Values": ["decode"]}]
-    assert cloud.front.count("GetCommandInvocation") == 0
+    # One listing for all; only who has given no answer in time is asked on its own.
+    assert cloud.front.count("GetCommandInvocation") < len(names)
     done = runner("run", *where, path, "--max-parallel", "1", "--reset")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 ok" in done.stdout
