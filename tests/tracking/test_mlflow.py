@@ -27,6 +27,7 @@ from taskrunner.tracking import spool, store
 from taskrunner.tracking.record import record_of
 from tests.aws.front import KEY, SECRET, _key
 from tests.conftest import Process, command, wait_for
+from tests.relay import Relay
 
 Cli = Callable[..., Process]
 pytestmark = pytest.mark.slow
@@ -167,6 +168,27 @@ def test_a_server_that_is_away_loses_nothing(server: Server, result: Any, cli: C
     assert done.returncode == 0, done.stderr
     assert cli("mlflow", "sync").stderr == "nothing is waiting to be sent\n"
     assert len(server.runs("away")) == 2
+
+
+def test_a_server_that_is_slow_or_says_nothing(
+    server: Server, result: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever, and what was cut off in the middle is there once in the end."""
+    relay = Relay(server.port, delay=0.5)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{relay.port}")
+    try:
+        assert "run " in cli("mlflow", "log", result(), "--experiment", "slow").stdout
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+        threading.Timer(3.5, setattr, [relay, "swallow", True]).start()
+        for number in (1, 2):
+            done = cli("mlflow", "log", result(number), "--experiment", "slow")
+            assert done.returncode == 0
+        assert "kept here, not sent" in done.stderr
+        relay.swallow, relay.delay = False, 0.0
+        assert cli("mlflow", "sync").returncode == 0
+    finally:
+        relay.close()
+    assert len(server.runs("slow")) == 3
 
 
 FORKS = """

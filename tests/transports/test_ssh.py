@@ -196,7 +196,7 @@ def test_two_controllers_of_the_same_command(write: Write, sshd: Sshd, cli: Cli)
 def test_two_controllers_at_the_same_moment(write: Write, sshd: Sshd) -> None:
     from tests.conftest import command
 
-    path = write({"id": "a", "commands": ["sleep 0.5; echo x >> out"]})
+    path = write({"id": "a", "commands": ["sleep 4; echo x >> out"]})
     both = [subprocess.Popen(command(path, "--on", sshd.target), stdout=subprocess.DEVNULL) for _ in "ab"]
     assert sorted(process.wait(30) for process in both) == [0, 4]
     assert (sshd.home / "out").read_text() == "x\n"
