@@ -156,18 +156,18 @@ def _ask_until_ready(
     seen, pause = 0, 0.02
     while True:
         ctx.control.reap()
-        # The log first: a server that has said why is not yet gone.
+        # The log after this: what a server says at last is in it once the server is gone.
+        alive = processes.alive(record)
         said, upto = _matched(patterns, log, seen)
-        if not said and not processes.alive(record):
-            said, _ = _matched(patterns, log, seen)
         if said:
-            if processes.alive(record):
+            if alive:
                 ctx.control.sleep(CAUSE_WITHIN)
+                said, _ = _matched(patterns, log, seen)
             if ctx.control.cancelled:
                 raise Cancelled
-            raise StepError("service", _matched(patterns, log, seen)[0])
+            raise StepError("service", said)
         seen = upto
-        if not processes.alive(record):
+        if not alive:
             raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
         missing = probe_ready(ctx, step, service)
         if not missing and processes.alive(record):
