@@ -89,7 +89,7 @@ async def healthy(server: Server) -> tuple[str, str]:
     """A server's name, and `ok` or what is wrong with it."""
     name = f"{server.role} {server.url}"
     try:
-        upstream, _ = await asyncio.wait_for(server.connection(fresh=True), HEALTH_TIMEOUT)
+        upstream = await asyncio.wait_for(server.connection(fresh=True), HEALTH_TIMEOUT)
     except (OSError, asyncio.TimeoutError) as error:
         return name, f"no connection: {error}"
     over: asyncio.Future[str] = asyncio.get_running_loop().create_future()

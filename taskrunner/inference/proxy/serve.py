@@ -115,10 +115,10 @@ class Proxy:
                 answer = await self._whole(next(self._prefill), front, question, headers, times)
                 params = handover.params_of(bytes(answer.body)) if answer.status == 200 else {}
             except BaseException:
-                reserved[0].free()
+                reserved.free()
                 raise
             if answer.status != 200:
-                reserved[0].free()
+                reserved.free()
                 # As the server has said it: a client knows its own server's errors.
                 kind = next(
                     (value for name, value in answer.headers if name.lower() == "content-type"), "text/plain"
@@ -132,10 +132,10 @@ class Proxy:
                 f"X-Request-Id: {request}",
             )
             whole = handover.for_decode(body, params)
-            if not reserved[0].usable:
+            if not reserved.usable:
                 reserved = await self._reserved()
             if front.gone:
-                await self._abandoned(reserved[0], whole, front, headers)
+                await self._abandoned(reserved, whole, front, headers)
                 raise Gone
             try:
                 return await self._passed_on(reserved, front, whole, request, times, timing)
@@ -156,7 +156,7 @@ class Proxy:
         """A whole answer of a prefill server. Raises Broken, Gone."""
         raw = server.framed(front.method, front.path, headers, body)
         for fresh in (False, True):
-            upstream, used = await self._connected(server, fresh)
+            upstream = await self._connected(server, fresh)
             pieces: list[bytes] = []
             times["prefill_sent"] = time.perf_counter()
 
@@ -167,7 +167,7 @@ class Proxy:
 
             problem = await asked(upstream, front, raw, took, self.settings.timeout)
             times["prefill_done"] = time.perf_counter()
-            if problem and used and not pieces:
+            if problem and upstream.used and not pieces:
                 continue
             if problem:
                 raise Broken("prefill", f"{server.url}: {problem}", status_of(problem))
@@ -180,7 +180,7 @@ class Proxy:
 
     async def _passed_on(
         self,
-        reserved: tuple[Upstream, bool],
+        upstream: Upstream,
         front: Front,
         body: bytes,
         request: str,
@@ -190,7 +190,6 @@ class Proxy:
         """Send a request to a decode server and its answer, byte by byte, to the client. Raises Broken,
         Gone.
         """
-        upstream, used = reserved
         server = upstream.server
         headers = (
             front.headers if front.header("x-request-id") else [*front.headers, ("X-Request-Id", request)]
@@ -222,14 +221,13 @@ class Proxy:
         times["decode_sent"] = time.perf_counter()
         problem = await asked(upstream, front, raw, took, self.settings.timeout)
         if problem:
-            stale = used and not upstream.received
+            stale = upstream.used and not upstream.received
             raise Broken("decode", f"{server.url}: {problem}", status_of(problem), stale)
         return status
 
-    async def _reserved(self) -> tuple[Upstream, bool]:
-        """A connection to the next decode server that takes one, and whether it was used before. It is had
-        before prefill is asked: KV caches that nobody fetches fill that server until their lease ends.
-        Raises Broken.
+    async def _reserved(self) -> Upstream:
+        """A connection to the next decode server that takes one. It is had before prefill is asked: KV caches
+        that nobody fetches fill that server until their lease ends. Raises Broken.
         """
         turn = next(self._turn)
         for ahead in range(1, len(self._decode)):
@@ -239,7 +237,7 @@ class Proxy:
                 self.say(f"decode: {error}; the next one is asked")
         return await self._connected(self._decode[turn % len(self._decode)], False)
 
-    async def _connected(self, server: Server, fresh: bool) -> tuple[Upstream, bool]:
+    async def _connected(self, server: Server, fresh: bool) -> Upstream:
         try:
             return await asyncio.wait_for(server.connection(fresh), CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:

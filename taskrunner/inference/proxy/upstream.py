@@ -22,6 +22,8 @@ class Upstream(asyncio.Protocol):
         self.server = server
         self.transport: asyncio.Transport | None = None
         self.received = 0
+        self.used = False
+        """Whether it was kept from before: a server may have closed it meanwhile."""
         self._sink: Callable[[bytes], object] | None = None
         self._ended: Callable[[str], object] | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -101,15 +103,16 @@ class Server:
         self.url = f"http://{self.host}:{self.port}"
         self.idle: deque[Upstream] = deque()
 
-    async def connection(self, fresh: bool = False) -> tuple[Upstream, bool]:
-        """A connection, and whether it was used before. Raises OSError."""
+    async def connection(self, fresh: bool = False) -> Upstream:
+        """A connection that was kept, or a new one. Raises OSError."""
         while self.idle and not fresh:
             found = self.idle.pop()
             if found.usable:
-                return found, True
+                found.used = True
+                return found
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(lambda: Upstream(self), self.host, self.port)
-        return made, False
+        return made
 
     def framed(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
         """A request to it: end-to-end headers as they came."""
