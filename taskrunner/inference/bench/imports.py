@@ -14,11 +14,10 @@ from typing import Any
 
 from .load import Run
 from .measure import VERSION, Settings, result
-from .reading import Sample
+from .reading import Sample, failed
 
 Record = dict[str, Any]
 STATUS = re.compile(r"\b([45]\d\d)\b")
-DETAIL = 500
 HURRIED = 0.8
 """The share of the median time per token under which a stream has not brought all it is counted with."""
 LLMPERF = ("_individual_responses.json", "_summary.json")
@@ -86,8 +85,11 @@ def _broken_off(samples: Sequence[Sample]) -> None:
     least = HURRIED * median(whole)
     for sample in good:
         if sample.chunks < sample.output_tokens and (sample.tpot or 0.0) < least:
-            sample.error = "incomplete"
-            sample.detail = f"{sample.chunks} chunks for {sample.output_tokens} tokens, and too soon over"
+            failed(
+                sample,
+                "incomplete",
+                f"{sample.chunks} chunks for {sample.output_tokens} tokens, and too soon over",
+            )
 
 
 def _vllm(found: Any, path: str) -> Record:
@@ -108,9 +110,9 @@ def _vllm(found: Any, path: str) -> Record:
         sample = Sample(number, 0.0, ttft, last, gaps, began=began, ended=began + last, chunks=len(gaps) + 1)
         sample.prompt_tokens, sample.output_tokens = found["input_lens"][number], found["output_lens"][number]
         if found["errors"][number]:
-            sample.error, sample.detail = "connection", found["errors"][number].strip().splitlines()[-1]
+            failed(sample, "connection", found["errors"][number].strip().splitlines()[-1])
         elif not sample.output_tokens or not ttft:
-            sample.error, sample.detail = "no_tokens", "counted as completed, without a token"
+            failed(sample, "no_tokens", "counted as completed, without a token")
         samples.append(sample)
     _broken_off(samples)
     ended = time.mktime(time.strptime(found["date"], "%Y%m%d-%H%M%S"))
@@ -155,27 +157,24 @@ def _of_guidellm(number: int, told: Record) -> Sample:
         times.get(name) for name in ("request_start", "first_token_iteration", "last_token_iteration")
     )
     sample = Sample(number, 0.0, began=start or times["queued"], ended=times.get("request_end") or 0.0)
-    sample.prompt_tokens, sample.output_tokens = (
-        told.get("prompt_tokens") or 0,
-        told.get("output_tokens") or 0,
-    )
+    sample.prompt_tokens = told.get("prompt_tokens") or 0
+    sample.output_tokens = told.get("output_tokens") or 0
     sample.chunks = times.get("token_iterations") or 0
-    problem = " ".join(str(told["info"].get("error") or "").split())[:DETAIL]
+    problem = str(told["info"].get("error") or "")
     if problem:
-        status = STATUS.search(problem)
-        kind = (
-            "error_event"
-            if "Streaming response" in problem
-            else f"http_{status[1]}"
-            if status
-            else "connection"
-        )
-        sample.error, sample.detail = kind, problem
-    elif start and first and last:
-        sample.ttft, sample.e2e = first - start, last - start
-    else:
-        sample.error, sample.detail = "no_tokens", "counted as successful, without a token"
+        return failed(sample, _kind_of(problem), problem)
+    if not (start and first and last):
+        return failed(sample, "no_tokens", "counted as successful, without a token")
+    sample.ttft, sample.e2e = first - start, last - start
     return sample
+
+
+def _kind_of(problem: str) -> str:
+    """Which of our kinds an error of GuideLLM is."""
+    if "Streaming response" in problem:
+        return "error_event"
+    status = STATUS.search(problem)
+    return f"http_{status[1]}" if status else "connection"
 
 
 def _llmperf(found: Any, path: str) -> Record:
@@ -198,10 +197,10 @@ def _llmperf(found: Any, path: str) -> Record:
         each = told["inter_token_latency_s"]
         sample.output_tokens = sample.chunks = round(sample.e2e / each) if each else 0
         if told["error_code"] is not None:
-            code, said = told["error_code"], str(told["error_msg"])[:DETAIL]
-            sample.error, sample.detail = f"http_{code}" if code > 0 else "connection", said
+            code, said = told["error_code"], str(told["error_msg"])
+            failed(sample, f"http_{code}" if code > 0 else "connection", said)
         elif not sample.chunks:
-            sample.error, sample.detail = "no_tokens", "without a token"
+            failed(sample, "no_tokens", "without a token")
         samples.append(sample)
     completed, rate = (summary[f"results_num_completed_requests{of}"] for of in ("", "_per_min"))
     return _record(

@@ -78,7 +78,7 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
     sample.headers = body.headers
     if exchange.status not in (0, 200):
         said = b"".join(data for _, data in body.pieces).decode("utf-8", "replace")
-        return _failed(sample, f"http_{exchange.status}", said)
+        return failed(sample, f"http_{exchange.status}", said)
     arrivals: list[float] = []
     usage: dict[str, Any] = {}
     texts: list[str] = []
@@ -90,9 +90,9 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
         try:
             event = json.loads(data)
         except ValueError:
-            return _failed(sample, "error_event", f"not JSON: {data[:200]!r}")
+            return failed(sample, "error_event", f"not JSON: {data[:200]!r}")
         if "error" in event:
-            return _failed(sample, "error_event", json.dumps(event["error"]))
+            return failed(sample, "error_event", json.dumps(event["error"]))
         usage = event.get("usage") or usage
         for choice in event.get("choices", ())[:1]:
             text = choice.get("text")
@@ -105,27 +105,28 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
     sample.text, sample.chunks = "".join(texts), len(arrivals)
     if exchange.broken:
         kind = "timeout" if exchange.broken.startswith("no end") else "connection"
-        return _failed(sample, kind, exchange.broken)
+        return failed(sample, kind, exchange.broken)
     if not over:
-        return _failed(sample, "incomplete", "the stream ends without [DONE]")
+        return failed(sample, "incomplete", "the stream ends without [DONE]")
     if not arrivals:
-        return _failed(sample, "no_tokens", "the stream has no token")
+        return failed(sample, "no_tokens", "the stream has no token")
     sample.ttft, sample.e2e = arrivals[0] - start, arrivals[-1] - start
     sample.itl = [later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)]
     sample.prompt_tokens = usage.get("prompt_tokens", 0)
     sample.output_tokens = usage.get("completion_tokens", 0)
     if not usage:
-        return _failed(sample, "no_usage", "the server tells no usage: tokens cannot be counted")
+        return failed(sample, "no_usage", "the server tells no usage: tokens cannot be counted")
     for kind, wanted, found in (
         ("prompt_length", prompt_tokens, sample.prompt_tokens),
         ("output_length", output_tokens, sample.output_tokens),
     ):
         if wanted and found != wanted:
-            return _failed(sample, kind, f"{found} tokens, not {wanted}")
+            return failed(sample, kind, f"{found} tokens, not {wanted}")
     return sample
 
 
-def _failed(sample: Sample, error: str, detail: str) -> Sample:
+def failed(sample: Sample, error: str, detail: str) -> Sample:
+    """The same sample as a failure of a kind."""
     sample.error, sample.detail = error, " ".join(detail.split())[:500]
     return sample
 
