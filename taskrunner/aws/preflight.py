@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from taskrunner.aws.instances import instances
 from taskrunner.errors import TaskrunnerError
 from taskrunner.transports.ssm.account import DENIED, Account, code_of, explained
 from taskrunner.transports.ssm.tunnel import PLUGIN
@@ -122,15 +123,12 @@ def _quota(account: Account, wanted: Wanted, vcpus: int) -> Check:
 
 def _running(account: Account, types: str) -> int:
     """The vCPUs of what runs On-Demand and counts in a quota, which are those of the type."""
-    ec2 = account.client("ec2")
-    wanted = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
-    pages = ec2.get_paginator("describe_instances").paginate(Filters=wanted)
-    running = (one for page in pages for told in page["Reservations"] for one in told["Instances"])
+    running = instances(account, ["pending", "running"])
     names = (one["InstanceType"] for one in running if not one.get("InstanceLifecycle"))
     count = Counter(name for name in names if re.match(types, name))
     if not count:
         return 0
-    told = ec2.describe_instance_types(InstanceTypes=list(count))["InstanceTypes"]
+    told = account.client("ec2").describe_instance_types(InstanceTypes=list(count))["InstanceTypes"]
     return sum(count[one["InstanceType"]] * int(one["VCpuInfo"]["DefaultVCpus"]) for one in told)
 
 

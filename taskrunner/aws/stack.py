@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from taskrunner.aws.instances import instances
 from taskrunner.errors import NotFoundError, closest
 from taskrunner.transports.ssm.account import Account, code_of, explained
 
@@ -66,12 +67,8 @@ def _of_outputs(outputs: Mapping[str, str]) -> dict[str, Instance]:
 
 def _of_tags(account: Account, name: str) -> dict[str, Instance]:
     """The instances of a stack without outputs, in the order of their names."""
-    wanted = [{"Name": f"tag:{TAG}", "Values": [name]}, {"Name": "instance-state-name", "Values": ALIVE}]
     try:
-        pages = account.client("ec2").get_paginator("describe_instances").paginate(Filters=wanted)
-        found: list[dict[str, Any]] = [
-            instance for page in pages for told in page["Reservations"] for instance in told["Instances"]
-        ]
+        found = list(instances(account, ALIVE, **{f"tag:{TAG}": name}))
     except Exception as error:
         raise explained(error, name) from error
 

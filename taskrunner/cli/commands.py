@@ -85,7 +85,7 @@ COMMANDS = {
                      BENCH_EXAMPLES),
     "mlflow": Command("results to MLflow: log, sync, url, test", "tracking:mlflow", "tracking json",
                       MLFLOW_EXAMPLES),
-    "aws": Command("preflight: can this AWS account have the test bed?", "aws:aws", "aws json",
+    "aws": Command("preflight: can this AWS account have the test bed?", "aws:aws", "aws account json",
                    "example: taskrunner aws preflight --instance-type p5.48xlarge --region us-east-1\n"),
     "status": Command("what is running now", "inspect:status", "target json"),
     "logs": Command("show the output of a run's steps", "inspect:logs", "logs target",

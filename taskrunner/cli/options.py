@@ -77,12 +77,16 @@ def connection(parser: Parser) -> None:
     parser.add_argument("--reconnect-timeout", type=seconds, metavar="S",
                         help="seconds to get a lost connection back in (300)")  # fmt: skip
 
-    parser.add_argument("--region", metavar="NAME", help="AWS region, for ssm (that of the environment)")
-    parser.add_argument("--profile", metavar="NAME", help="AWS profile, for ssm (that of the environment)")
+    account(parser)
     parser.add_argument("--bucket", metavar="NAME",
                         help="S3 bucket for what is large or secret (TASKRUNNER_BUCKET)")  # fmt: skip
     parser.add_argument("--stream", choices=("auto", "poll", "s3"),
                         help="how output comes from ssm: asked for, through S3, as it fits")  # fmt: skip
+
+
+def account(parser: Parser) -> None:
+    parser.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
+    parser.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")
 
 
 def nodes_file(parser: Parser) -> None:
@@ -203,5 +207,3 @@ def aws(parser: Parser) -> None:
     parser.add_argument("--count", type=at_least_one, default=2, metavar="N", help="instances (2)")
     parser.add_argument("--zone", default="", metavar="ZONE", help="availability zone (the first one)")
     parser.add_argument("--reserved", action="store_true", help="a capacity block or a reservation: no quota")
-    parser.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
-    parser.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")
