@@ -118,6 +118,23 @@ def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "taskrunner", *map(str, args)]
 
 
+def runner_command(*args: object) -> list[str]:
+    return [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
+
+
+@pytest.fixture
+def runner() -> Callable[..., Process]:
+    """Run `runner` to its end."""
+
+    def runner(*args: object) -> Process:
+        line = runner_command(*args)
+        return subprocess.run(
+            line, timeout=90, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+
+    return runner
+
+
 @pytest.fixture
 def cli() -> Callable[..., Process]:
     """Run the command to its end."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,6 @@ from tests.conftest import Process
 Write = Callable[..., Path]
 STACK = "phase2-nixl-efa-dev-east-1"
 TWO = "i-0fedcba9876543210"
-
-
-@pytest.fixture
-def runner() -> Callable[..., Process]:
-    def call(*args: object) -> Process:
-        line = [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
-
-    return call
 
 
 def client(cloud: Aws, service: str) -> Any:

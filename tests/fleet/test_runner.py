@@ -17,32 +17,13 @@ import pytest
 from taskrunner.fleet.nodes import load_nodes
 from taskrunner.fleet.plans import run_on
 from taskrunner.transports.ssh import session
-from tests.conftest import Process, wait_for
+from tests.conftest import Process, runner_command, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd, free_port
 from tests.terminal import Terminal
 
 Write = Callable[..., Path]
 Runner = Callable[..., Process]
-
-
-def runner_command(*args: object) -> list[str]:
-    return [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
-
-
-@pytest.fixture
-def runner() -> Runner:
-    def runner(*args: object, **more: object) -> Process:
-        return subprocess.run(
-            runner_command(*args),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-
-    return runner
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from taskrunner import packs
+from taskrunner.engine import processes
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.prompts import framed
@@ -23,6 +24,7 @@ from taskrunner.inference.bench.reading import Sample, read
 from taskrunner.inference.serving import lengths
 from tests.conftest import command, wait_for
 from tests.inference.conftest import get
+from tests.sshd import free_port
 
 pytestmark = pytest.mark.slow
 BLOCK = 16
@@ -36,14 +38,10 @@ class Pair:
     def __init__(self, folder: Path, env_dir: Path) -> None:
         self.folder, self.env_dir = folder, env_dir
         self.env = {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}
+        self.services = folder / "state" / "services"
         self.template = folder / "chat.jinja"
         self.template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
-        sockets = [socket.socket() for _ in PORTS]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        self.ports = {name: free.getsockname()[1] for name, free in zip(PORTS, sockets, strict=True)}
-        for free in sockets:
-            free.close()
+        self.ports = {name: free_port() for name in PORTS}
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
@@ -72,18 +70,26 @@ class Pair:
         found: dict[str, Any] = json.loads((self.folder / "results" / f"{name}.json").read_text())["results"]
         return found
 
-    def pid(self, service: str) -> int:
-        return int(
-            json.loads((self.folder / "state" / "services" / service / "service.json").read_text())["pid"]
-        )
+    def record(self, service: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.services / service / "service.json").read_text())
+        return found
+
+    def end(self) -> None:
+        """End what a test has left, whatever became of it; `stop-serving` alone may fail, too."""
+        done = self.run("stop-serving", "-q", timeout=120)
+        left = {
+            path.parent.name: self.record(path.parent.name) for path in self.services.glob("*/service.json")
+        }
+        for known in left.values():
+            processes.end_tree(known["tag"], processes.session(known), 5.0, lambda: None)
+        assert (done.returncode, list(left)) == (0, []), done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, vllm_env: Path) -> Iterator[Pair]:
     made = Pair(tmp_path_factory.mktemp("pair"), vllm_env)
     yield made
-    done = made.run("stop-serving", "-q", timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    made.end()
 
 
 def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
@@ -173,7 +179,7 @@ def test_what_dies_in_the_middle_of_a_measurement_and_is_started_anew(pair: Pair
         )  # fmt: skip
         wait_for(lambda: b"warmup: 4/4" in shown.read_bytes(), 60)
         time.sleep(2)
-        os.kill(pair.pid(service), signal.SIGKILL)
+        os.kill(pair.record(service)["pid"], signal.SIGKILL)
         assert process.wait(120) == 1
     found = json.loads(out.read_text())["results"]
     assert found["completed"] > 0
@@ -227,7 +233,7 @@ def test_a_server_that_cannot_start_fails_early_and_says_why(
     assert done.returncode == 1
     assert re.search(said, done.stdout), done.stdout
     assert time.monotonic() - began < 120
-    assert not (pair.folder / "state" / "services" / "vllm-unified" / "service.json").exists()
+    assert not (pair.services / "vllm-unified" / "service.json").exists()
     with socket.socket() as nobody:
         assert nobody.connect_ex(("127.0.0.1", pair.ports["OTHER"])) != 0
 

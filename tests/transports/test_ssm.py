@@ -367,18 +367,13 @@ def test_errors_are_one_line_with_a_fix(
 
 
 @pytest.fixture
-def runner(cli: Cli, monkeypatch: pytest.MonkeyPatch, cloud: Aws) -> Callable[..., Process]:
-    import subprocess
-    import sys
-
+def runner(
+    runner: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, cloud: Aws
+) -> Callable[..., Process]:
+    """`runner` that knows the instance as node1."""
     monkeypatch.setenv("NODE1_ID", ONE)
     monkeypatch.setenv("NODE1_USER", cloud.user)
-
-    def call(*args: object) -> Process:
-        line = [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL)
-
-    return call
+    return runner
 
 
 def test_an_id_is_enough_for_runner(cloud: Aws, write: Write, runner: Callable[..., Process]) -> None:
