@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from taskrunner.errors import Problem, TaskFileError, UsageError
 from taskrunner.model import checks
 from taskrunner.model.compile import Plan, Selection, compile_plan
 from taskrunner.model.document import Document
+from taskrunner.model.project import Project
 from taskrunner.model.variables import declared, environment_of_nodes, text_of
 from taskrunner.transports import Transport, connect
 from taskrunner.transports.local import LocalTransport
@@ -51,8 +53,9 @@ def load(file: str | Path | TaskFile | LoadedFile) -> LoadedFile:
     if isinstance(file, LoadedFile):
         return file
     if isinstance(file, (str, Path)):
-        path = packs.find(str(file))
-        return LoadedFile(Document.read(path, _shown(path)), path)
+        path = Path("/dev/stdin") if str(file) == "-" else packs.find(str(file))
+        # What comes through a pipe has no place where it could be found again.
+        return LoadedFile(Document.read(path, _shown(path)), path if path.is_file() else None)
     text = json.dumps(file.to_json(), indent=2, ensure_ascii=False)
     return LoadedFile(Document("(built in Python)", text), None)
 
@@ -134,7 +137,16 @@ def compile(
         check=options.get("check", False),
         cwd=_cwd(options.get("cwd"), elsewhere),
         elsewhere=elsewhere,
+        project=_project(loaded.path),
     )
+
+
+def _project(path: Path | None) -> Project | None:
+    """That of the packs, wherever they are installed; None for any other file, which is in a folder of
+    its own.
+    """
+    folder = packs.folder().resolve()
+    return Project("packs", folder) if path and folder in path.resolve().parents else None
 
 
 def _cwd(given: str | Path | None, elsewhere: bool) -> Path | None:
@@ -198,27 +210,24 @@ def run(
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of a file of NAME=value lines, as docker and systemd read them.
-
-    Empty lines and lines that start with # are passed over; `export ` before a name is allowed;
-    one pair of quotes around a value is taken off. Raises UsageError with the line.
+    """The variables of a file of NAME=value lines, as python-dotenv and a shell read them: quotes,
+    comments, `export ` before a name, values over several lines. Nothing is replaced in a value. Raises
+    UsageError with the line.
     """
+    from dotenv.parser import parse_stream
+
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UsageError(f"{path}: {reason}") from error
     found = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        name, separator, value = line.removeprefix("export ").partition("=")
-        name = name.strip()
-        if not separator or not name.isidentifier() or not name.isascii():
+    for line in parse_stream(io.StringIO(text)):
+        name = line.key or ""
+        if line.error or (name and (line.value is None or not name.isidentifier() or not name.isascii())):
+            # A line of white space before it belongs to it, too.
+            number = line.original.line + len(line.original.string) - len(line.original.string.lstrip("\n"))
             raise UsageError(f"{path}:{number}:1: expected NAME=value")
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        found[name] = value
+        if name:
+            found[name] = line.value or ""
     return found

@@ -54,10 +54,13 @@ class RunRefused(_Event):
 class _StepStarted(_Event, total=False):
     name: str
     adopted: str
+    because: str
 
 
 class StepStarted(_StepStarted):
-    """A step begins; `adopted`: its process is still at work from that earlier run."""
+    """A step begins; `adopted`: its process is still at work from that earlier run; `because`: it was
+    done before, but this step before it has run since.
+    """
 
     type: Literal["step.started"]
     step: str
@@ -78,10 +81,13 @@ Reason = Literal["", "guard", "journal", "files", "service", "when", "from", "un
 
 class _StepPlanned(_Event, total=False):
     detail: str
+    because: str
 
 
 class StepPlanned(_StepPlanned):
-    """What a dry run expects of a step: `reason` is why it would be skipped, "" when it would run."""
+    """What a dry run expects of a step: `reason` is why it would be skipped, "" when it would run;
+    `because`: it was done before, but this step before it would run.
+    """
 
     type: Literal["step.planned"]
     step: str
@@ -122,10 +128,13 @@ class _StepFinished(_Event, total=False):
     command: FailedCommand
     tail: list[str]
     tolerated: bool
+    later: bool
 
 
 class StepFinished(_StepFinished):
-    """A step has ended; `duration` in seconds. A failure has its cause and the end of its output."""
+    """A step has ended; `duration` in seconds. A failure has its cause and the end of its output;
+    `later`: the run had failed or was cancelled before.
+    """
 
     type: Literal["step.finished"]
     step: str

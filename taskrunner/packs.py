@@ -43,13 +43,13 @@ def packs() -> Iterator[Pack]:
 
 
 def find(name: str) -> Path:
-    """The task file that a user means: a path, a name under ./tasks, or a pack's name.
+    """The task file that a user means: a path (a pipe, too), a name under ./tasks, or a pack's name.
 
     Raises NotFoundError with the closest names.
     """
     given = Path(name)
     for path in (given, Path(f"{name}.json"), Path("tasks") / given, Path("tasks") / f"{name}.json"):
-        if path.is_file():
+        if path.is_file() or path.is_fifo() or path.is_char_device():
             return path
     known = {pack.name: pack.path for pack in packs()}
     stem = given.name.removesuffix(".json")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from taskrunner.engine import feed, layout
-from taskrunner.engine.events import parse
+from taskrunner.engine.events import parse_event
 from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, closest
 from taskrunner.model.compile import Plan
 from taskrunner.transports import Transport
@@ -83,7 +83,7 @@ class Run:
                 if text and step is not None:
                     yield _output(step, text)
                 continue
-            event = cast("Event | None", parse(chunk.data))
+            event = cast("Event | None", parse_event(chunk.data))
             if event is None:
                 continue
             if event["type"] in ("step.started", "step.finished", "step.skipped"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from taskrunner import runs
 from taskrunner.api import LoadedFile
 from taskrunner.cli.targets import about_node
-from taskrunner.cli.words import skipped
+from taskrunner.cli.words import runs_again, skipped
 from taskrunner.engine.masking import Masker
 from taskrunner.errors import TaskFileError
 from taskrunner.model import cache, checks
 from taskrunner.model.compile import title
+from taskrunner.model.variables import declared, inherits, text_of
 from taskrunner.transports import Transport
 
 if TYPE_CHECKING:
@@ -38,7 +40,32 @@ def show_steps(file: LoadedFile, as_json: bool) -> int:
     width = max((len(task["id"]) for task in tasks), default=0)
     for task in tasks:
         print(f"  {task['id']:<{width}}  {task.get('name', '')}".rstrip())
+    _show_variables(declared(document))
     return 0
+
+
+def _show_variables(variables: dict[str, dict[str, Any]]) -> None:
+    """List the variables: their defaults, or where else their values come from."""
+    if variables:
+        print("variables")
+    width = max(map(len, variables), default=0)
+    for name, entry in variables.items():
+        about = f"  {entry['description']}" if entry.get("description") else ""
+        print(f"  {name:<{width}}  {_origin(name, entry)}{about}")
+
+
+def _origin(name: str, entry: dict[str, Any]) -> str:
+    """Where the value of a variable comes from, when none is given."""
+    default = entry.get("default")
+    if entry.get("required"):
+        says = "required"
+    elif default in (None, ""):
+        says = "empty"
+    else:
+        says = "secret" if entry.get("secret") is True else text_of(default)
+    if not inherits(entry):
+        return says
+    return f"from the environment (${name} is {'set' if os.environ.get(name) else 'not set'}), else {says}"
 
 
 def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
@@ -76,6 +103,8 @@ def _show(step: dict[str, Any], event: StepPlanned) -> None:
     if event.get("detail") and not event["reason"]:
         verdict = f"fail: {event['detail']}"
     print(f"{step['id']}{name}\n    would {verdict}")
+    if "because" in event:
+        print(f"    {runs_again(event['because'])}")
     if step.get("guard") is not None:
         print(_indent("skip_if", step["guard"]))
     for command in step["commands"]:

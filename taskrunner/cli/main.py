@@ -60,6 +60,7 @@ def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
     gc.disable()
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
@@ -70,6 +71,19 @@ def command(program: str = "taskrunner") -> NoReturn:
     except OSError:
         status = status or 1
     os._exit(status)
+
+
+def _open_streams() -> None:
+    """Have the three standard streams, also where the caller has closed them: what is opened later must
+    not be taken for one of them.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _report(error: TaskrunnerError, as_json: bool, program: str) -> None:

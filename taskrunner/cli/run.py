@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from taskrunner import runs
     from taskrunner.api import Options
     from taskrunner.cli.show import Renderer
+    from taskrunner.events import Event
 
 CANCELLED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -132,7 +134,7 @@ def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
         gc.enable()  # a run may take hours
         with run, show:
             for event in run.events(output=show.wants_output, idle=idle):
-                show.event(event)
+                _shown(show, event)
                 if event["type"] == "run.finished":
                     status = event["exit"]
     except Detached:
@@ -142,6 +144,18 @@ def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
         print(f"the output is closed; run {run.id} goes on: `{attach}`", file=sys.stderr)
         raise
     return status
+
+
+def _shown(show: Renderer, event: Event) -> None:
+    """Show an event; where the output goes to a full disk, follow the run without showing it."""
+    try:
+        show.event(event)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):
+            print(f"the output cannot be written: {error.strerror}; the run goes on", file=sys.stderr)
 
 
 def variables(given: list[str]) -> dict[str, str]:

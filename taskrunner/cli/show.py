@@ -9,7 +9,7 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from taskrunner.cli.words import Resume, detail, duration, failure, skipped, stamp, summary
+from taskrunner.cli.words import Resume, detail, duration, failure, runs_again, skipped, stamp, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, StepFinished
@@ -75,9 +75,12 @@ class Plain:
         if event["type"] == "step.started":
             # A guarded step is announced when its guard is known not to hold.
             if event["step"] not in self._guarded or "adopted" in event:
-                self._announce(event["time"], event["step"])
+                self._announce(event["time"], event["step"], event.get("because", ""))
         elif event["type"] == "step.running":
             self._announce(event["time"], event["step"])
+        elif event["type"] == "step.retrying":
+            self._announce(event["time"], event["step"])
+            self._line(event["time"], "INFO", detail(event))
         elif event["type"] == "step.skipped":
             self._line(event["time"], "SKIP", f"{self._title(event['step'])} ({skipped(event)})")
         elif event["type"] == "step.finished":
@@ -100,10 +103,10 @@ class Plain:
     def note(self, text: str) -> None:
         self._line(time.time(), "INFO", text)
 
-    def _announce(self, when: float, step: str) -> None:
+    def _announce(self, when: float, step: str, because: str = "") -> None:
         if step not in self._announced:
             self._announced.add(step)
-            self._line(when, "RUN", self._title(step))
+            self._line(when, "RUN", self._title(step) + (f" ({runs_again(because)})" if because else ""))
 
     def _title(self, step: str) -> str:
         name = self._names.get(step, step)

@@ -63,6 +63,11 @@ def skipped(event: StepSkipped | StepPlanned) -> str:
     return SKIPPED[event["reason"]] + (separator + detail if detail else "")
 
 
+def runs_again(because: str) -> str:
+    """Why a step that was done before is run."""
+    return f"runs again: {because} ran"
+
+
 def summary(event: RunFinished) -> str:
     """The last line of a run."""
     parts = [f"{event['ok']} ok", f"{event['skipped']} skipped", f"{event['failed']} failed"]
@@ -105,6 +110,6 @@ def failure(event: StepFinished, file: str, resume: Resume, tail: bool) -> list[
         lines += ["  " + line for line in rest[:5]] + ["  ..."] * (len(rest) > 5)
     if tail:
         lines += ["| " + harmless(line) for line in event.get("tail", ())]
-    if not event.get("tolerated"):
+    if not (event.get("tolerated") or event.get("later")):
         lines.append(GO_ON + resume(event["step"]))
     return lines

@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO, Any, Callable
 
-    Launch = Callable[[str, list[str]], bool] | None
+    Launch = Callable[[str, list[str], dict[str, str]], bool] | None
 
 LOOK = 0.05
 """Seconds between two looks at a run that is followed."""
@@ -118,8 +118,10 @@ class Asked(Verbs):
         directory = self.prepare(run, self._of_this_machine(plan))
         try:
             # Where systemd does not take it, or has it already, this starts it: once, whoever is first.
-            argv = engine.command("service", directory)
-            if self.launch is None or not self.launch("taskrunner-" + run, argv):
+            argv, env = engine.command("service")
+            argv[0] = os.path.realpath(argv[0])  # it is not this process that starts it
+            env["TASKRUNNER_DIRECTORY"] = directory
+            if self.launch is None or not self.launch("taskrunner-" + run, argv, env):
                 engine.launch(directory)
         except OSError:
             recovery.scrub(directory)

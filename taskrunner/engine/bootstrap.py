@@ -6,6 +6,7 @@ which the engine comes from a URL or in parts. Both say in words that the contro
 whatever else is printed what they need and what has gone wrong.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -33,8 +34,9 @@ def serve(digest: str, size: int, home: str) -> int:
         return sys.stdin.buffer.read(size)
 
     before = os.umask(0o077)
-    root = _root(home)
+    root = ""
     try:
+        root = _root(home)
         folder = _engine(root, digest, need)
     except OSError as error:
         return _say("failed", errno=error.errno, error=error.strerror, path=error.filename or root)
@@ -59,9 +61,9 @@ def ask(request: "dict[str, Any]") -> int:
     except KeyError:
         return _reply(failed={"user": request["user"]})
     os.umask(0o077)
-    root = _root(request["state"])
-    about = request["engine"]
+    root, about = "", request["engine"]
     try:
+        root = _root(request["state"])
         if "part" in about:
             keep(_parts(root, about["digest"]), *about["part"])
             return _reply(ok=True)
@@ -80,6 +82,8 @@ def _root(home: str) -> str:
     if home:
         os.environ["TASKRUNNER_HOME"] = os.path.expanduser(home)
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    if not os.environ.get("TASKRUNNER_HOME") and not os.path.isabs(state):
+        raise OSError(errno.ENOENT, "this user has no home folder, and HOME is not set", state)
     return os.environ.setdefault("TASKRUNNER_HOME", os.path.join(state, "taskrunner"))
 
 
@@ -98,7 +102,8 @@ def _unpack(folder: str, get: "Callable[[], bytes]") -> None:
     import zipfile
 
     # Before anything is sent: a full or read-only disk shows here.
-    temporary = "%s.%d.tmp" % (folder, os.getpid())
+    # A home may be shared with other machines, where another process has this one's number.
+    temporary = "%s.%s.tmp" % (folder, os.urandom(8).hex())
     os.makedirs(temporary)
     try:
         with zipfile.ZipFile(io.BytesIO(get())) as archive:
@@ -141,7 +146,7 @@ def keep(folder: str, number: int, text: str) -> None:
     import base64
 
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "%d.tmp" % os.getpid()), "wb") as file:
+    with open(os.path.join(folder, os.urandom(8).hex() + ".tmp"), "wb") as file:
         file.write(base64.b64decode(text))
         file.flush()
         os.fsync(file.fileno())
@@ -239,7 +244,7 @@ def _environment(path: str) -> "dict[str, str]":
     return found
 
 
-def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str]], bool] | None":
+def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str], dict[str, str]], bool] | None":
     """How a run is to be started, where systemd is to do it: as a unit of its own, which only root may
     start. None where the engine leaves by itself.
 
@@ -263,8 +268,10 @@ def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str]], bool] | 
     os.set_inheritable(asks, False)
     os.set_inheritable(told, False)
 
-    def launch(name: str, argv: "list[str]") -> bool:
-        order = {"name": name, "argv": argv, "env": dict(os.environ), "uid": os.getuid(), "gid": os.getgid()}
+    def launch(name: str, argv: "list[str]", env: "dict[str, str]") -> bool:
+        order = {
+            "name": name, "argv": argv, "env": {**os.environ, **env}, "uid": os.getuid(), "gid": os.getgid(),
+        }  # fmt: skip
         os.write(asks, json.dumps(order).encode() + b"\n")
         return os.read(told, 16) == b"0\n"
 

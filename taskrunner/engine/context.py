@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 
 from . import layout, processes, script
 from .control import Control
-from .events import EventLog
+from .events import ROOM, EventLog
 from .journal import Journal
 from .masking import Masker, Pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, TypeVar
 
     from .shells import Shell
 
+    T = TypeVar("T")
 
+
+START_WITHIN, RECORD_WITHIN = 10.0, 60.0
+"""Seconds for which a full disk keeps a step from starting, and one that is done from being noted."""
+CHOSEN = ("only", "until")
+"""Reasons to leave a step out that are somebody's choice for this run."""
 LIB = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """Where the engine lies, and beside it what steps may call: see inference/__main__.py."""
 
@@ -43,18 +51,75 @@ class Context:
         self.run: str = plan["run"]
         self.events = events
         self.masker = masker
-        self.journal = Journal(layout.journal_path(self.root, plan["key"]))
         self.control = Control()
+        self.journal = Journal(layout.journal_path(self.root, plan["key"]), plan["cwd"])
+        self.project: str = plan.get("project", "")
+        self.step = 0
+        self.because: dict[str, str] = {}
+        """Steps that were done before, and the one that has begun since and comes before them."""
         self.prepared: Shell | None = None
         self.finished: list[Shell] = []
         self.look_ahead: Callable[[], None] = lambda: None
         self.grace: float = plan.get("grace", 10.0)
+        self._in_order = False
         self._env = {
             name: value for name, value in os.environ.items() if name not in ("BASH_ENV", "ENV", "OLDPWD")
         }
         self._env.update(plan["variables"])
         self._env["TASKRUNNER_RUN"] = self.run
         self._env["TASKRUNNER_LIB"] = LIB
+
+    def begins(self) -> None:
+        """The current step changes something: what comes after it is not done because of an earlier time.
+
+        Steps that were left out by name (--only, --until) keep their entries.
+        """
+        if not self._in_order:
+            step, *later = self.plan["steps"][self.step :]
+            names = [other["id"] for other in later if (other.get("skip") or {}).get("reason") not in CHOSEN]
+            forgotten = self.with_room(lambda: self.journal.forget(names), START_WITHIN)
+            self.because.update(dict.fromkeys(forgotten, step["id"]))
+            self._in_order = True
+
+    def would_forget(self) -> bool:
+        """Whether something is remembered that the beginning of the current step makes doubtful."""
+        return not self._in_order and self.journal.knows(
+            other["id"] for other in self.plan["steps"][self.step + 1 :]
+        )
+
+    def record(self, step: str, key: str, run: str) -> None:
+        """Remember that a step has succeeded. Raises OSError when that is not safely on disk."""
+        self.with_room(lambda: self.journal.record(step, key, run), RECORD_WITHIN)
+
+    def with_room(self, write: Callable[[], T], patience: float) -> T:
+        """Call something that writes: on a full disk with the space of the reserve, then as soon as there
+        is some.
+
+        Raises OSError when there is none for `patience` seconds, or the run is asked to stop.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                return write()
+            except OSError as error:
+                if error.errno not in ROOM:
+                    raise
+                if not self.events.reserve.spend():
+                    if self.control.cancelled or time.monotonic() >= deadline:
+                        raise
+                    self.control.sleep(0.2)
+
+    def hold_room(self) -> None:
+        """See that the end of what is about to start can be noted. Raises StepError."""
+        if not self.events.reserve.make():
+            try:
+                self.with_room(self._hold, START_WITHIN)
+            except OSError as error:
+                raise StepError("start", "cannot start the step: %s" % error.strerror) from error
+
+    def _hold(self) -> None:
+        if not self.events.reserve.make():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def env(self, own: dict[str, str], tag: str) -> dict[str, str]:
         """The environment of a process of this run."""

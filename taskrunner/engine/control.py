@@ -21,7 +21,7 @@ class Control:
     def __init__(self) -> None:
         self._requests = 0
         self._answered = 0
-        self._ended: dict[int, int] = {}
+        self._released: set[int] = set()
         self._wake, waker = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(waker, False)
@@ -58,23 +58,27 @@ class Control:
         while not self.cancelled and time.monotonic() < deadline:
             self.pause(deadline - time.monotonic())
 
-    def reap(self) -> None:
-        """Collect every child that has ended."""
-        try:
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                self._ended[pid] = status
-        except ChildProcessError:
-            pass
-
     def ended(self, pid: int) -> int | None:
-        """The exit status of a child that has ended, 128 + N for signal N; None while it lives."""
-        self.reap()
-        status = self._ended.pop(pid, None)
-        if status is None:
+        """How a child has ended: its exit status, -N for signal N; None while it lives.
+
+        It stays a zombie until `release`: what came of it can still be asked by whoever inherits it,
+        should this process be killed before that is noted.
+        """
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
             return None
-        if os.WIFSIGNALED(status):
-            return 128 + os.WTERMSIG(status)
-        return os.WEXITSTATUS(status)
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def release(self, pid: int) -> None:
+        """Let go of a child whose end is noted, or of no interest."""
+        self._released.add(pid)
+        self.reap()
+
+    def reap(self) -> None:
+        """Collect the released children that have ended."""
+        for pid in list(self._released):
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    self._released.discard(pid)
+            except ChildProcessError:
+                self._released.discard(pid)

@@ -4,13 +4,15 @@ One JSON object a line, appended, with `type`, `time` (seconds since the epoch) 
 
     run.started    run, name, file, steps: [{id, name}], previous (the interrupted run it goes on from)
     run.refused    holder (the run that holds the lock)
-    step.started   step, index, attempt, adopted (the run whose process is still at work)
+    step.started   step, index, attempt, adopted (the run whose process is still at work), because (the step
+                   before it that has begun since it was done)
     step.running   step, index: its guard does not hold, the commands run (for a step that takes a while)
-    step.planned   step, index, reason ("" would run, else as step.skipped), detail: of a dry run
+    step.planned   step, index, reason ("" would run, else as step.skipped), detail, because: of a dry run
     step.skipped   step, index, reason (guard, journal, files, service, when, from, until, only), detail,
                    run (the run that has done it, for journal)
     step.retrying  step, index, attempt, attempts, delay, detail
-    step.finished  step, index, status (ok, failed, cancelled), cause, detail, exit, duration, command, tail
+    step.finished  step, index, status (ok, failed, cancelled), cause, detail, exit, duration, command, tail,
+                   tolerated (on_failure is continue), later (the run had failed or was cancelled before)
     service        step, name, state (starting, ready, kept, stopping, stopped), pid
     waiting        step, for
     warning        message, step
@@ -20,6 +22,7 @@ One JSON object a line, appended, with `type`, `time` (seconds since the epoch) 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -37,37 +40,59 @@ FREE_TEXT = ("detail", "message", "tail", "for", "again")
 """The fields that can hold what a step or the world has said."""
 
 
+PATIENCE = 60.0
+"""Seconds for which the end of a run waits for space on a full disk."""
+ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where there is no room."""
+
+
 class EventLog:
     """Appends events to a run's log and rings the bell of a controller that listens.
 
-    The bell is a pipe (or -1): a byte on it means that there is something new to read. Nothing is
-    lost when nobody listens.
+    The bell is a pipe (or -1): a byte on it means that there is something new to read. Nothing is lost
+    when nobody listens. On a full disk events wait in memory for the next one, and at the end of the run
+    for space: the end has a reserve.
     """
 
     def __init__(self, directory: str, bell: int, masker: Masker) -> None:
         self.path = os.path.join(directory, layout.EVENTS)
         self.bell = bell
         self._masker = masker
-        self._reserve = os.path.join(directory, layout.RESERVE)
+        self.reserve = Reserve(os.path.join(directory, layout.RESERVE))
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        _reserve(self._reserve)
+        self._waiting = b""
+        self.reserve.make()
 
     def emit(self, type: str, **fields: Any) -> None:
+        """Write an event; raises OSError for any other reason than a full disk."""
         event: dict[str, Any] = {"type": type, "time": round(time.time(), 3)}
         for name, value in fields.items():
             if value is not None:
                 event[name] = self._masker.value(value) if name in FREE_TEXT else value
-        line = json.dumps(event).encode()
-        try:
-            layout.write_all(self._fd, line + b"\n")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            # The reserve is there so that a run on a full disk can still say how it ended. The
-            # newline in front ends what the failed write may have left.
-            os.unlink(self._reserve)
-            layout.write_all(self._fd, b"\n" + line + b"\n")
+        self._waiting += json.dumps(event).encode() + b"\n"
+        self._written()
         self.ring(b"\n")
+
+    def flush(self, patience: float = PATIENCE) -> bool:
+        """Wait until all events are written; whether they are."""
+        deadline = time.monotonic() + patience
+        while not self._written():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        self.ring(b"\n")
+        return True
+
+    def _written(self) -> bool:
+        while self._waiting:
+            try:
+                self._waiting = self._waiting[os.write(self._fd, self._waiting) :]
+            except OSError as error:
+                if error.errno not in ROOM:
+                    raise
+                if not self.reserve.spend():
+                    return False
+        return True
 
     def ring(self, data: bytes) -> None:
         if self.bell < 0:
@@ -80,28 +105,84 @@ class EventLog:
             self.bell = -1  # the controller is gone
 
 
-def _reserve(path: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.posix_fallocate(fd, 0, layout.RESERVE_BYTES)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-    finally:
-        os.close(fd)
+class Reserve:
+    """A file that holds some space, for what must be written on a full disk."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.held = False
+
+    def make(self) -> bool:
+        """Hold the space, if there is any; whether it is held."""
+        if not self.held:
+            with contextlib.suppress(OSError):
+                fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.posix_fallocate(fd, 0, layout.RESERVE_BYTES)
+                    self.held = True
+                except OSError as error:
+                    self.held = error.errno not in ROOM  # a file system that cannot do it
+                    os.unlink(self._path)
+                finally:
+                    os.close(fd)
+        return self.held
+
+    def spend(self) -> bool:
+        """Give the space to whoever writes next; False when that has been done."""
+        held, self.held = self.held, False
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        return held
 
 
 def read_events(path: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The events from a byte offset on, and the offset to go on from; a half line stays unread."""
     data = layout.read_by_offset(path, offset, limit=-1)
     end = data.rfind(b"\n") + 1
-    return [event for event in map(parse, data[:end].split(b"\n")) if event], offset + end
+    return [event for event in map(parse_event, data[:end].split(b"\n")) if event], offset + end
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The event or journal entry of a line, or None when a crash has cut it."""
+    """The JSON object of a line or file, or None when a crash has cut it."""
     try:
         value = json.loads(line.decode("utf-8", "replace"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """The event of a line; None for a line that is cut or is no event."""
+    event = parse(line)
+    if (
+        event is None
+        or not isinstance(event.get("type"), str)
+        or not isinstance(event.get("time"), (int, float))
+    ):
+        return None
+    needed = FIELDS.get(event["type"], ())
+    return event if all(isinstance(event.get(name), kind) for name, kind in needed) else None
+
+
+_STEP = (("step", str), ("index", int))
+FIELDS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "run.started": (("name", str), ("file", str), ("steps", list)),
+    "run.refused": (("holder", str),),
+    "step.started": _STEP,
+    "step.running": _STEP,
+    "step.planned": (*_STEP, ("reason", str)),
+    "step.skipped": (*_STEP, ("reason", str)),
+    "step.retrying": (*_STEP, ("attempt", int), ("attempts", int), ("delay", (int, float)), ("detail", str)),
+    "step.finished": (*_STEP, ("status", str), ("duration", (int, float))),
+    "service": (("step", str), ("name", str), ("state", str), ("pid", int)),
+    "waiting": (("step", str), ("for", str)),
+    "warning": (("message", str),),
+    "check.finished": (("again", list),),
+    "run.finished": (
+        ("status", str), ("exit", int), ("ok", int), ("skipped", int), ("failed", int),
+        ("duration", (int, float)), ("failures", list),
+    ),
+}  # fmt: skip
+"""What an event is sure to have, and of which type: those who read one rely on it, whatever has become of
+a file.
+"""

@@ -6,7 +6,7 @@ import os
 import time
 
 from . import layout
-from .events import parse
+from .events import parse_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Feed:
             data = self._new_events()
             more = len(data) >= BLOCK and b"\n" in data
             for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]:
-                event = parse(line) or {"type": ""}
+                event = parse_event(line) or {"type": ""}
                 kind = event["type"]
                 if self._at.log and kind in ("step.finished", "step.skipped", "step.started"):
                     for chunk in self._printed():

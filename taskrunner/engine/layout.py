@@ -1,20 +1,27 @@
 """Where the state lives, and how a file is written so that a crash cannot halve it.
 
 <root>/runs/<run id>/   plan.json  events.jsonl  logs/  steps/  outputs/  engine.json  engine.log  followers
-<root>/journal/<key>.jsonl         what is remembered of a task file between runs
-<root>/locks/<key>                 held (flock) by the engine that runs the task file
-<root>/services/<name>/            a service's record and its log
+<root>/journal/<key>.<machine>.jsonl   what is remembered of a task file between runs
+<root>/locks/<key>.<machine>           held (flock) by the engine that runs the task file
+<root>/unsettled/<run id>@<key>.<machine>   a run that has begun and is not settled
+<root>/services/<name>.<project>.<machine>/   a service's record and its log
 <root>/engine/<digest>/            on a node: the engine that a controller has shipped
 <root>/files/<digest>              on a node: files that steps need, by their content
 <root>/parts/ answers/ seats/ never/   on a node that single commands reach: see ask.py
+
+Several machines may share a root (a home on NFS, EFS or FSx). What one of them has done or runs is no
+business of the others, so the names say whose it is.
 """
 
 from __future__ import annotations
 
-import _thread
+import binascii
 import contextlib
+import errno
 import os
 import re
+
+from . import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,15 +34,21 @@ EARLY = "cancel"
 ENGINE_LOG = "engine.log"
 FOLLOWERS = "followers"
 RESERVE = "reserve"
+REAPER = "reaper"
 RESERVE_BYTES = 64 * 1024
 
 
 def default_root(environ: Any = os.environ) -> str:
-    """The state root: `TASKRUNNER_HOME`, else `taskrunner` under the XDG state home."""
+    """The state root: `TASKRUNNER_HOME`, else `taskrunner` under the XDG state home.
+
+    Raises OSError where it would be in the home of a user who has none.
+    """
     home: str = environ.get("TASKRUNNER_HOME", "")
     if home:
         return os.path.abspath(os.path.expanduser(home))
     state = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    if not os.path.isabs(state):
+        raise OSError(errno.ENOENT, "this user has no home folder, and HOME is not set", state)
     return os.path.join(state, "taskrunner")
 
 
@@ -48,16 +61,25 @@ def root_of(directory: str) -> str:
     return os.path.dirname(os.path.dirname(os.path.abspath(directory)))
 
 
+def own(key: str) -> str:
+    """The name under which this machine keeps what belongs to a task file."""
+    return "%s.%s" % (key, processes.machine())
+
+
 def journal_path(root: str, key: str) -> str:
-    return os.path.join(root, "journal", key + ".jsonl")
+    return os.path.join(root, "journal", own(key) + ".jsonl")
 
 
 def lock_path(root: str, key: str) -> str:
-    return os.path.join(root, "locks", key)
+    return os.path.join(root, "locks", own(key))
 
 
-def service_dir(root: str, name: str) -> str:
-    return os.path.join(root, "services", slug(name))
+def service_dir(root: str, project: str, name: str) -> str:
+    """A service is its project's: another one may have a service of the same name."""
+    known = slug(name)
+    if known != name:
+        known += "-%08x" % binascii.crc32(name.encode("utf-8", "surrogateescape"))
+    return os.path.join(root, "services", own("%s.%s" % (known, project)))
 
 
 def slug(text: str) -> str:
@@ -75,9 +97,9 @@ def write_atomic(path: str, data: bytes, durable: bool = False) -> None:
 
     `durable`: it must also be there after a loss of power.
     """
-    temporary = "%s.%d.%d.tmp" % (path, os.getpid(), _thread.get_ident())
+    temporary = temporary_name(path)
     try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, data)
             if durable:
@@ -89,6 +111,11 @@ def write_atomic(path: str, data: bytes, durable: bool = False) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def temporary_name(path: str) -> str:
+    """A name beside `path` that nobody else uses, on whatever machine."""
+    return "%s.%s.tmp" % (path, os.urandom(8).hex())
 
 
 def write_all(fd: int, data: bytes) -> None:

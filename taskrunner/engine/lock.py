@@ -10,11 +10,11 @@ from . import layout, processes
 from .events import parse
 
 
-def take(root: str, key: str, run: str) -> tuple[int | None, list[str]]:
-    """Take the task file's lock. Returns it with the runs that are not settled, or None and its holder.
+def take(root: str, key: str, run: str) -> tuple[int | None, str]:
+    """Take the task file's lock on this machine. Returns it, or None and the run that holds it.
 
-    The kernel frees the lock with its holder's death, whatever its kind; it is never stale. Its file
-    names the holder, then the runs before it whose engine was killed, until they are settled.
+    The kernel frees the lock with its holder's death, whatever its kind; it is never stale. What its file
+    says is for people and for those who are refused.
     """
     path = layout.lock_path(root, key)
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -24,10 +24,9 @@ def take(root: str, key: str, run: str) -> tuple[int | None, list[str]]:
     except BlockingIOError:
         holder = _holder(root, fd)
         os.close(fd)
-        return None, [holder]
-    previous = os.pread(fd, 4096, 0).decode("utf-8", "replace").split()
-    name(fd, [run, *previous])
-    return fd, previous
+        return None, holder
+    name(fd, run)
+    return fd, ""
 
 
 def held(path: str) -> bool:
@@ -45,17 +44,17 @@ def held(path: str) -> bool:
         os.close(fd)
 
 
-def name(lock: int, runs: list[str]) -> None:
-    """Write who has the lock; in one write, the longer text over the shorter."""
-    text = " ".join(runs)[:4096].encode()
-    os.pwrite(lock, text.ljust(os.fstat(lock).st_size), 0)
+def name(lock: int, run: str) -> None:
+    """Write who has the lock."""
+    os.pwrite(lock, run.encode(), 0)
+    os.ftruncate(lock, len(run))
 
 
 def _holder(root: str, fd: int) -> str:
     """The run that holds the lock: who has just taken it may not have written its name yet."""
     deadline = time.monotonic() + 1.0
     while True:
-        holder = os.pread(fd, 4096, 0).decode("utf-8", "replace").partition(" ")[0]
+        holder = os.path.basename(os.pread(fd, 4096, 0).decode("utf-8", "replace").strip("\0 \n"))
         if (holder and engine_alive(layout.run_dir(root, holder))) or time.monotonic() > deadline:
             return holder
         time.sleep(0.01)

@@ -3,7 +3,7 @@
 run RUN_DIR [BELL]   run the plan there, in the foreground; BELL is a descriptor to ring;
                      with - for RUN_DIR, it comes as a line on stdin when it is known
 start RUN_DIR        the same, detached; a second start of the same run does nothing
-service RUN_DIR      the same, in the foreground of a process that is detached already
+service [RUN_DIR]    the same, in the foreground of a process that is detached already
 cancel RUN_DIR       ask the run to stop
 status RUN_DIR       print `running`, `finished STATUS` or `interrupted`
 serve                talk to a controller on stdin and stdout, as serve.py describes
@@ -18,21 +18,31 @@ import os
 import signal
 import sys
 
-from . import VERSION, layout, lock, processes, runner
+from . import VERSION, layout, lock, processes, reaper, runner
 from .events import parse, read_events
 from .masking import close_all_but
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+ITSELF = "/proc/self/exe"
 CRASHED = 70  # EX_SOFTWARE of sysexits(3)
 LAUNCH = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    'import os, sys; sys.path.insert(0, os.environ.pop("TASKRUNNER_ENGINE")); '
     "from engine.main import main; sys.exit(main(sys.argv[1:]))"
 )
 
 
-def command(*argv: str) -> list[str]:
-    """What runs this, in an interpreter that neither site-packages nor PYTHON* variables reach."""
+def command(*argv: str) -> tuple[list[str], dict[str, str]]:
+    """What runs this in another process, and what it needs in its environment: an interpreter that neither
+    site-packages nor PYTHON* variables reach.
+
+    No path is in the command line: a step that looks for a process by a pattern must not find this one.
+    """
+    python = ITSELF if os.path.realpath(ITSELF) == os.path.realpath(sys.executable) else sys.executable
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return [sys.executable, "-I", "-S", "-c", LAUNCH, folder, *argv]
+    return [python, "-I", "-S", "-c", LAUNCH, *argv], {"TASKRUNNER_ENGINE": folder}
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +53,8 @@ def main(argv: list[str]) -> int:
         from . import serve
 
         return serve.main()
+    if argv[:1] == ["service"]:
+        return service(*argv[1:])
     if len(argv) < 2 or argv[0] not in VERBS:
         sys.stderr.write(__doc__ or "")
         return 2
@@ -50,17 +62,20 @@ def main(argv: list[str]) -> int:
 
 
 def run(directory: str, bell: str = "-1") -> int:
-    """Run a plan; what the event log cannot hold is said on the bell and on stderr."""
+    """Run a plan under a reaper; what the event log cannot hold is said on the bell and on stderr."""
+    return reaper.under(lambda watched: _run(directory, int(bell), watched))
+
+
+def _run(directory: str, bell: int, watched: Callable[[str], None]) -> int:
     if directory == "-":
         directory = sys.stdin.readline().rstrip("\n")
         if not directory:
             return 0
-    fd = int(bell)
-    if fd >= 0:
-        os.set_inheritable(fd, False)
-        os.set_blocking(fd, False)
+    if bell >= 0:
+        os.set_inheritable(bell, False)
+        os.set_blocking(bell, False)
     try:
-        return runner.run(directory, fd)
+        return runner.run(directory, bell, watched)
     except runner.Fatal as error:
         message = str(error)
     except Exception:
@@ -68,8 +83,9 @@ def run(directory: str, bell: str = "-1") -> int:
 
         message = "the engine has crashed:\n" + traceback.format_exc()
     sys.stderr.write(message + "\n")
-    if fd >= 0:
-        os.write(fd, message.encode() + b"\n")
+    sys.stderr.flush()
+    if bell >= 0:
+        os.write(bell, message.encode() + b"\n")
     return CRASHED
 
 
@@ -97,8 +113,12 @@ def launch(directory: str, bell: int = -1) -> int:
         os.close(fd)
 
 
-def service(directory: str) -> int:
-    """Run a plan in this process, which somebody has detached already; once, as with `start`."""
+def service(directory: str = "") -> int:
+    """Run a plan in this process, which somebody has detached already; once, as with `start`.
+
+    Without an argument, the directory is in the environment.
+    """
+    directory = directory or os.environ.pop("TASKRUNNER_DIRECTORY")
     fd = _claim(directory)
     return 0 if fd is None else _detached(directory, fd, -1)
 
@@ -159,4 +179,4 @@ def status(directory: str) -> int:
     return 0
 
 
-VERBS = {"run": run, "start": start, "service": service, "cancel": cancel, "status": status}
+VERBS = {"run": run, "start": start, "cancel": cancel, "status": status}

@@ -164,7 +164,10 @@ def _drain(masker: Masker, source: int, log: int, most: int) -> bool:
             data = os.read(source, BLOCK)
         except BlockingIOError:
             return False
-        layout.write_all(log, masker.feed(data) if data else masker.flush())
+        # A log that cannot be written, as on a full disk, loses output; who writes to the pipe must not
+        # notice.
+        with contextlib.suppress(OSError):
+            layout.write_all(log, masker.feed(data) if data else masker.flush())
         if not data:
             return True
         moved += len(data)

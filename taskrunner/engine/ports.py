@@ -20,6 +20,11 @@ def listening(pids: Iterable[int] | None) -> set[int]:
     return {sockets[inode] for pid in pids for inode in _sockets_of(pid) if inode in sockets}
 
 
+def is_local(host: str) -> bool:
+    """Whether a host is this machine, by its usual names."""
+    return host in ("", "localhost", "0.0.0.0", "::", "::1") or host.startswith("127.")  # noqa: S104
+
+
 def owner(port: int) -> str:
     """Who listens on a port, like ", by pid 1 (init)"; "" when that cannot be seen."""
     inodes = {inode for inode, found in _listeners().items() if found == port}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 
@@ -74,37 +75,65 @@ def stat(pid: int) -> tuple[str, int, int, int] | None:
 
 
 def boot_id() -> str:
+    """What tells this start of the machine from others."""
+    global _boot
+    _boot = _boot or _text_of("/proc/sys/kernel/random/boot_id")
+    return _boot
+
+
+def machine() -> str:
+    """What tells this machine from others that share its folders; it can be part of a file name.
+
+    The machine id, else the boot id and the host name; on EC2 the instance id as well, because instances made
+    from one image may have the same machine id.
+    """
+    global _machine
+    if not _machine:
+        own = _text_of("/etc/machine-id")
+        if not re.fullmatch("[0-9a-f]{32}", own):
+            own = "%s-%s" % (boot_id()[:8], re.sub("[^A-Za-z0-9-]", "_", os.uname().nodename)[:40])
+        instance = _text_of("/sys/devices/virtual/dmi/id/board_asset_tag")
+        _machine = own[:12] if len(own) == 32 else own
+        if re.fullmatch("i-[0-9a-f]+", instance):
+            _machine += instance[1:]
+    return _machine
+
+
+_boot = _machine = ""
+
+
+def _text_of(path: str) -> str:
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
+        with open(path) as file:
             return file.read().strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""
 
 
 def identity(pid: int) -> dict[str, object]:
-    """What tells this process from a later one with the same pid."""
+    """What tells this process from a later one with the same pid, here and on other machines."""
     found = stat(pid)
-    return {"pid": pid, "start": found[3] if found else None, "boot": boot_id()}
+    return {"pid": pid, "start": found[3] if found else None, "boot": boot_id(), "machine": machine()}
+
+
+def here(known: Mapping[str, object]) -> bool:
+    """Whether the process of an `identity` belongs to this machine, since it was started last."""
+    return known.get("boot") == boot_id() and known.get("machine", machine()) == machine()
 
 
 def alive(known: Mapping[str, object]) -> bool:
     """Whether the process of an `identity` is still there, and not just a zombie."""
     pid = known.get("pid")
-    found = stat(pid) if isinstance(pid, int) else None
-    return (
-        found is not None
-        and found[0] not in "ZX"
-        and found[3] == known.get("start")
-        and known.get("boot") == boot_id()
-    )
+    found = stat(pid) if isinstance(pid, int) and here(known) else None
+    return found is not None and found[0] not in "ZX" and found[3] == known.get("start")
 
 
 def session(known: Mapping[str, object]) -> int | None:
     """The session that the process of an `identity` leads, or has led: as long as any of it is left, the
-    kernel gives its number to nobody else.
+    kernel gives its number to nobody else. None where it is not sure to be that session.
     """
     pid = known.get("pid")
-    if not isinstance(pid, int) or known.get("boot") != boot_id():
+    if not isinstance(pid, int) or not isinstance(known.get("start"), int) or not here(known):
         return None
     found = stat(pid)
     return pid if found is None or found[3] == known.get("start") else None
@@ -112,48 +141,73 @@ def session(known: Mapping[str, object]) -> int | None:
 
 def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
-    needle = tag.encode()
-    for name in ("cmdline", "environ"):
-        with contextlib.suppress(OSError), open("/proc/%d/%s" % (pid, name), "rb") as file:
-            if any(part in (needle, TAG.encode() + b"=" + needle) for part in file.read().split(b"\0")):
-                found = stat(pid)
-                return found is not None and found[0] not in "ZX"
+    if _carries(pid, "cmdline", tag.encode()) or _carries(pid, "environ", (TAG + "=" + tag).encode()):
+        found = stat(pid)
+        return found is not None and found[0] not in "ZX"
     return False
 
 
-def tree(tag: str, root: int | None = None) -> set[int]:
-    """The living processes of a step: those with its tag, in the root's session, or below either."""
-    found: set[int] = set()
-    parents: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        pid = int(name)
-        known = stat(pid)
-        if known is None or known[0] in "ZX":
-            continue
-        parents[pid] = known[1]
-        if pid == root or (root is not None and known[2] == root) or tagged(pid, tag):
-            found.add(pid)
+def _carries(pid: int, name: str, word: bytes) -> bool:
+    with contextlib.suppress(OSError), open("/proc/%d/%s" % (pid, name), "rb") as file:
+        return word in file.read().split(b"\0")
+    return False
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def root_of(tag: str) -> int | None:
+    """The process that was started under this tag, found by its arguments: no child inherits them."""
+    return next((pid for pid in pids() if _carries(pid, "cmdline", tag.encode()) and tagged(pid, tag)), None)
+
+
+def tree(tag: str, root: int | None = None, seen: int = 0) -> set[int]:
+    """The living processes of a step or service: those with its tag, in its root's session, or below either.
+
+    Once the root is gone, its number may come to mean another session. It is still the same one where a
+    member has the tag; and any member is one of ours that was there before `seen` (clock ticks since
+    boot), when the root was.
+    """
+    known = {pid: found for pid, found in ((pid, stat(pid)) for pid in pids()) if found is not None}
+    living = {pid: found for pid, found in known.items() if found[0] not in "ZX"}
+    found = {pid for pid in living if tagged(pid, tag)}
+    if root is not None:
+        ours = root in known or any(living[pid][2] == root for pid in found)
+        found |= {
+            pid
+            for pid, (_, _, session, start) in living.items()
+            if session == root and (ours or start <= seen)
+        }
     grew = True
     while grew:
-        below = {pid for pid, parent in parents.items() if parent in found} - found
+        below = {pid for pid, (_, parent, _, _) in living.items() if parent in found} - found
         found |= below
         grew = bool(below)
     return found - {os.getpid()}
 
 
-def end_tree(tag: str, root: int | None, grace: float, reap: Callable[[], object]) -> set[int]:
-    """TERM to every process of a step, KILL after `grace` seconds; returns those that resist."""
+def ticks() -> int:
+    """Clock ticks since boot, as a process's start time counts them."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def end_tree(
+    tag: str, root: int | None, grace: float, reap: Callable[[], object] = lambda: None, seen: int = 0
+) -> set[int]:
+    """TERM to every process of a step, KILL after `grace` seconds; returns those that resist.
+
+    `reap` is called while they end.
+    """
     for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
         deadline = time.monotonic() + patience
-        left = tree(tag, root)
+        left = tree(tag, root, seen)
         _signal(left, sign)
         pause = 0.005
         while left:
             reap()
             # Also what the tree has started since: a process on its way down may still fork.
-            now = tree(tag, root)
+            now = tree(tag, root, seen)
             if sign == signal.SIGKILL:
                 _signal(now - left, sign)
             left = now

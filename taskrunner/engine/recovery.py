@@ -7,12 +7,11 @@ import json
 import os
 import time
 
-from . import layout, processes, script
-from .context import Cancelled
-from .events import read_events
+from . import layout, processes, reaper, script
+from .context import Cancelled, StepError
 from .masking import Masker
 from .shells import path_of
-from .steps import WORK, judge
+from .steps import WORK, end, judge, key_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,92 +19,120 @@ if TYPE_CHECKING:
 
     from .context import Context
 
+NOTED_WITHIN = 10.0
+"""Seconds in which the reaper of a run notes the end of a process that has ended."""
+ODD = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file can raise that something else has written, or half of it."""
+
 
 class Left:
-    """The step that was under way when the engine of an earlier run died."""
+    """A step that was under way when the engine of an earlier run died."""
 
-    def __init__(self, run: str, directory: str, step: dict[str, Any], attempt: str, pid: int | None):
-        self.run, self.directory, self.step = run, directory, step
-        self.tag = "%s/%d.%s" % (run, step["index"], attempt)
-        self.path = path_of(directory, step["index"], attempt)
-        self.pid = pid
+    def __init__(self, ctx: Context, run: str, index: int, attempt: str):
+        self.run = run
+        self.directory = layout.run_dir(ctx.root, run)
+        self.tag = "%s/%d.%s" % (run, index, attempt)
+        self.path = path_of(self.directory, index, attempt)
+        self.index = index
+        marks = self.marks()
+        known = marks.process
+        if known is None:
+            pid = processes.root_of(self.tag)
+            known = processes.identity(pid) if pid is not None else {}
+        self.process: dict[str, Any] = dict(known)
+        self.root = processes.session(self.process)
+        self.id, self.key = (marks.step or {}).get("id"), (marks.step or {}).get("key")
+        self.began = marks.skipped or marks.guard is not None or marks.command is not None
 
     @property
     def alive(self) -> bool:
-        return self.pid is not None and processes.tagged(self.pid, self.tag)
+        return processes.alive(self.process)
+
+    def marks(self) -> script.Marks:
+        return script.read_marks(layout.read_bytes(self.path))
+
+    def done(self) -> bool:
+        """Whether its commands have succeeded, now that its process has ended."""
+        deadline = time.monotonic() + NOTED_WITHIN
+        while self.marks().end is None and reaper.at_work(self.directory) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        marks = self.marks()
+        if marks.end is None:
+            # Its reaper was killed, too: what the program has said itself, at its very end, counts.
+            return marks.done
+        return marks.end == 0 and not marks.skipped and marks.command is not None
 
 
-def find(ctx: Context, previous: str) -> Left | None:
-    """The step that the run `previous` was at, when its engine did not end it."""
-    directory = layout.run_dir(ctx.root, previous)
-    events, _ = read_events(os.path.join(directory, layout.EVENTS))
-    if not events or events[-1]["type"] in ("run.finished", "run.refused"):
-        return None
-    open_index = None
-    for event in events:
-        if event["type"] == "step.started":
-            open_index = event["index"]
-        elif event["type"] in ("step.finished", "step.skipped") and event["index"] == open_index:
-            open_index = None
-    plan = load_plan(directory)
-    if open_index is None or plan is None:
-        return None
-    steps = os.path.join(directory, "steps")
-    prefix = "%d." % open_index
-    with contextlib.suppress(FileNotFoundError):
-        names = [name for name in os.listdir(steps) if name.startswith(prefix)]
-        names.sort(key=lambda name: os.stat(os.path.join(steps, name)).st_mtime_ns)
-        if names:
-            marks = script.read_marks(layout.read_bytes(os.path.join(steps, names[-1])))
-            attempt = names[-1][len(prefix) :]
-            return Left(previous, directory, plan["steps"][open_index], attempt, marks.pid)
-    return None
+def find(ctx: Context, previous: str) -> list[Left]:
+    """The steps whose process has begun in the run `previous`, and whose end its engine did not see to."""
+    found = []
+    folder = os.path.join(layout.run_dir(ctx.root, previous), "steps")
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        index, _, attempt = name.partition(".")
+        if index.isdigit():
+            found.append(Left(ctx, previous, int(index), attempt))
+    return [left for left in found if left.began or left.alive]
 
 
-def settle(ctx: Context, left: Left) -> str:
-    """Take over a step that is part of this plan: wait for its process. The id of a step whose
-    commands have succeeded, else "".
+def recover(ctx: Context, previous: list[str]) -> set[str]:
+    """Look after what earlier runs have left; the ids of the steps whose commands have succeeded.
 
-    A step of another definition is ended instead: never two at a time.
+    A step that is part of this plan is waited for; one of another definition is ended: never two at a
+    time. What cannot be read is nothing to recover. Raises OSError when the state cannot be written.
     """
-    same = any(
-        step["id"] == left.step["id"] and step["key"] == left.step["key"] for step in ctx.plan["steps"]
-    )
-    if not same:
-        processes.end_tree(left.tag, left.pid, ctx.grace, ctx.control.reap)
-        return ""
-    if left.alive:
-        _follow(ctx, left)
-    marks = script.read_marks(layout.read_bytes(left.path))
-    if marks.end != 0 or marks.skipped or marks.command is None:
-        # Cut in its middle, or failed: what it left of itself goes before it is run again.
-        processes.end_tree(left.tag, left.pid, ctx.grace, ctx.control.reap)
-        return ""
-    if not any(left.step.get(part) for part in WORK):
-        ctx.journal.record(left.step["id"], left.step["key"], left.run)
-    return str(left.step["id"])
+    done = set()
+    for run in previous:
+        lefts: list[Left] = []
+        try:
+            lefts = find(ctx, run)
+        except ODD as error:
+            message = "what run %s has left cannot be read, and is not recovered: %s" % (run, error)
+            ctx.events.emit("warning", message=message)
+        for left in lefts:
+            # Not done or asked to stop: the pass over the steps sees to both.
+            with contextlib.suppress(Cancelled, StepError):
+                if settle(ctx, left):
+                    done.add(str(left.id))
+    return done
 
 
-def _follow(ctx: Context, left: Left) -> None:
-    index = next(s["index"] for s in ctx.plan["steps"] if s["id"] == left.step["id"])
-    ctx.events.emit("step.started", step=left.step["id"], index=index, attempt=1, adopted=left.run)
+def settle(ctx: Context, left: Left) -> bool:
+    """Wait for the process of a step, or end it; whether its commands have succeeded."""
+    step = next((step for step in ctx.plan["steps"] if step["id"] == left.id), None)
+    if step is not None and left.key == key_of(ctx, step):
+        ctx.step = step["index"]
+        if left.alive:
+            _follow(ctx, left, step)
+        if left.done():
+            ctx.begins()
+            if not any(step.get(part) for part in WORK):
+                ctx.record(step["id"], left.key, left.run)
+            return True
+    # Cut in its middle, or failed, or another step now: what it left of itself goes before anything is run.
+    end(ctx, step or {"id": left.id or ""}, left.tag, left.root)
+    return False
+
+
+def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:
+    ctx.events.emit("step.started", step=step["id"], index=step["index"], attempt=1, adopted=left.run)
     # The same file under the new run's name: what is still to come appears in both.
     with contextlib.suppress(OSError):
         os.link(
-            layout.log_path(left.directory, left.step["index"], left.step["id"]),
-            layout.log_path(ctx.directory, index, left.step["id"]),
+            layout.log_path(left.directory, left.index, step["id"]),
+            layout.log_path(ctx.directory, step["index"], step["id"]),
         )
-    timeout = left.step.get("timeout")
+    timeout = step.get("timeout")
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.01
     while left.alive:
         late = deadline is not None and time.monotonic() >= deadline
         if ctx.control.cancelled or late:
-            processes.end_tree(left.tag, left.pid, ctx.grace, ctx.control.reap)
-            judge(left.step, script.read_marks(b""), 143, "timeout" if late else "cancelled")
+            end(ctx, step, left.tag, left.root)
+            if not left.done():
+                judge(step, left.marks(), -15, "timeout" if late else "cancelled")
         ctx.control.pause(pause)
         pause = min(pause * 1.5, 0.25)
-    if ctx.control.cancelled:
+    if ctx.control.cancelled and not left.done():
         raise Cancelled
 
 
@@ -113,25 +140,31 @@ def load_plan(directory: str) -> dict[str, Any] | None:
     """The plan of a run directory; None when it is not there or not whole."""
     try:
         plan = json.loads(layout.read_bytes(os.path.join(directory, layout.PLAN)))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return plan if isinstance(plan, dict) else None
 
 
 def scrub(directory: str) -> None:
-    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole."""
-    plan = load_plan(directory)
-    if plan is None:
-        return
-    if plan.get("secrets"):
-        masker = Masker([plan["variables"].get(name, "") for name in plan["secrets"]])
-        for name in plan["secrets"]:
-            plan["variables"].pop(name, None)
-        plan["secrets"] = []
-        text = json.dumps(masker.value(plan))
-        layout.write_atomic(os.path.join(directory, layout.PLAN), text.encode())
+    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole.
+
+    A plan that cannot be written without them, on a full disk, goes itself.
+    """
     steps = os.path.join(directory, "steps")
     with contextlib.suppress(OSError):
         for name in os.listdir(steps):
             os.unlink(os.path.join(steps, name))
         os.rmdir(steps)
+    path = os.path.join(directory, layout.PLAN)
+    try:
+        plan = load_plan(directory)
+        if plan is None or not plan.get("secrets"):
+            return
+        masker = Masker([plan["variables"].get(name, "") for name in plan["secrets"]])
+        for name in plan["secrets"]:
+            plan["variables"].pop(name, None)
+        plan["secrets"] = []
+        layout.write_atomic(path, json.dumps(masker.value(plan)).encode())
+    except ODD:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

@@ -9,26 +9,29 @@ import os
 import signal
 import time
 
-from . import VERSION, layout, lock, processes, recovery, references, shells, steps
+from . import VERSION, layout, lock, processes, recovery, references, shells, steps, unsettled
 from .context import Cancelled, Context, StepError
-from .events import EventLog
+from .events import ROOM, EventLog
 from .masking import Masker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
 OK, FAILED, CANCELLED = "ok", "failed", "cancelled"
 EXIT = {OK: 0, FAILED: 1, CANCELLED: 130}
 LOCKED = 4
+NEVER = ("false", "/bin/false", "exit 1")
+"""Guards that say on purpose that a step is run every time."""
 
 
 class Fatal(Exception):
     """The run cannot go on, and may not be able to write that down."""
 
 
-def run(directory: str, bell: int = -1) -> int:
-    """Run the plan in a run directory; returns the exit status of the run.
+def run(directory: str, bell: int = -1, watched: Callable[[str], None] = lambda _: None) -> int:
+    """Run the plan in a run directory; returns the exit status of the run. `watched` is told the
+    directory before the first step.
 
     Raises Fatal when the state cannot be written.
     """
@@ -50,11 +53,15 @@ def run(directory: str, bell: int = -1) -> int:
         layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
         if plan.get("dry"):
             return Run(Context(directory, plan, events, masker), [], None).dry()
-        held, before = lock.take(layout.root_of(directory), plan["key"], plan["run"])
+        root = layout.root_of(directory)
+        held, holder = lock.take(root, plan["key"], plan["run"])
         if held is None:
-            events.emit("run.refused", holder=before[0])
+            events.emit("run.refused", holder=holder)
             recovery.scrub(directory)
             return LOCKED
+        before = unsettled.of(root, plan["key"])
+        unsettled.note(root, plan["key"], plan["run"])
+        watched(directory)
         ctx = Context(directory, plan, events, masker)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, layout.EARLY))
@@ -73,7 +80,7 @@ class Run:
     def __init__(self, ctx: Context, previous: list[str], held: int | None) -> None:
         self.ctx = ctx
         self.lock = held
-        self.taken_over = ""
+        self.taken_over: set[str] = set()
         self.previous = previous
         self.counts = {"ok": 0, "skipped": 0}
         self.failures: list[str] = []
@@ -83,19 +90,15 @@ class Run:
     def all(self) -> int:
         """Run the steps; returns the exit status."""
         ctx, plan = self.ctx, self.ctx.plan
-        left = next(filter(None, (recovery.find(ctx, run) for run in self.previous)), None)
-        self._announce(left.run if left else None)
+        self._announce(self.previous[-1] if self.previous else None)
         for message in plan.get("warnings", ()):
             ctx.events.emit("warning", message=message)
         ctx.journal.forget(plan["forget"])
-        if left is not None:
-            # Not done or asked to stop: the pass over the steps sees to both.
-            with contextlib.suppress(Cancelled, StepError):
-                self.taken_over = recovery.settle(ctx, left)
+        if self.previous:
+            self.taken_over = recovery.recover(ctx, self.previous)
         for run in self.previous:
             recovery.scrub(layout.run_dir(ctx.root, run))
-        if self.lock is not None:
-            lock.name(self.lock, [ctx.run])
+            unsettled.settled(ctx.root, plan["key"], run)
         for step in plan["steps"]:
             self._step(step)
         if self.status == OK and self.failures:
@@ -107,10 +110,13 @@ class Run:
     def dry(self) -> int:
         """Say of each step whether it would run. Only guards are run, and nothing is remembered."""
         forgotten = self.ctx.plan["forget"]
+        first = ""
         self._announce(None)
         for step in self.ctx.plan["steps"]:
             skip = dict(step.get("skip") or {"reason": ""})
             remembered = "" if forgotten is None or step["id"] in forgotten else self._remembered(step)
+            if first and remembered and not skip["reason"]:
+                remembered, skip["because"] = "", first
             if self.ctx.control.cancelled:
                 self.status = CANCELLED
                 break
@@ -126,8 +132,14 @@ class Run:
                     skip["detail"] = error.detail
                 except Cancelled:
                     continue
+            if not (skip["reason"] or first) and not step.get("always") and not self._only_asks(step):
+                first = step["id"]
             self.ctx.events.emit("step.planned", step=step["id"], index=step["index"], **skip)
         return self._conclude()
+
+    def _only_asks(self, step: dict[str, Any]) -> bool:
+        """Whether a step changes nothing, or only its turn can tell."""
+        return not step["commands"] and not step.get("files")
 
     def _announce(self, previous: str | None) -> None:
         plan = self.ctx.plan
@@ -148,6 +160,7 @@ class Run:
         recovery.scrub(ctx.directory)
         if self.lock is not None:
             # Who hears of the end may start the next run at once, and finds nothing to recover.
+            unsettled.settled(ctx.root, ctx.plan["key"], ctx.run)
             os.ftruncate(self.lock, 0)
             os.close(self.lock)
         ctx.events.emit(
@@ -159,8 +172,9 @@ class Run:
             failures=self.failures,
             **self.counts,
         )
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(ctx.directory, layout.RESERVE))
+        if not ctx.events.flush():
+            raise Fatal("the run has ended (%s), but there is no space to write that down" % self.status)
+        ctx.events.reserve.spend()
         return EXIT[self.status]
 
     def _step(self, step: dict[str, Any]) -> None:
@@ -176,8 +190,9 @@ class Run:
             return
         if self.status != OK and not step.get("always"):
             return
+        ctx.step = step["index"]
         remembered = self._remembered(step)
-        taken_over = step["id"] == self.taken_over
+        taken_over = step["id"] in self.taken_over
         if remembered and not (step.get("service") or step.get("wait_for")):
             self.counts["skipped"] += 1
             events.emit(
@@ -185,12 +200,17 @@ class Run:
             )
             return
         ctx.look_ahead = lambda: self._look_ahead(step["index"] + 1)
-        events.emit("step.started", **about, name=step["name"], attempt=1)
+        because = ctx.because.get(step["id"])
+        events.emit("step.started", **about, name=step["name"], attempt=1, because=because)
         began = time.monotonic()
         try:
             reason = steps.run(ctx, step, bool(remembered) or taken_over)
         except StepError as error:
             self._failed(step, error, began)
+        except OSError as error:
+            if error.errno not in ROOM:
+                raise
+            self._failed(step, StepError("start", str(error)), began)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             # A mistake of ours, or a value that nobody has thought of, must not cost the clean-up.
             said = "the engine cannot run it: %s: %s" % (type(error).__name__, error)
@@ -202,18 +222,42 @@ class Run:
                 self.counts["skipped"] += 1
                 events.emit("step.skipped", **about, reason=reason)
             else:
-                # On disk before the next step starts, and before anybody is told.
-                if step["commands"] and not remembered:
-                    ctx.journal.record(step["id"], step["key"], ctx.run)
-                self.counts["ok"] += 1
-                events.emit("step.finished", **about, status=OK, duration=_since(began))
+                self._done(step, bool(remembered), began)
         self._clear()
+
+    def _done(self, step: dict[str, Any], remembered: bool, began: float) -> None:
+        ctx = self.ctx
+        if step["commands"] and step.get("guard") is None and not step.get("always") and not remembered:
+            # On disk before the next step starts, and before anybody is told.
+            try:
+                ctx.record(step["id"], steps.key_of(ctx, step), ctx.run)
+            except OSError as error:
+                if error.errno not in ROOM:
+                    raise
+                said = "it is done, but that cannot be noted: %s" % error.strerror
+                self._failed(step, StepError("journal", said), began)
+                return
+        self.counts["ok"] += 1
+        ctx.events.emit(
+            "step.finished", step=step["id"], index=step["index"], status=OK, duration=_since(began)
+        )
+        if step.get("guard") is not None and step["guard"].strip() not in NEVER and not step.get("always"):
+            self._ask_again(step)
+
+    def _ask_again(self, step: dict[str, Any]) -> None:
+        """Warn when the guard of a step that has just been done does not hold: it will never be skipped."""
+        with contextlib.suppress(StepError, Cancelled):
+            if not steps.guard_holds(self.ctx, step):
+                message = (
+                    "%s: its skip_if does not hold after it, so the next run does it again, and what follows"
+                )
+                self.ctx.events.emit("warning", step=step["id"], message=message % step["id"])
 
     def _remembered(self, step: dict[str, Any]) -> str:
         """The run that has done the step's commands, as the journal knows it; "" when none has."""
         if step.get("guard") is not None or step.get("always") or not step["commands"]:
             return ""
-        entry = self.ctx.journal.find(step["id"], step["key"])
+        entry = self.ctx.journal.find(step["id"], steps.key_of(self.ctx, step))
         return str(entry["run"]) if entry else ""
 
     def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
@@ -232,6 +276,7 @@ class Run:
             duration=_since(began),
             tail=layout.tail(log),
             tolerated=True if step.get("on_failure") == "continue" else None,
+            later=True if self.status != OK else None,
         )
         if self.status == OK and step.get("on_failure") != "continue":
             self.status = FAILED
@@ -252,7 +297,7 @@ class Run:
         """Start the process of the step at this index, if it is sure to need one."""
         for step in self.ctx.plan["steps"][index : index + 1]:
             if self.ctx.prepared is None and not step.get("skip") and not self._remembered(step):
-                self.ctx.prepared = shells.ahead(self.ctx, step)
+                self.ctx.prepared = shells.ahead(self.ctx, step, steps.alone(self.ctx, step))
 
     def _clear(self) -> None:
         """Remove the programs of what has finished."""

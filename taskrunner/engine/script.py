@@ -4,32 +4,46 @@ The program reaches bash on standard input, in a file that also takes the marks:
 argument, which anyone could read, and whole before it starts, so that a step which changes its own
 script changes nothing. It works through sudo, too, which closes every other descriptor.
 
-Marks, one a line behind the program: `p<pid>`, `s` (the guard holds: skip), `g<status>` (it does
-not), `c<index>` (a command starts), `e<status>` (the end). They outlive the engine, so the next one
-can tell a step that finished from one that was cut.
+Marks, one a line behind the program. The engine writes `i<json>` (which step this is) and `p<json>`
+(which process) before the program runs. The program writes `g<status>` (its guard does not hold), `s` (it
+holds: skip), `c<index>` (a command starts) and `d` (all are done). How the process ended is the business
+of its parent, whom no trap, `exec` or closed descriptor can deceive: `x<status>` comes from reaper.py
+where the engine is gone, in a place kept free for it, which a full disk cannot take.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable, Mapping, NamedTuple
+    from typing import Any, Iterable, Mapping, NamedTuple
 
     class Marks(NamedTuple):
-        """What a step's process has noted of itself; None for what it has not reached."""
+        """What is noted of a step's process; None for what it has not reached.
 
-        pid: int | None
-        skipped: bool
-        guard: int | None
-        command: int | None
-        end: int | None
+        `end` is its exit status, -N for signal N.
+        """
+
+        step: dict[str, Any] | None = None
+        process: dict[str, Any] | None = None
+        skipped: bool = False
+        guard: int | None = None
+        command: int | None = None
+        done: bool = False
+        end: int | None = None
 
 else:
     from collections import namedtuple
 
-    Marks = namedtuple("Marks", "pid skipped guard command end")
+    Marks = namedtuple(
+        "Marks",
+        "step process skipped guard command done end",
+        defaults=(None, None, False, None, None, False, None),
+    )
 
 MARKS_FD = 198
 """High enough to leave the descriptors that scripts use (`exec 9>lock; flock 9`) alone."""
@@ -38,18 +52,27 @@ GO_FD = 199
 
 WAIT = "read -r -u %d || exit 125; exec %d<&-; " % (GO_FD, GO_FD)
 BOOT = (
-    'IFS= read -r -d "" TASKRUNNER_PROGRAM; exec %d<&0 </dev/null; set --; '
+    'IFS= read -r -d "" TASKRUNNER_PROGRAM || exit 125; exec %d<&0 </dev/null; set --; '
     'eval "unset TASKRUNNER_PROGRAM; $TASKRUNNER_PROGRAM"' % MARKS_FD
 )
+PLACE_FOR_END = b"x     \n"
+CHECK = "case $? in 0) ;; *) builtin exit $?;; esac"
+XTRACE = re.compile(r"\bset\s+(?:\S+\s+)*?-\w*x|\bxtrace\b")
+UNTRACED = """{ case ${TASKRUNNER_XTRACE-} in x) set -x;; esac; } 2>/dev/null
+%s
+{
+TASKRUNNER_STATUS=$?; case $- in *x*) TASKRUNNER_XTRACE=x;; *) TASKRUNNER_XTRACE=;; esac; set +x
+} 2>/dev/null"""
+"""Around a command of a step that uses `set -x`: the trace shows the commands of the task file alone."""
 
 
-def argv(name: str, tag: str, wait: bool = False) -> list[str]:
-    """The command line of a step's process.
+def argv(tag: str, wait: bool = False) -> list[str]:
+    """The command line of a step's process. With `wait` it does nothing before it gets a line on GO_FD.
 
-    `name` is what bash calls itself in its messages; `tag` tells the process from any other,
-    whatever its pid. With `wait` it does nothing before it gets a line on GO_FD.
+    Nothing of the task file is in it: a step that looks for a process by a pattern must not find itself.
+    `tag` tells the process from any other, whatever its pid.
     """
-    return ["bash", "--norc", "--noprofile", "-c", WAIT + BOOT if wait else BOOT, name, tag]
+    return ["bash", "--norc", "--noprofile", "-c", WAIT + BOOT if wait else BOOT, "bash", tag]
 
 
 def as_user(user: str, command: list[str]) -> list[str]:
@@ -64,38 +87,51 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+def whole(text: str) -> str:
+    """A command without a backslash at its end that continues it on a line which never comes."""
+    bare = text.rstrip("\\")
+    return text[:-1] if (len(text) - len(bare)) % 2 else text
+
+
 def program(
     cwd: str, guard: str | None, commands: Iterable[str], exports: Mapping[str, str] | None = None
 ) -> bytes:
     """The bash program of a step; `exports` are for a user whose environment starts empty."""
-    mark = "builtin printf '%s\\n'"
-    lines = ["%s p$$ >&%d" % (mark, MARKS_FD)]
-    lines += ["export %s=%s" % (name, quote(value)) for name, value in (exports or {}).items()]
+    commands = [whole(command) for command in commands]
+    traced = any(map(XTRACE.search, commands))
+    lines = ["export %s=%s" % (name, quote(value)) for name, value in (exports or {}).items()]
     lines.append(
         "builtin cd -- %s || { echo %s >&2; builtin exit 1; }"
         % (quote(cwd), quote("the working directory cannot be entered: " + cwd))
     )
-    # An explicit `exit 0` ends the step as done, so the end is marked by the shell's own exit.
-    lines.append("trap %s EXIT" % quote('%s "e$?" >&%d' % (mark, MARKS_FD)))
     if guard is not None:
         lines += [
-            "( eval %s )" % quote(guard),
-            'case $? in 0) %s s >&%d; builtin exit 0;; *) %s "g$?" >&%d;; esac'
-            % (mark, MARKS_FD, mark, MARKS_FD),
+            "( eval %s )" % quote(whole(guard)),
+            "case $? in 0) %s; builtin exit 0;; *) %s;; esac" % (_mark("s"), _mark("g%s", '"$?"')),
         ]
     for index, command in enumerate(commands):
-        lines += [
-            "%s c%d >&%d" % (mark, index, MARKS_FD),
-            "eval %s" % quote(command),
-            "case $? in 0) ;; *) builtin exit;; esac",
-        ]
-    # Also where a command has set an EXIT trap of its own.
-    lines.append("%s e0 >&%d; builtin exit 0" % (mark, MARKS_FD))
+        lines.append(_mark("c%d" % index))
+        if traced:
+            lines.append("eval %s" % quote(UNTRACED % command))
+            lines.append(CHECK.replace("$?", "$TASKRUNNER_STATUS"))
+        else:
+            lines += ["eval %s" % quote(command), CHECK]
+    lines.append("%s; builtin exit 0" % _mark("d"))
     return "\n".join(lines).encode("utf-8", "surrogateescape") + b"\0"
 
 
-def write(path: str, content: bytes) -> int:
-    """Write the program and return a descriptor, at its start, to be the process's stdin."""
+def _mark(text: str, *values: str) -> str:
+    """A command that writes a mark, and does no harm where a step has closed the descriptor."""
+    words = " ".join([quote(text + "\\n"), *values])
+    return "{ builtin printf %s >&%d; } 2>/dev/null || :" % (words, MARKS_FD)
+
+
+def write(path: str, content: bytes, step: Mapping[str, object] | None = None) -> int:
+    """Write the program and return a descriptor, at its start, to be the process's stdin.
+
+    `step` is what to know of it: at least its `id` and its `key`.
+    """
+    content += PLACE_FOR_END + mark_line(b"i", step or {})
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
     view = memoryview(content)
@@ -105,22 +141,38 @@ def write(path: str, content: bytes) -> int:
     return fd
 
 
+def mark_line(kind: bytes, value: Mapping[str, object]) -> bytes:
+    return kind + json.dumps(value).encode() + b"\n"
+
+
+def write_end(path: str, status: int) -> None:
+    """Note how the process of a program ended, in the place that is kept free for it. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        place = os.pread(fd, os.fstat(fd).st_size, 0).find(b"\0" + PLACE_FOR_END[:1]) + 1
+        if place > 0:
+            os.pwrite(fd, b"x%-5d" % status, place)
+    finally:
+        os.close(fd)
+
+
 def read_marks(data: bytes) -> Marks:
     """The marks behind the program in a script file's content."""
-    pid = guard = command = end = None
-    skipped = False
+    found: dict[str, Any] = {}
     for line in data[data.find(b"\0") + 1 :].split(b"\n")[:-1]:
-        kind, value = line[:1], line[1:]
-        if kind == b"s":
-            skipped = True
-        elif value.isdigit():
-            number = int(value)
-            if kind == b"p":
-                pid = number
-            elif kind == b"g":
-                guard = number
-            elif kind == b"c":
-                command = number
-            elif kind == b"e":
-                end = number
-    return Marks(pid, skipped, guard, command, end)
+        kind, value = line[:1].decode("latin-1"), line[1:].strip()
+        if kind == "s":
+            found["skipped"] = True
+        elif kind == "d":
+            found["done"] = True
+        elif kind in ("i", "p"):
+            with contextlib.suppress(ValueError):
+                known = json.loads(value)
+                found["step" if kind == "i" else "process"] = known if isinstance(known, dict) else None
+        elif kind in NUMBERS:
+            with contextlib.suppress(ValueError):
+                found[NUMBERS[kind]] = int(value)
+    return Marks(**found)
+
+
+NUMBERS = {"g": "guard", "c": "command", "x": "end"}

@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 
-from . import lock
+from . import lock, processes
 
 SEATS = 2
 LOOK = 0.5
@@ -22,7 +22,7 @@ class Seat:
     """A place to wait, until `wanted` by a later one: of the same controller, or when there are too many."""
 
     def __init__(self, root: str, who: str) -> None:
-        self._folder = os.path.join(root, "seats")
+        self._folder = os.path.join(root, "seats", processes.machine())
         self._name = "%020d-%d-%s" % (time.time_ns(), os.getpid(), who)
         self._who = who
         self._looked = 0.0

@@ -124,8 +124,8 @@ class Server(Verbs):
         state.prune(self.root, run)
 
     def do_alive(self, run: str) -> bool:
-        # A child of this process is alive from before it has written who it is.
-        return run in self.children.values() or super().do_alive(run)
+        # A child of this process is alive from before the engine has written who it is.
+        return super().do_alive(run) or (run in self.children.values() and not state.known(self.root, run))
 
     def do_join(self, run: str) -> None:
         if run not in self.joined:

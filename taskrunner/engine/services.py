@@ -14,7 +14,7 @@ import shutil
 import time
 
 from . import layout, ports, processes, script
-from .context import Cancelled, StepError
+from .context import START_WITHIN, Cancelled, StepError
 from .events import parse
 from .probes import address, describe, listening, probe
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 STOP_WITHIN = 30.0
 GIVE_UP_WITHIN = 5.0
 """Seconds that a service has to end which has failed to start, and so serves nobody."""
+SETTLED_AFTER = 1.0
+"""Seconds after which a service counts as ready that has no `ready`."""
 CAUSE_WITHIN = 1.0
 """Seconds in which the cause of a failure is logged after the first line that tells of it."""
 FREE_WITHIN = 60.0
@@ -38,40 +40,102 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     Raises StepError with the last lines of its log when it exits, when its log matches `fail_on`,
     or when it is not ready in time.
     """
-    directory = layout.service_dir(ctx.root, service["name"])
+    directory = layout.service_dir(ctx.root, ctx.project, service["name"])
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    record = parse(layout.read_bytes(_record_path(directory))) or {}
+    record = _record(ctx, directory, service["name"])
     # A process may have written over its environment, where the tag is (vLLM's engine does, for its title).
-    running = bool(record) and bool(processes.tree(record["tag"], processes.session(record)))
+    running = bool(record) and bool(_members(record))
     if service.get("state") == "stopped":
         if running:
-            _stop(ctx, step, service, record)
+            ctx.begins()
+            _stop(ctx, step, service, record, directory)
         return not running
-    if running and record["definition"] == service["definition"]:
-        if not probe_ready(ctx, step, service):
+    definition = _definition(ctx, step, service)
+    if running and (record["definition"] == definition or _serves(ctx, step, service, directory)):
+        if not probe_ready(ctx, step, service, record):
             _tell(ctx, step, service, "kept", record["pid"])
             return True
         # It may still be on its way up, from a run whose engine was killed.
-        young = time.time() - record["started"] < service["ready"]["timeout"]
+        young = 0 <= time.time() - record["started"] < service["ready"]["timeout"]
         if young and processes.alive(record):
             _await_ready(ctx, step, service, record, directory)
             return False
+    ctx.begins()
     if running:
-        _stop(ctx, step, service, record)
-    record = _start(ctx, step, service, directory)
+        _stop(ctx, step, service, record, directory)
+    record = _start(ctx, step, service, directory, definition)
     _await_ready(ctx, step, service, record, directory)
     return False
 
 
+def _record(ctx: Context, directory: str, name: str) -> dict[str, Any]:
+    """What is known of the service, {} for nothing; also as an older version has kept it."""
+    for place in (directory, os.path.join(ctx.root, "services", layout.slug(name))):
+        found = parse(layout.read_bytes(_record_path(place))) or {}
+        if all(isinstance(found.get(name), kind) for name, kind in RECORD) and processes.here(found):
+            return found
+    return {}
+
+
+RECORD: tuple[tuple[str, Any], ...] = (
+    ("tag", str),
+    ("pid", int),
+    ("definition", str),
+    ("started", (int, float)),
+)
+"""What the record of a service has, at least."""
+
+
+def _members(record: dict[str, Any]) -> set[int]:
+    return processes.tree(record["tag"], processes.session(record), record.get("seen", 0))
+
+
+def _definition(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> str:
+    """What tells a server from another one: what it is started with, here; not the words that ask for it."""
+    folder = os.path.realpath(ctx.folder(step, service))
+    return "%s %s" % (service["definition"], folder)
+
+
+def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str) -> bool:
+    """Whether the server that runs does for what is asked for, as the service's `keep_if` says."""
+    if not service.get("keep_if"):
+        return False
+    env = {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
+    asked = {
+        **step,
+        "guard": service["keep_if"],
+        "env": env,
+        "cwd": service.get("cwd") or step.get("cwd") or "",
+    }
+    from .steps import guard_holds
+
+    return guard_holds(ctx, asked)
+
+
 def log_of(ctx: Context, name: str | None) -> str:
-    return os.path.join(layout.service_dir(ctx.root, name), "log") if name else ""
+    return os.path.join(layout.service_dir(ctx.root, ctx.project, name), "log") if name else ""
 
 
-def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> str:
+def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> str:
     """What a service's `ready` says, "" for yes; also when it asks nothing."""
-    if not _asks(service["ready"]):
+    ready = service["ready"]
+    if not _asks(ready):
         return ""
-    return probe(service["ready"], ctx.folder(step, service), log_of(ctx, service["name"]))
+    missing = probe(ready, ctx.folder(step, service), log_of(ctx, service["name"]))
+    asked = None if missing or step.get("run_as") or _in_containers(service) else address(ready)
+    return missing or (_another(asked[1], record) if asked and ports.is_local(asked[0]) else "")
+
+
+def _another(port: int, record: dict[str, Any]) -> str:
+    """Who else than the service answers on this machine's port, in words; "" for nobody."""
+    if port in ports.listening(_members(record)) or port not in ports.listening(None):
+        return ""
+    return "port %d is answered by another process%s" % (port, ports.owner(port))
+
+
+def _in_containers(service: dict[str, Any]) -> bool:
+    """Whether the ports of a service are held by its container engine."""
+    return bool(re.search(r"\b(docker|podman|nerdctl)\b", str(service.get("command"))))
 
 
 def _asks(ready: dict[str, Any]) -> bool:
@@ -86,7 +150,9 @@ def _tell(ctx: Context, step: dict[str, Any], service: dict[str, Any], state: st
     ctx.events.emit("service", step=step["id"], name=service["name"], state=state, pid=pid)
 
 
-def _start(ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[str, Any]:
+def _start(
+    ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str, definition: str
+) -> dict[str, Any]:
     asked = address(service["ready"])
     if asked and listening(*asked):
         # Else the probe would be answered by somebody else, and the service called ready.
@@ -95,34 +161,45 @@ def _start(ctx: Context, step: dict[str, Any], service: dict[str, Any], director
     log = os.path.join(directory, "log")
     with contextlib.suppress(FileNotFoundError):
         os.replace(log, log + ".1")
-    tag = "service/%s/%s.%d" % (service["name"], ctx.run, step["index"])
-    env = {**step["env"], **service.get("env", {})}
+    tag = "%s/%d.service" % (ctx.run, step["index"])
+    env = {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
     command = service["command"]
     if not isinstance(command, str):
         command = "exec " + " ".join(map(script.quote, command))
-    argv, exports = script.argv(service["name"], tag), None
+    argv, exports = script.argv(tag), None
     if step.get("run_as"):
         argv, exports = script.as_user(step["run_as"], argv), ctx.exports(env, tag)
-    cwd = ctx.folder(step, service)
+    record = {
+        "name": service["name"], "definition": definition, "tag": tag, "started": time.time(), "run": ctx.run,
+        "pid": 0, "boot": processes.boot_id(), "machine": processes.machine(),
+    }  # fmt: skip
     path = os.path.join(directory, "script")
-    stdin = script.write(path, script.program(cwd, None, [command], exports))
+    program = script.program(ctx.folder(step, service), None, [command], exports)
+    try:
+        # Its tag is known before it is there: whoever comes next finds it, whatever happens to this process.
+        ctx.with_room(lambda: _keep(directory, record), START_WITHIN)
+        stdin = ctx.with_room(lambda: script.write(path, program), START_WITHIN)
+    except OSError as error:
+        raise StepError(
+            "service", "cannot start %s: %s" % (service["name"], error.strerror or error)
+        ) from error
     try:
         pid, pump = ctx.spawn(argv, ctx.env(env, tag), stdin, log)
     finally:
         os.close(stdin)
     if pump:
         pump.leave()
-    record = {
-        "name": service["name"],
-        "definition": service["definition"],
-        "tag": tag,
-        "started": time.time(),
-        "run": ctx.run,
-        **processes.identity(pid),
-    }
-    layout.write_atomic(_record_path(directory), json.dumps(record).encode())
+        ctx.control.release(pump.pid)
+    ctx.control.release(pid)
+    record.update(processes.identity(pid))
+    with contextlib.suppress(OSError):
+        _keep(directory, record)
     _tell(ctx, step, service, "starting", pid)
     return record
+
+
+def _keep(directory: str, record: dict[str, Any]) -> None:
+    layout.write_atomic(_record_path(directory), json.dumps(record).encode())
 
 
 def _await_ready(
@@ -134,16 +211,19 @@ def _await_ready(
         _ask_until_ready(ctx, step, service, record, log)
     except StepError as error:
         try:
-            _stop(ctx, step, service, record, hurry=True)
+            _stop(ctx, step, service, record, directory, hurry=True)
         except StepError as other:
             raise StepError("service", "%s; and %s" % (error.detail, other.detail)) from error
         raise
     except Cancelled:
-        _stop(ctx, step, service, record)
+        _stop(ctx, step, service, record, directory)
         raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)  # it may hold secrets, and bash has read it
+    record["seen"] = processes.ticks()
+    with contextlib.suppress(OSError):
+        _keep(directory, record)
     _tell(ctx, step, service, "ready", record["pid"])
 
 
@@ -152,6 +232,8 @@ def _ask_until_ready(
 ) -> None:
     ready, name = service["ready"], service["name"]
     deadline = time.monotonic() + ready["timeout"]
+    # Without a question, that it does not end at once has to do: its program may not even exist.
+    settled = time.monotonic() + (0.0 if _asks(ready) else SETTLED_AFTER)
     patterns = [(text, re.compile(text.encode(), re.MULTILINE)) for text in service.get("fail_on", ())]
     seen, pause = 0, 0.02
     while True:
@@ -169,8 +251,8 @@ def _ask_until_ready(
         seen = upto
         if not alive:
             raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
-        missing = probe_ready(ctx, step, service)
-        if not missing and processes.alive(record):
+        missing = probe_ready(ctx, step, service, record)
+        if not missing and time.monotonic() >= settled and processes.alive(record):
             return
         if ctx.control.cancelled:
             raise Cancelled
@@ -203,17 +285,22 @@ def _last_lines(log: str) -> str:
 
 
 def _stop(
-    ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], hurry: bool = False
+    ctx: Context,
+    step: dict[str, Any],
+    service: dict[str, Any],
+    record: dict[str, Any],
+    directory: str,
+    hurry: bool = False,
 ) -> None:
     """End the service's process tree and wait until its ports and GPU memory are free."""
-    pid = processes.session(record)
     _tell(ctx, step, service, "stopping", record["pid"])
-    members = processes.tree(record["tag"], pid)
+    members = _members(record)
     held = ports.listening(members)
     grace = service.get("stop_timeout", STOP_WITHIN)
     if hurry:
         grace = min(grace, GIVE_UP_WITHIN)
-    left = processes.end_tree(record["tag"], pid, grace, ctx.control.reap)
+    root, seen = processes.session(record), record.get("seen", 0)
+    left = processes.end_tree(record["tag"], root, grace, ctx.control.reap, seen)
     if left:
         raise StepError("service", "%s: processes that cannot be ended: %s" % (service["name"], left))
     deadline = time.monotonic() + FREE_WITHIN
@@ -225,8 +312,9 @@ def _stop(
         if time.monotonic() >= deadline:
             raise StepError("service", "%s has ended, but not free: %s" % (service["name"], busy))
         ctx.control.sleep(0.2)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_record_path(layout.service_dir(ctx.root, service["name"])))
+    for place in (directory, os.path.join(ctx.root, "services", layout.slug(service["name"]))):
+        with contextlib.suppress(OSError):
+            os.unlink(_record_path(place))
     _tell(ctx, step, service, "stopped", record["pid"])
 
 

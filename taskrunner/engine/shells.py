@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from . import layout, script
+from . import layout, processes, script
 from .context import StepError
 
 TYPE_CHECKING = False
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .context import Context
+    from .masking import Pump
 
 
 class Shell:
     """A step's process for one attempt: `pid`, the `tag` of its tree, and the `path` of its marks.
 
-    Raises StepError when it cannot be started.
+    `key` is the identity of what the step does. Raises StepError, OSError when the process cannot be
+    started.
     """
+
+    pid = 0
+    _pump: Pump | None = None
 
     def __init__(
         self,
@@ -33,29 +38,35 @@ class Shell:
         attempt: str,
         guard: str | None,
         commands: list[str],
-        ahead: bool = False,
+        key: str,
     ) -> None:
         index = step["index"]
+        self._ctx = ctx
         self.tag = tag_of(ctx, step, attempt)
         self.path = path_of(ctx.directory, index, attempt)
-        argv, exports = script.argv(step["id"], self.tag, ahead), None
+        argv, exports = script.argv(self.tag, wait=not step.get("run_as")), None
         if step.get("run_as"):
+            # What changes the user closes the descriptor on which it would wait.
             argv = script.as_user(step["run_as"], argv)
             exports = ctx.exports(step["env"], self.tag)
         content = script.program(ctx.folder(step), guard, commands, exports)
         env = ctx.env(step["env"], self.tag)
         log = layout.log_path(ctx.directory, index, step["id"])
-        wait, self._go = os.pipe() if ahead else (-1, -1)
-        stdin = script.write(self.path, content)
+        wait, self._go = (-1, -1) if step.get("run_as") else os.pipe()
+        stdin = -1
         try:
+            stdin = script.write(self.path, content, {"id": step["id"], "key": key})
             self.pid, self._pump = ctx.spawn(argv, env, stdin, log, wait)
-        except StepError:
+            # Noted before it begins, so that whoever finds this file can tell what became of it.
+            # (Appended, as the file is open for that; the place from which bash reads stays.)
+            os.pwrite(stdin, script.mark_line(b"p", processes.identity(self.pid)), 0)
+        except (OSError, StepError):
             self.discard()
             raise
         finally:
-            os.close(stdin)
-            if ahead:
-                os.close(wait)
+            for fd in (stdin, wait):
+                if fd >= 0:
+                    os.close(fd)
 
     def go(self) -> None:
         """Let it run its program."""
@@ -70,32 +81,45 @@ class Shell:
         """All its output is in the log when this returns; what it has noted of itself."""
         if self._pump:
             self._pump.settle()
+            self._ctx.control.release(self._pump.pid)
+            self._pump = None
         return self.marks()
 
     def marks(self) -> script.Marks:
         return script.read_marks(layout.read_bytes(self.path))
 
     def forget(self) -> None:
-        """Remove the program: it may hold secrets."""
+        """Its end is noted: remove the program, which may hold secrets, and let the process go."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
+        if self.pid:
+            self._ctx.control.release(self.pid)
 
     def discard(self) -> None:
         """Do without it: it ends by itself, without having run anything."""
         if self._go >= 0:
             os.close(self._go)
             self._go = -1
+        if self._pump:
+            self._pump.leave()
+            self._ctx.control.release(self._pump.pid)
         self.forget()
 
 
-def ahead(ctx: Context, step: dict[str, Any]) -> Shell | None:
+def ahead(ctx: Context, step: dict[str, Any], guard_alone: bool) -> Shell | None:
     """The process for a step whose turn comes next; None where only its turn can tell."""
     guard, commands = step.get("guard"), [command["text"] for command in step["commands"]]
     if step.get("run_as") or step.get("files") or (guard is None and not commands):
         return None
     with contextlib.suppress(StepError, OSError):
-        return Shell(ctx, step, "1", guard, commands, ahead=True)
+        if guard_alone:
+            return Shell(ctx, step, GUARD % 1, guard, [], step["key"])
+        return Shell(ctx, step, "1", guard, commands, step["key"])
     return None
+
+
+GUARD = "%d.guard"
+"""The attempt at a step that is its guard alone."""
 
 
 def tag_of(ctx: Context, step: dict[str, Any], attempt: str) -> str:

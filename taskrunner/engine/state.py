@@ -8,8 +8,8 @@ import json
 import os
 import time
 
-from . import layout, lock, processes
-from .events import parse
+from . import layout, lock, processes, unsettled
+from .events import parse, parse_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KEEP_RUNS = 500
 KEEP_DAYS = 30
+KEEP_ALWAYS = 20
+"""Runs that are kept however old they seem: a clock may be wrong."""
 
 
 def create(root: str, run: str, plan: dict[str, Any]) -> str:
@@ -45,6 +47,11 @@ def alive(root: str, run: str) -> bool:
     return lock.engine_alive(layout.run_dir(root, run))
 
 
+def known(root: str, run: str) -> bool:
+    """Whether the engine of the run has written who it is."""
+    return os.path.exists(os.path.join(layout.run_dir(root, run), layout.ENGINE))
+
+
 def last_words(root: str, run: str) -> str:
     """What is known of the end of an engine that was lost."""
     directory = layout.run_dir(root, run)
@@ -69,11 +76,11 @@ def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | 
     The status is running, interrupted, or how it ended. None for what never began.
     """
     path = os.path.join(layout.run_dir(root, run), layout.EVENTS)
-    first = parse(layout.read_by_offset(path, 0).split(b"\n", 1)[0])
-    if first is None or first["type"] != "run.started":
+    first = parse_event(layout.read_by_offset(path, 0).split(b"\n", 1)[0])
+    if first is None or first["type"] != "run.started" or not _ours(root, run):
         return None
     lines = layout.read_bytes(path).split(b"\n")
-    last = next(filter(None, map(parse, reversed(lines))), first)
+    last = next(filter(None, map(parse_event, reversed(lines))), first)
     known = {
         "run": run, "name": first["name"], "file": first["file"], "started": first["time"],
         "status": "running", "duration": None, "failures": [], "steps": len(first["steps"]), "step": None,
@@ -82,12 +89,18 @@ def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | 
         known.update(status=last["status"], duration=last["duration"], failures=last["failures"])
     else:
         known["status"] = "running" if (alive(root, run) if is_alive is None else is_alive) else "interrupted"
-        for event in filter(None, map(parse, lines)):
+        for event in filter(None, map(parse_event, lines)):
             if event["type"] == "step.started":
                 known["step"] = {
                     "id": event["step"], "index": event["index"], "started": event["time"],
                 }  # fmt: skip
     return known
+
+
+def _ours(root: str, run: str) -> bool:
+    """Whether the run is this machine's: others may share the state root."""
+    known = parse(layout.read_bytes(os.path.join(layout.run_dir(root, run), layout.ENGINE))) or {}
+    return bool(known.get("machine", processes.machine()) == processes.machine())
 
 
 def infos(root: str, limit: int, live: bool = False) -> list[dict[str, Any]]:
@@ -112,18 +125,36 @@ def discard(root: str, run: str) -> None:
 
 
 def prune(root: str, started: str) -> None:
-    """Forget runs by count and age (which their ids begin with), never one that is live."""
-    oldest = time.strftime("%Y%m%d", time.gmtime(time.time() - KEEP_DAYS * 86400))
+    """Forget runs by count and age, never one that is live, followed or not settled.
+
+    Age is by this machine's clock throughout: the ids of runs come from the clocks of those who started them.
+    """
+    unsettled_runs = unsettled.all_runs(root)
+    oldest = time.time() - KEEP_DAYS * 86400
     names = runs(root)
-    for number in range(len(names) - 1, -1, -1):
-        if number < KEEP_RUNS and names[number] >= oldest:
-            break
+    for number in range(len(names) - 1, min(KEEP_ALWAYS, KEEP_RUNS) - 1, -1):
         name = names[number]
-        if name != started and not followed(root, name) and not alive(root, name):
+        if number < KEEP_RUNS and _changed(layout.run_dir(root, name)) >= oldest:
+            break
+        if (
+            name not in unsettled_runs
+            and name != started
+            and not followed(root, name)
+            and not alive(root, name)
+        ):
             discard(root, name)
-    for kept in ("engine", "files", "never", "parts"):
-        if os.path.isdir(os.path.join(root, kept)):
-            _forget_unused(os.path.join(root, kept))
+    if not unsettled_runs - {started}:
+        # A run that is under way here or on another machine may have yet to read what it was shipped.
+        for kept in ("engine", "files", "never", "parts"):
+            if os.path.isdir(os.path.join(root, kept)):
+                _forget_unused(os.path.join(root, kept))
+
+
+def _changed(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
 
 
 def _forget_unused(folder: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from . import processes
-from .context import Cancelled, StepError
-from .shells import Shell, tag_of
+from .context import START_WITHIN, Cancelled, StepError
+from .shells import GUARD, Shell, tag_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
     `commands_done`: the commands have succeeded before; what else the step has is still to do.
     Raises StepError when the last attempt failed, Cancelled when the run was asked to stop.
     """
+    ctx.hold_room()
     retries = step.get("retries") or {"attempts": 1}
     attempts, delay = retries["attempts"], retries.get("delay", 0)
     for attempt in range(1, attempts + 1):
@@ -54,17 +55,21 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
     # Few steps have a service or files: a run without them starts sooner without these modules.
     guard = step.get("guard") if attempt == 1 and not commands_done else None
     commands = [] if commands_done else [command["text"] for command in step["commands"]]
-    if step.get("files"):
-        # The guard decides first: a step that is skipped leaves no files either.
-        if guard is not None and _bash(ctx, step, "%d.guard" % attempt, guard, []):
+    if guard is not None and alone(ctx, step):
+        # Whether the step begins is to be known before anything that its beginning changes.
+        if _bash(ctx, step, GUARD % attempt, guard, []):
             return "guard"
         guard = None
+    if step.get("files"):
         from . import transfer
 
         if not transfer.place(ctx, step) and not (set(WORK) & step.keys() or step["commands"]):
             return "files"
-    if (guard is not None or commands) and _bash(ctx, step, str(attempt), guard, commands):
-        return "guard"
+    if commands:
+        if guard is None:
+            ctx.begins()
+        if _bash(ctx, step, str(attempt), guard, commands):
+            return "guard"
     kept = False
     if step.get("service"):
         from . import services
@@ -79,16 +84,39 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
     return "service" if kept and not commands and not step.get("wait_for") else ""
 
 
+def alone(ctx: Context, step: dict[str, Any]) -> bool:
+    """Whether a step's guard needs a process of its own."""
+    return bool(step.get("files")) or not step["commands"] or ctx.would_forget()
+
+
 def guard_holds(ctx: Context, step: dict[str, Any]) -> bool:
     """Evaluate a step's guard alone."""
     return _bash(ctx, step, "check", step["guard"], [])
 
 
+def key_of(ctx: Context, step: dict[str, Any]) -> str:
+    """The identity of what a step does: its definition, and the content of its files."""
+    if not step.get("files"):
+        return str(step["key"])
+    from . import transfer
+
+    return transfer.key(ctx, step)
+
+
 def _bash(ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, commands: list[str]) -> bool:
-    """Run the step's process to its end; True when its guard held."""
+    """Run the step's process to its end; True when its guard held.
+
+    A process that fails, is cancelled or takes too long ends with everything that it has started:
+    whatever is run next never runs beside it.
+    """
     shell = ctx.prepared
     if shell is None or shell.tag != tag_of(ctx, step, attempt):
-        shell = Shell(ctx, step, attempt, guard, commands)
+        try:
+            shell = ctx.with_room(
+                lambda: Shell(ctx, step, attempt, guard, commands, key_of(ctx, step)), START_WITHIN
+            )
+        except OSError as error:
+            raise StepError("start", "cannot start the step: %s" % (error.strerror or error)) from error
     else:
         ctx.prepared = None
     ctx.finished.append(shell)
@@ -102,24 +130,37 @@ def _bash(ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, c
 
 
 def judge(step: dict[str, Any], marks: Marks, status: int, cause: str) -> bool:
-    """What the end of a step's process means: True for a guard that held, False for done."""
-    if cause == "cancelled":
-        raise Cancelled
-    if cause == "guard":
-        seconds = step.get("guard_timeout", GUARD_TIMEOUT)
-        raise StepError("guard", "the guard did not end within %g s" % seconds)
-    if cause == "timeout":
-        raise StepError("timeout", "did not end within %g s" % step["timeout"], status, marks.command)
+    """What the end of a step's process means: True for a guard that held, False for done.
+
+    `status` is its exit status, -N for signal N. Done is done: a step whose commands have all succeeded
+    counts, even if it was asked to stop meanwhile.
+    """
+    if cause and not (status == 0 and marks.done):
+        if cause == "cancelled":
+            raise Cancelled
+        if cause == "guard":
+            seconds = step.get("guard_timeout", GUARD_TIMEOUT)
+            raise StepError("guard", "the guard did not end within %g s" % seconds)
+        raise StepError("timeout", "did not end within %g s" % step["timeout"], _shown(status), marks.command)
+    if status < 0:
+        raise StepError("exit", "ended by signal %d" % -status, _shown(status), marks.command)
     if status:
         detail = "exit status %d" % status
-        if status > 128 and marks.end is None:
-            detail += ", ended by signal %d" % (status - 128)
+        if status > 128:
+            detail += ", as of a process that signal %d has ended" % (status - 128)
         raise StepError("exit", detail, status, marks.command)
     return marks.skipped
 
 
+def _shown(status: int) -> int:
+    """An exit status as shells show it."""
+    return status if status >= 0 else 128 - status
+
+
 def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tuple[int, str]:
-    """Wait for the end of the process, or bring it about; its exit status and the cause."""
+    """Wait for the end of the process, or bring it about; its status and why it was brought about, "" when it
+    came by itself.
+    """
     control = ctx.control
     timeout: float | None = step.get("timeout")
     deadline = time.monotonic() + step.get("guard_timeout", GUARD_TIMEOUT) if guarded else None
@@ -129,7 +170,9 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
     while True:
         status = control.ended(shell.pid)
         if status is not None:
-            return status, "exit"
+            if status != 0:
+                end(ctx, step, shell.tag, shell.pid)
+            return status, ""
         cause = "cancelled" if control.cancelled else ""
         now = time.monotonic()
         late = deadline is not None and now >= deadline
@@ -141,7 +184,9 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
         if late and not cause:
             cause = "guard" if guarded else "timeout"
         if cause:
-            return _end(ctx, step, shell), cause
+            end(ctx, step, shell.tag, shell.pid)
+            status = control.ended(shell.pid)
+            return -9 if status is None else status, cause
         left = None if deadline is None else deadline - now
         if guarded:
             # Only the marks tell when the guard has ended; most have before the first look.
@@ -150,21 +195,12 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
         control.pause(left)
 
 
-def _end(ctx: Context, step: dict[str, Any], shell: Shell) -> int:
-    """End the step's whole tree; the exit status of its root."""
-    ended: list[int] = []
-
-    def reap() -> None:
-        status = ctx.control.ended(shell.pid)
-        if status is not None:
-            ended.append(status)
-
-    immortal = processes.end_tree(shell.tag, shell.pid, ctx.grace, reap)
-    reap()
+def end(ctx: Context, step: dict[str, Any], tag: str, root: int | None) -> None:
+    """End the whole tree of a step's process."""
+    immortal = processes.end_tree(tag, root, ctx.grace, ctx.control.reap)
     if immortal:
         message = "processes that cannot be ended: %s" % sorted(immortal)
         ctx.events.emit("warning", step=step["id"], message=message)
-    return ended[0] if ended else 137
 
 
 def wait(ctx: Context, step: dict[str, Any]) -> None:

@@ -22,9 +22,10 @@ def folder() -> Path:
     """`$TASKRUNNER_HOME/cache`, else `taskrunner` under the XDG cache home."""
     home = os.environ.get("TASKRUNNER_HOME")
     if home:
-        return Path(home).expanduser() / "cache"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "taskrunner"
+        return Path(os.path.expanduser(home)) / "cache"
+    base = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    # Without a home folder there is no cache: nothing can be read or made there.
+    return Path(base if os.path.isabs(base) else os.devnull) / "taskrunner"
 
 
 class Mark:
@@ -56,7 +57,7 @@ class Mark:
             for old in self._path.parent.iterdir():
                 if time.time() - old.stat().st_mtime > KEEP_DAYS * 86400:
                     old.unlink()
-            temporary = self._path.with_suffix(f".{os.getpid()}")
+            temporary = self._path.with_suffix("." + os.urandom(8).hex())
             temporary.write_text(what, encoding="utf-8")
             temporary.replace(self._path)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taskrunner.engine.masking import Masker
+from taskrunner.engine.script import whole
 from taskrunner.errors import Problem, closest
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
@@ -16,6 +18,12 @@ from taskrunner.model.variables import Variables
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 YEAR = 31_536_000
+LARGEST_VARIABLE = 131_072
+"""Bytes of NAME=value with its end: MAX_ARG_STRLEN of execve(2)."""
+LARGEST_ENVIRONMENT = 1_900_000
+"""Bytes of all together: a quarter of the usual stack limit, less what the machine's own environment
+takes.
+"""
 
 
 def seconds(duration: float | str) -> float:
@@ -107,10 +115,10 @@ def templates(document: Document, variables: Variables) -> tuple[list[Problem], 
     problems = []
     values = dict(variables.values)
     for index, task in _tasks(document):
-        for place, text, rest in var.task_strings(task, ("tasks", index)):
+        for place, text, rest, literal in var.task_strings(task, ("tasks", index)):
             if "<<" not in text and "{{" not in text:
                 continue
-            for found in var.templates(text, rest):
+            for found in var.templates(text, rest, literal):
                 if found.name not in variables.values:
                     values[found.name] = found.name
                     problems.append(var.undefined(document, place, found, variables.values))
@@ -141,18 +149,19 @@ def commands(
     """Each step's commands, and the problems of those that are not valid bash, like its guard."""
     snippets: list[tuple[Place, str]] = []
     for index, task in enumerate(tasks):
-        if task.get("skip_if") is not None:
-            snippets.append((("tasks", index, "skip_if"), task["skip_if"]))
-        command = (task.get("service") or {}).get("command")
-        if isinstance(command, str):
-            snippets.append((("tasks", index, "service", "command"), command))
+        if (task.get("skip_if") or "").strip():
+            snippets.append((("tasks", index, "skip_if"), whole(task["skip_if"])))
+        for key in ("command", "keep_if"):
+            command = (task.get("service") or {}).get(key)
+            if isinstance(command, str):
+                snippets.append((("tasks", index, "service", key), whole(command)))
         for element, text in enumerate(task.get("commands") or ()):
             snippets.append((("tasks", index, "commands", element), text))
     mark = cache.Mark("commands", json.dumps([len(tasks), snippets]))
     if mark.found:
         spans = json.loads(mark.found)
         return [
-            [shell.Group("\n".join(task["commands"][first : last + 1]), first, last) for first, last in own]
+            [shell.group_of(task["commands"], first, last) for first, last in own]
             for task, own in zip(tasks, spans, strict=True)
         ], []
     problems: list[Problem] = []
@@ -181,7 +190,9 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
     problems = []
     for index, task in enumerate(tasks):
         place: Place = ("tasks", index)
-        if not any(task.get(part) for part in ("commands", "service", "wait_for", "files", "outputs")):
+        if "commands" not in task and not any(
+            task.get(part) for part in ("service", "wait_for", "files", "outputs")
+        ):
             message = "the step does nothing"
             problems.append(document.problem(place, message, "give it commands, a service or a wait_for"))
         problems += _durations(document, place, task)
@@ -202,6 +213,43 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
                 problems += _pattern(document, (*inside, "fail_on", number), pattern)
         if "wait_for" in task:
             problems += _probe(document, (*place, "wait_for"), task["wait_for"], own_log=False)
+    return problems
+
+
+def environment(
+    document: Document, variables: Variables, tasks: Sequence[Mapping[str, Any]]
+) -> list[Problem]:
+    """Variables with which the system would not start bash."""
+    problems = _startable(document, ("variables",), variables.values)
+    for index, task in enumerate(tasks):
+        for place, env in (
+            (("tasks", index, "env"), task.get("env")),
+            (("tasks", index, "service", "env"), (task.get("service") or {}).get("env")),
+        ):
+            problems += _startable(document, place, {k: var.text_of(v) for k, v in (env or {}).items()})
+    return problems
+
+
+def _startable(document: Document, place: Place, env: Mapping[str, str]) -> list[Problem]:
+    problems = []
+    total = 0
+    for name, value in env.items():
+        size = len(name) + len(value.encode("utf-8", "surrogateescape")) + 2
+        total += size
+        if size > LARGEST_VARIABLE:
+            message = (
+                f"{name} has {size - len(name) - 2} bytes; the system starts no program with a variable of"
+            )
+            message += f" more than {LARGEST_VARIABLE - len(name) - 2}"
+            problems.append(document.problem((*place, name), message, "put it in a file, and give its path"))
+    if not problems and total > LARGEST_ENVIRONMENT:
+        message = f"the variables have {total} bytes together; the system starts no program with so many"
+        problems.append(document.problem(place, message, "put the large ones in files"))
+    path = env.get("PATH")
+    if path is not None and shutil.which("bash", path=path) is None:
+        message = "there is no bash in this PATH, so that no step could start"
+        hint = "add /usr/bin:/bin, or set PATH in the commands"
+        problems.append(document.problem((*place, "PATH"), message, hint))
     return problems
 
 

@@ -19,6 +19,7 @@ from taskrunner.engine.layout import slug
 from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
 from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
+from taskrunner.model.project import Project, project_of
 from taskrunner.model.variables import Variables, render_task, resolve, text_of
 
 Plan = dict[str, Any]
@@ -61,13 +62,14 @@ def compile_plan(
     check: bool = False,
     cwd: Path | None = None,
     elsewhere: bool = False,
+    project: Project | None = None,
 ) -> Plan:
     """The plan of a task file, still without a run id.
 
-    `path` is the file's identity on this machine; None for one that was built in Python, which is
-    known by its name. `elsewhere`: the plan is for another machine, where the file is known by its
-    own and its given name, whoever runs it from wherever, and where steps start in the home. Raises
-    TaskFileError with every problem, NotFoundError for an unknown step.
+    `path` is the file's identity on this machine; None for one that was built in Python, which is known
+    by its name. `elsewhere`: the plan is for another machine, where the file is known by its project and
+    its place in that, whoever runs it from wherever, and where steps start in the home. `project`: not
+    that of the folder around. Raises TaskFileError with every problem, NotFoundError for an unknown step.
     """
     given, explicit = given or {}, explicit or {}
     valid = cache.Mark("file", document.text)
@@ -82,7 +84,7 @@ def compile_plan(
     tasks = [render_task(task, values) for task in document.data["tasks"]]
     commands, refused = checks.commands(document, tasks)
     problems += undefined + refused
-    problems += checks.parts(document, tasks)
+    problems += checks.parts(document, tasks) + checks.environment(document, variables, tasks)
     if problems:
         raise TaskFileError(in_order(checks.masked(problems, variables)))
     valid.remember()
@@ -98,13 +100,17 @@ def compile_plan(
             step["skip"] = skip
         steps.append(step)
     identity = str(path.resolve()) if path else "python:" + _name_of(document)
-    known_as = f"{Path(identity).name}:{title(document)}" if path and elsewhere else identity
+    project = project or project_of(path or Path.cwd() / "_")
+    known_as = identity
+    if path and elsewhere:
+        known_as = f"{project.name}:{os.path.relpath(identity, project.folder)}:{title(document)}"
     plan: Plan = {
         "format": VERSION,
         "name": title(document),
         "file": document.name,
         "path": identity,
         "key": slug(Path(identity).stem) + "-" + _digest(known_as)[:12],
+        "project": _digest(project.name)[:8],
         "cwd": str(cwd or ("~" if elsewhere else Path.cwd())),
         "variables": variables.values,
         "secrets": sorted(name for name in variables.secrets if variables.values[name]),
@@ -122,7 +128,9 @@ def compile_plan(
         "check": check,
         "steps": steps,
     }
-    plan["fingerprint"] = _digest([plan["variables"], plan["steps"], plan["forget"], check])
+    plan["fingerprint"] = _digest(
+        [plan["variables"], plan["steps"], plan["forget"], check, plan["cwd"], project.name]
+    )
     return plan
 
 
@@ -141,7 +149,7 @@ def _step(
         "commands": [_command(document, index, group) for group in groups],
         "env": {name: text_of(value) for name, value in (task.get("env") or {}).items()},
     }
-    if task.get("skip_if") is not None:
+    if (task.get("skip_if") or "").strip():
         step["guard"] = task["skip_if"]
         step["guard_timeout"] = checks.seconds(task.get("skip_if_timeout", 60))
     if "timeout" in task:
@@ -191,9 +199,9 @@ def _service(task: dict[str, Any], step: dict[str, Any], variables: Variables) -
     service["env"] = {name: text_of(value) for name, value in (service.get("env") or {}).items()}
     service["ready"] = _probe(service.get("ready") or {})
     service["stop_timeout"] = checks.seconds(service.get("stop_timeout", 30))
-    # A server is another one when what it is started with is; how its health is asked is not.
-    made_of = [service.get("command"), service["env"], service.get("cwd"), step["env"],
-               step.get("cwd"), step.get("run_as")]  # fmt: skip
+    # A server is another one when what it is started with is; how its health is asked is not. The folder
+    # comes to it where it is known what it means.
+    made_of = [service.get("command"), service["env"], step["env"], step.get("run_as")]
     service["definition"] = _digest([made_of, _mentioned(made_of, variables)])
     return service
 
@@ -217,11 +225,16 @@ def _digest(value: Any) -> str:
 
 
 def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str, str]]:
-    """The steps that are passed over, and why. Raises NotFoundError for an unknown id."""
+    """The steps that are passed over, and why. Raises NotFoundError for an unknown id, UsageError."""
     for name in (selection.start, selection.until, *selection.only):
         if name is not None and name not in known:
             hint = closest(name, known) or "the steps are " + ", ".join(known[:20])
             raise NotFoundError(f"there is no step {name!r}", hint)
+    if selection.only and (selection.start or selection.until):
+        raise UsageError(
+            "--only names all the steps to run; --from and --until choose others",
+            "give --only alone, or --from and --until",
+        )
     first = known.index(selection.start) if selection.start else 0
     last = known.index(selection.until) if selection.until else len(known) - 1
     if selection.start and last < first:
@@ -238,14 +251,19 @@ def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str,
 
 
 def _forgotten(known: Sequence[str], selection: Selection) -> list[str]:
-    """Asked for by name, a step is run again whatever the journal says."""
-    if selection.only:
+    """Asked for by name, a step is run again whatever the journal says; one that is left out keeps its
+    entry.
+    """
+    if not selection.start:
         return [name for name in known if name in selection.only]
-    return list(known[known.index(selection.start) :]) if selection.start else []
+    last = known.index(selection.until) if selection.until else len(known) - 1
+    return list(known[known.index(selection.start) : last + 1])
 
 
 def _when(task: dict[str, Any], values: Mapping[str, str]) -> dict[str, str] | None:
     for name, wanted in (task.get("when") or {}).items():
+        if name.startswith("_"):
+            continue
         negated = isinstance(wanted, dict)
         options = wanted["not"] if isinstance(wanted, dict) else wanted
         texts = [text_of(item) for item in (options if isinstance(options, list) else [options])]

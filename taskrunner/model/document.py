@@ -30,7 +30,7 @@ class Document:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
-        self.data = self._parse()
+        self.data = accepted(self._parse())
 
     @classmethod
     def read(cls, path: Path, name: str = "") -> Document:
@@ -171,6 +171,51 @@ class Document:
 
 def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+OPTIONAL_PARTS = ("service", "wait_for", "retries")
+
+
+def accepted(data: Any) -> Any:
+    """The JSON value of a task file, where another spelling has the same meaning as that of the schema:
+    an optional member that is null is not there, and a number as an id is its text. Other values are left
+    as they are.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("tasks"), list):
+        return data
+    data = _without_nulls(data)
+    data["tasks"] = [_accepted_task(task) if isinstance(task, dict) else task for task in data["tasks"]]
+    if isinstance(data.get("metadata"), dict):
+        data["metadata"] = _without_nulls(data["metadata"])
+    if isinstance(data.get("variables"), dict):
+        data["variables"] = {
+            name: _without_nulls(value) if isinstance(value, dict) else {} if value is None else value
+            for name, value in data["variables"].items()
+        }
+    return data
+
+
+def _accepted_task(task: dict[str, Any]) -> dict[str, Any]:
+    if "commands" in task and task["commands"] is None:
+        task = {**task, "commands": []}
+    task = _without_nulls(task)
+    if isinstance(task.get("id"), (int, float)) and not isinstance(task["id"], bool):
+        task["id"] = str(task["id"])
+    for name in OPTIONAL_PARTS:
+        if isinstance(task.get(name), dict):
+            task[name] = _accepted_part(task[name])
+    return task
+
+
+def _accepted_part(part: dict[str, Any]) -> dict[str, Any]:
+    part = _without_nulls(part)
+    if isinstance(part.get("ready"), dict):
+        part["ready"] = _without_nulls(part["ready"])
+    return part
+
+
+def _without_nulls(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if value is not None}
 
 
 def strings(value: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:

@@ -55,6 +55,10 @@ class Variable(Part):
     description: Text | None = None
     required: bool = Field(False, description="It has no default: a value must be given.")
     secret: bool = Field(False, description="It never appears in a log, an event or a listing.")
+    from_env: bool = Field(
+        False,
+        description="Its value is that of the caller's environment, where it has one; else the default.",
+    )
     choices: Annotated[list[Scalar], Field(min_length=1)] | None = Field(
         None, description="The values that it may have."
     )
@@ -105,6 +109,11 @@ class Service(Part):
     fail_on: list[Filled] = Field(
         default=[],
         description="Regular expressions: a line that matches ends the wait; the first of them is told.",
+    )
+    keep_if: Filled | None = Field(
+        None,
+        description="A command: when it succeeds, a server that runs is kept though it is defined otherwise."
+        " $TASKRUNNER_SERVICE is a folder that the server can have written to.",
     )
     env: Environment = {}
     cwd: Filled | None = None

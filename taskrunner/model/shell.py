@@ -11,12 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from taskrunner.engine.script import whole
+from taskrunner.model.variables import HERE_DOCUMENT
+
 INCOMPLETE = re.compile(r"unexpected end of file|unexpected EOF|delimited by end-of-file")
 UNFINISHED_LINE = re.compile(r"(?:^|[^\\])(?:\\\\)*\\$")
 """Ends in a backslash that continues the line."""
-
-
-HERE_DOCUMENT = re.compile(r"""<<-?[ \t]*(?:"([^"'\n]+)"|'([^'\n]+)'|\\?([^\s;&|<>()'"`\\]+))""")
 
 
 class Group(NamedTuple):
@@ -68,10 +68,16 @@ def _fenced(snippet: str) -> str:
     quote at the end of that. The comments stand there again for a quote around an open substitution.
     (What is nested deeper can still slip through here; bash refuses it when the step runs.)
     """
-    delimiters = {next(filter(None, found)) for found in HERE_DOCUMENT.findall(snippet)}
+    found = HERE_DOCUMENT.finditer(snippet)
+    delimiters = {match["double"] or match["single"] or match["bare"] for match in found}
     closers = "".join(f": '\n{delimiter}\n'\n" for delimiter in sorted(delimiters))
     traps = "#' ;; ;;\n#\" ;; ;;\n#` ;; ;;\n"
     return f"step() {{ (\n:\n{snippet}\n{closers}{traps}) }}\n{traps}"
+
+
+def group_of(elements: Sequence[str], first: int, last: int) -> Group:
+    """The command that some of the elements make together."""
+    return Group(whole("\n".join(elements[first : last + 1])), first, last)
 
 
 def group(elements: Sequence[str], bad: Sequence[int]) -> tuple[list[Group], list[ShellError]]:
@@ -88,12 +94,15 @@ def group(elements: Sequence[str], bad: Sequence[int]) -> tuple[list[Group], lis
             text += "\n" + elements[last]
             complaint = _complaint(text)
             refused = bool(complaint)
+        if not refused and UNFINISHED_LINE.search(text):
+            # It continues on a line that never comes: is it whole without that?
+            complaint = _complaint(whole(text))
+            refused = bool(complaint)
         if refused:
             alone = _complaint(elements[first]) or complaint
             errors.append(ShellError(first, alone or "the brackets or quotes are not balanced"))
             last = first
-            text = elements[first]
-        groups.append(Group(text, first, last))
+        groups.append(group_of(elements, first, last))
         first = last + 1
     return groups, errors
 

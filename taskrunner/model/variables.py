@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskrunner.engine.script import quote
@@ -12,9 +12,18 @@ from taskrunner.errors import Problem, closest
 from taskrunner.model.document import Document, Place, strings
 
 TEMPLATE = re.compile(
-    r"(?<!<)<<(?P<new>[A-Za-z_][A-Za-z0-9_]*)(?P<new_q>:q)?>>(?!>)"
-    r"|\{\{(?P<old>[A-Za-z_][A-Za-z0-9_]*)(?P<old_q>:q)?\}\}"
+    r"(?P<escape>\\)?"
+    r"(?:(?<!<)<<(?P<new>[A-Za-z_][A-Za-z0-9_]*)(?P<new_q>:q)?>>(?!>)"
+    r"|\{\{(?P<old>[A-Za-z_][A-Za-z0-9_]*)(?P<old_q>:q)?\}\})"
 )
+"""A backslash before it says that the text itself is meant."""
+HERE_DOCUMENT = re.compile(
+    r"""(?<!<)<<(?!<)(?P<tabs>-)?[ \t]*"""
+    r"""(?:"(?P<double>[^"\n]+)"|'(?P<single>[^'\n]+)'|(?P<escape>\\)?(?P<bare>[^\s;&|<>()'"`\\]+))"""
+)
+"""The operator of a here-document and its delimiter, which is quoted where nothing in its body is
+replaced.
+"""
 NODE = re.compile(r"NODE[0-9]+_[A-Z0-9_]+")
 """Variables that describe nodes, taken from the environment of the controller."""
 
@@ -24,13 +33,17 @@ GO_WORDS = {"end", "else", "break", "continue"}
 NOT_TEMPLATED = {"id", "name", "description", "when", "on_failure", "always"}
 
 
+Span = tuple[int, int]
+
+
 class Template(NamedTuple):
-    """A `<<NAME>>` or `{{NAME}}` in a text."""
+    """A `<<NAME>>` or `{{NAME}}` in a text; `escaped` where the text itself is meant."""
 
     name: str
     quoted: bool
     start: int
     end: int
+    escaped: bool = False
 
 
 class Variables(NamedTuple):
@@ -41,56 +54,113 @@ class Variables(NamedTuple):
     declared: dict[str, dict[str, Any]]
 
 
-def templates(text: str, rest: str = "") -> Iterator[Template]:
-    """The templates in a text; `rest` is what follows it in the same shell.
+def templates(text: str, rest: str = "", literal: Sequence[Span] = ()) -> Iterator[Template]:
+    """The templates in a text; `rest` is what follows it in the same shell, `literal` where nothing is one.
 
     `<<EOF>>file` is a here-document, not a template, when a line with the delimiter follows.
     """
+    for found in _marks(text, rest, literal):
+        if not found.escaped:
+            yield found
+
+
+def _marks(text: str, rest: str, literal: Sequence[Span]) -> Iterator[Template]:
     for match in TEMPLATE.finditer(text):
         name = match["new"] or match["old"]
-        if match["new"]:
+        if any(start <= match.start() < end for start, end in literal):
+            continue
+        if match["new"] and not match["escape"]:
             after = (text[match.end() :] + "\n" + rest).split("\n")[1:]
             if name in after or name in (line.lstrip("\t") for line in after):
                 continue
         elif name in GO_WORDS:
             continue
-        yield Template(name, bool(match["new_q"] or match["old_q"]), match.start(), match.end())
+        quoted = bool(match["new_q"] or match["old_q"])
+        yield Template(name, quoted, match.start(), match.end(), bool(match["escape"]))
 
 
-def render(text: str, values: Mapping[str, str], rest: str = "") -> str:
+def render(text: str, values: Mapping[str, str], rest: str = "", literal: Sequence[Span] = ()) -> str:
     """The text with every template replaced; a name without a value is left alone."""
     if "<<" not in text and "{{" not in text:
         return text
     pieces, last = [], 0
-    for found in templates(text, rest):
-        if found.name in values:
+    for found in _marks(text, rest, literal):
+        if found.escaped:
+            pieces.append(text[last : found.start])
+            last = found.start + 1
+        elif found.name in values:
             value = values[found.name]
             pieces += [text[last : found.start], quote(value) if found.quoted else value]
             last = found.end
     return "".join(pieces) + text[last:]
 
 
-def task_strings(task: dict[str, Any], place: Place = ()) -> Iterator[tuple[Place, str, str]]:
-    """Every text of a step in which templates count: its place, itself, and what follows it."""
+def literals(elements: Sequence[str]) -> list[list[Span]]:
+    """For each of the elements that are read by one shell, where the body of a quoted here-document
+    stands in it.
+    """
+    spans: list[list[Span]] = [[] for _ in elements]
+    if not any("<<" in element for element in elements):
+        return spans
+    lines = [(index, line) for index, element in enumerate(elements) for line in element.split("\n")]
+    starts: list[int] = []
+    for element in elements:
+        offset = 0
+        for line in element.split("\n"):
+            starts.append(offset)
+            offset += len(line) + 1
+    number = 0
+    while number < len(lines):
+        opened = list(HERE_DOCUMENT.finditer(lines[number][1]))
+        number += 1
+        for match in opened:
+            delimiter = match["double"] or match["single"] or match["bare"]
+            end = _end_of(lines, number, delimiter, bool(match["tabs"]))
+            if end is None:
+                continue
+            for inside in range(number, end) if not match["bare"] or match["escape"] else ():
+                index, line = lines[inside]
+                spans[index].append((starts[inside], starts[inside] + len(line)))
+            number = end + 1
+    return spans
+
+
+def _end_of(lines: Sequence[tuple[int, str]], start: int, delimiter: str, tabs: bool) -> int | None:
+    """The number of the line that ends a here-document; None where there is none, so that it is not one."""
+    for number in range(start, len(lines)):
+        line = lines[number][1]
+        if (line.lstrip("\t") if tabs else line) == delimiter:
+            return number
+    return None
+
+
+def task_strings(task: dict[str, Any], place: Place = ()) -> Iterator[tuple[Place, str, str, Sequence[Span]]]:
+    """Every text of a step in which templates count: its place, itself, what follows it in the same
+    shell, and where it is literal.
+    """
+    elements = [c if isinstance(c, str) else "" for c in task.get("commands") or ()]
+    bodies = literals(elements)
     for inner, text in strings({k: v for k, v in task.items() if k not in NOT_TEMPLATED}):
-        rest = ""
+        rest, literal = "", literals([text])[0]
         if inner[0] == "commands" and isinstance(inner[-1], int):
-            rest = "\n".join(c for c in task["commands"][inner[-1] + 1 :] if isinstance(c, str))
-        yield (*place, *inner), text, rest
+            rest, literal = "\n".join(elements[inner[-1] + 1 :]) if "<<" in text else "", bodies[inner[-1]]
+        yield (*place, *inner), text, rest, literal
 
 
 def render_task(task: dict[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
     """The step with every template in it replaced; comments are left out."""
 
-    def walk(value: Any, rest: str = "") -> Any:
+    def walk(value: Any) -> Any:
         if isinstance(value, str):
-            return render(value, values, rest)
+            return render(value, values, literal=literals([value])[0])
         if isinstance(value, list):
             texts = [item if isinstance(item, str) else "" for item in value]
+            bodies = literals(texts)
             return [
-                walk(item, "\n".join(texts[index + 1 :]) if "<<" in texts[index] else "")
+                render(item, values, "\n".join(texts[index + 1 :]) if "<<" in item else "", bodies[index])
+                if isinstance(item, str) else walk(item)
                 for index, item in enumerate(value)
-            ]
+            ]  # fmt: skip
         if isinstance(value, dict):
             return {name: walk(item) for name, item in value.items() if not name.startswith("_")}
         return value
@@ -109,7 +179,7 @@ def declared(document: Document) -> dict[str, dict[str, Any]]:
     for name, value in section.items() if isinstance(section, dict) else ():
         if name.startswith("_"):
             continue
-        entry = dict(value) if isinstance(value, dict) else {"default": value}
+        entry = dict(value) if isinstance(value, dict) else {"default": value} if value is not None else {}
         default = entry.get("default")
         if isinstance(default, str) and default in (f"<<{name}>>", f"{{{{{name}}}}}"):
             # The older way to say that it must be given.
@@ -117,6 +187,14 @@ def declared(document: Document) -> dict[str, dict[str, Any]]:
             del entry["default"]
         found[name] = entry
     return found
+
+
+def inherits(entry: Mapping[str, Any]) -> bool:
+    """Whether a variable takes its value from the caller's environment, where it has one there: with
+    `from_env`, or as a secret whose default is empty, so that its place is not in the file.
+    """
+    empty = not entry.get("required") and entry.get("default") in (None, "")
+    return entry.get("from_env") is True or (entry.get("secret") is True and empty)
 
 
 def text_of(value: Any) -> str:
@@ -134,6 +212,7 @@ def resolve(
     explicit: Mapping[str, str],
     *,
     placeholders: bool = False,
+    environ: Mapping[str, str] = os.environ,
 ) -> tuple[Variables, list[Problem]]:
     """The value of every variable, and all that is wrong with them.
 
@@ -144,6 +223,10 @@ def resolve(
     known = declared(document)
     problems: list[Problem] = []
     raw: dict[str, str] = {}
+    inherited = {
+        name: environ[name] for name, entry in known.items() if environ.get(name) and inherits(entry)
+    }
+    given = {**inherited, **given}
     for name, entry in known.items():
         if entry.get("default") is not None and not entry.get("required"):
             raw[name] = text_of(entry["default"])
@@ -214,16 +297,21 @@ def _in_order(
 
     for name in raw:
         visit(name, ())
+    # A word, so that the rest can be looked at.
+    values.update({name: name for name in cyclic})
     return values
 
 
 def undefined(document: Document, place: Place, found: Template, known: Mapping[str, Any]) -> Problem:
     """The problem of a template whose name has no value."""
+    message = f"the variable {found.name} is not defined"
     if found.name.startswith("_"):
         hint = "names that start with _ are comments"
-        return document.problem(place, f"the variable {found.name} is not defined", hint, at=found.start)
-    hint = closest(found.name, known) or f"declare it in variables, or give it with --env {found.name}=..."
-    message = f"the variable {found.name} is not defined"
+    else:
+        hint = closest(found.name, known) or (
+            f"declare it in variables, or give it with --env {found.name}=...;"
+            " a backslash before it (in JSON two) keeps the text as it is"
+        )
     return document.problem(place, message, hint, at=found.start)
 
 

@@ -27,7 +27,12 @@ class LocalTransport:
     skew = 0.0
 
     def __init__(self, root: str | Path | None = None) -> None:
-        self.root = str(root) if root else layout.default_root()
+        try:
+            self.root = str(root) if root else layout.default_root()
+        except OSError as error:
+            raise StateError(
+                str(error.strerror), "set HOME or TASKRUNNER_HOME to a folder of yours"
+            ) from error
         self._warm: tuple[int, int, int] | None = None
         self._bells: dict[str, int] = {}
         self._said: dict[str, bytes] = {}
@@ -58,8 +63,8 @@ class LocalTransport:
         bell, ring = os.pipe()
         order, give = os.pipe()
         try:
-            env = {**os.environ, "TASKRUNNER_HOME": self.root}
-            pid = processes.spawn(main.command("run", "-", "1"), env, order, ring)
+            argv, env = main.command("run", "-", "1")
+            pid = processes.spawn(argv, {**os.environ, "TASKRUNNER_HOME": self.root, **env}, order, ring)
         finally:
             os.close(ring)
             os.close(order)
@@ -79,6 +84,7 @@ class LocalTransport:
     def close(self) -> None:
         for run in list(self._joined):
             self.leave(run)
+        self._reap()
 
     def plan(self, run: str) -> dict[str, Any] | None:
         return recovery.load_plan(layout.run_dir(self.root, run))
@@ -123,19 +129,24 @@ class LocalTransport:
                 data = os.read(bell, 65536)
                 self._said[run] = self._said.get(run, b"") + data.strip(b"\n")
                 if not data:
+                    # The engine has closed its stdout: it has ended. What started it may have a step to
+                    # wait for.
                     os.close(self._bells.pop(run))
-                    # The engine has closed its stdout: it ends at this moment.
-                    with contextlib.suppress(ChildProcessError):
-                        os.waitpid(self._pids.pop(run), 0)
                     return
 
     def alive(self, run: str) -> bool:
-        pid = self._pids.get(run)
-        if pid is not None:
-            # Our child, from before it has written who it is.
-            found = processes.stat(pid)
-            return found is not None and found[0] not in "ZX"
-        return state.alive(self.root, run)
+        self._reap()
+        # Our child is alive from before the engine has written who it is.
+        return state.alive(self.root, run) or (run in self._pids and not state.known(self.root, run))
+
+    def _reap(self) -> None:
+        for run, pid in list(self._pids.items()):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0] == pid
+            except ChildProcessError:
+                ended = True
+            if ended:
+                del self._pids[run]
 
     def last_words(self, run: str) -> str | None:
         if run in self._bells or run not in self._said:

@@ -7,7 +7,6 @@ folder, and brought back when their step has ended.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -30,10 +29,7 @@ def stage(plan: dict[str, Any], folder: str, place: Callable[[Files], str]) -> d
     for step in plan["steps"]:
         step = dict(step)
         if step.get("files") and not step.get("skip"):
-            pairs = [pair for wanted in step["files"] for pair in _pairs(step["id"], wanted, sent)]
-            # Another content makes it another step: what was done with the old one does not count.
-            contents = step["key"] + "".join(pair["from"] for pair in pairs)
-            step.update(files=pairs, key=hashlib.sha256(contents.encode()).hexdigest())
+            step["files"] = [pair for wanted in step["files"] for pair in _pairs(step["id"], wanted, sent)]
         if step.get("outputs"):
             step["outputs"] = [
                 {**pair, "to": f"{folder}/outputs/{step['index']}-{number}", "bring": pair["to"]}
@@ -58,7 +54,7 @@ def _pairs(
             name = f"{file['digest'] or 'folder'}-{stat.S_IMODE(file['mode']):o}"
             sent[name] = (path, {**file, "name": name})
             to = os.path.join(wanted["to"], file["name"]) if file["name"] else wanted["to"]
-            yield {"from": name, "to": to, "name": path.name}
+            yield {"from": name, "to": to, "name": path.name, "content": name}
     except UsageError as error:
         raise UsageError(f"step {step}: files: {error}") from error
 

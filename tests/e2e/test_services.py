@@ -113,7 +113,7 @@ def test_what_a_killed_server_has_left_is_stopped(serve: Any, home: Path, port: 
 
     line = f"env -i {sys.executable} -m http.server {port} --bind 127.0.0.1 & wait"
     assert serve(command=line)[1] == ["starting", "ready"]
-    record = json.loads((home / "services" / "web" / "service.json").read_text())
+    record = json.loads(next(home.glob("services/web.*/service.json")).read_text())
     os.kill(record["pid"], 9)
     wait_for(lambda: not Path(f"/proc/{record['pid']}").exists())
     assert serve(command=f"{line} # anew")[1] == ["stopping", "stopped", "starting", "ready"]

@@ -12,10 +12,11 @@ from taskrunner.engine import script
 def run(tmp_path: Path, guard: str | None, *commands: str) -> tuple[int, str, script.Marks]:
     """Run a step's program as the engine does; its status, output and marks."""
     path = tmp_path / "program"
-    stdin = script.write(str(path), script.program(str(tmp_path), guard, commands))
+    program = script.program(str(tmp_path), guard, commands)
+    stdin = script.write(str(path), program, {"id": "the-step", "key": "the-key"})
     try:
         done = subprocess.run(
-            script.argv("the-step", "tag"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            script.argv("tag"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=20, check=False, env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
     finally:
@@ -27,12 +28,13 @@ def test_commands_share_one_shell(tmp_path: Path) -> None:
     commands = ("x=1; f() { echo f$x; }", "cd /usr", "declare -A m=([k]=v)", 'f; pwd; echo "${m[k]}"')
     status, output, marks = run(tmp_path, None, *commands)
     assert (status, output) == (0, "f1\n/usr\nv\n")
-    assert (marks.command, marks.end, marks.guard) == (3, 0, None)
+    assert (marks.command, marks.done, marks.guard) == (3, True, None)
+    assert marks.step == {"id": "the-step", "key": "the-key"}
 
 
 def test_the_first_command_that_fails_ends_the_step(tmp_path: Path) -> None:
     status, output, marks = run(tmp_path, None, "echo a", "false; (exit 7)", "echo never")
-    assert (status, output, marks.command, marks.end) == (7, "a\n", 1, 7)
+    assert (status, output, marks.command, marks.done) == (7, "a\n", 1, False)
 
 
 def test_a_failure_inside_a_command_counts_only_at_its_end(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_failure_inside_a_command_counts_only_at_its_end(tmp_path: Path) -> No
 @pytest.mark.parametrize(("command", "status"), [("exit 0", 0), ("exit 5", 5)])
 def test_exit_ends_the_step(tmp_path: Path, command: str, status: int) -> None:
     done, output, marks = run(tmp_path, None, command, "echo never")
-    assert (done, output, marks.end) == (status, "", status)
+    assert (done, output, marks.done) == (status, "", False)
 
 
 def test_standard_input_is_empty(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_any_other_guard_runs_and_changes_nothing(tmp_path: Path, guard: str) ->
 
 def test_an_exit_trap_of_the_step_is_kept(tmp_path: Path) -> None:
     status, output, marks = run(tmp_path, None, "trap 'echo bye' EXIT", "echo work")
-    assert (status, output, marks.end) == (0, "work\nbye\n", 0)
+    assert (status, output, marks.done) == (0, "work\nbye\n", True)
 
 
 def test_set_e_and_set_u_of_the_step_work(tmp_path: Path) -> None:
@@ -74,8 +76,8 @@ def test_set_e_and_set_u_of_the_step_work(tmp_path: Path) -> None:
 
 
 def test_dollar_dollar_is_the_process_of_the_step(tmp_path: Path) -> None:
-    _, output, marks = run(tmp_path, None, "echo $$ $BASHPID")
-    assert output == f"{marks.pid} {marks.pid}\n"
+    one, other = run(tmp_path, None, "echo $$ $BASHPID")[1].split()
+    assert one == other
 
 
 def test_low_descriptors_are_free(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_low_descriptors_are_free(tmp_path: Path) -> None:
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     path = tmp_path / "program"
     stdin = script.write(str(path), script.program("/no/such/folder", None, ["echo never"]))
-    done = subprocess.run(script.argv("s", "t"), stdin=stdin, capture_output=True, check=False)
+    done = subprocess.run(script.argv("t"), stdin=stdin, capture_output=True, check=False)
     os.close(stdin)
     assert done.returncode == 1
     assert b"the working directory cannot be entered: /no/such/folder" in done.stderr
@@ -94,10 +96,56 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
 def test_waits_for_its_turn_and_dies_with_the_engine() -> None:
     wait, go = os.pipe()
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {script.GO_FD}<&{wait}; exec \"$@\"", "_", *script.argv("s", "t", wait=True)],
+        ["bash", "-c", f"exec {script.GO_FD}<&{wait}; exec \"$@\"", "_", *script.argv("t", wait=True)],
         stdin=subprocess.DEVNULL, pass_fds=[wait],
     )  # fmt: skip
     os.close(wait)
     assert process.poll() is None
     os.close(go)
     assert process.wait(10) == 125
+
+
+def test_nothing_of_the_file_is_in_the_arguments() -> None:
+    assert script.argv("20261125-183839-422689/3.1")[-1] == "20261125-183839-422689/3.1"
+    assert script.argv("t")[:-1] == ["bash", "--norc", "--noprofile", "-c", script.BOOT, "bash"]
+
+
+def test_half_a_program_does_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "program"
+    path.write_bytes(script.program(str(tmp_path), None, ["touch ran"])[:-1])
+    with path.open("rb") as stdin:
+        assert subprocess.run(script.argv("t"), stdin=stdin, check=False).returncode == 125
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("ends", ["exec true", "trap 'exit 0' EXIT; exit 3", "exec 198>&-"])
+def test_a_step_that_hides_its_end_says_nothing_false_of_it(tmp_path: Path, ends: str) -> None:
+    status, output, marks = run(tmp_path, None, ends, "exit 0")
+    assert (status, output, marks.done, marks.end) == (0, "", False, None)
+
+
+@pytest.mark.parametrize("status", [0, 7, 255, -9, -15])
+def test_the_end_is_noted_in_its_place(tmp_path: Path, status: int) -> None:
+    path = tmp_path / "program"
+    os.close(script.write(str(path), script.program("/", None, ["true"]), {"id": "é\n", "key": "k"}))
+    size = path.stat().st_size
+    script.write_end(str(path), status)
+    assert path.stat().st_size == size
+    marks = script.read_marks(path.read_bytes())
+    assert (marks.end, marks.step) == (status, {"id": "é\n", "key": "k"})
+
+
+def test_a_trace_shows_the_commands_of_the_file_alone(tmp_path: Path) -> None:
+    commands = ("set -x", "x=1", "false || true", "set +x", "echo after")
+    status, output, _ = run(tmp_path, None, *commands)
+    assert status == 0
+    assert [line.lstrip("+ ") for line in output.splitlines()] == ["x=1", "false", "true", "set +x", "after"]
+    assert run(tmp_path, None, "set -x; (exit 4)", "echo never")[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"), [("a \\", "a "), ("a \\\\", "a \\\\"), ("\\", ""), ("a", "a"), ("", "")]
+)
+def test_a_backslash_that_continues_nothing_is_dropped(tmp_path: Path, text: str, bare: str) -> None:
+    assert script.whole(text) == bare
+    assert run(tmp_path, None, "echo x \\", "echo y")[1] == "x\ny\n"

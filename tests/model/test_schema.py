@@ -44,7 +44,7 @@ def test_the_schema_is_one_itself() -> None:
         (task(commands="true"), 'tasks[0].commands: expected an array, got "true"'),
         (task(timeout="soon"), 'expected a duration: seconds, or "30s", "10m", "2h", got "soon"'),
         (task(timeout=0), "expected more than 0, got 0"),
-        (task(timeout=None), "expected a number or a string, got null"),
+        (task(timeout=[]), "expected a number or a string, got an array"),
         (task(on_failure="stopp"), 'expected "stop" or "continue", got "stopp", did you mean stop?'),
         (task(retries={"attempts": 0}), "tasks[0].retries.attempts: expected at least 1, got 0"),
         (task(retries={}), '"attempts" is missing in "retries"'),
@@ -68,7 +68,7 @@ def test_members_that_start_with_an_underscore_are_comments_anywhere() -> None:
 
 
 def test_all_errors_at_once() -> None:
-    assert len(problems({"x": 1, "tasks": [{"id": 1}, {"commands": 2}, {"id": "c", "y": 3}]})) == 5
+    assert len(problems({"x": 1, "tasks": [{"id": True}, {"commands": 2}, {"id": "c", "y": 3}]})) == 5
 
 
 VALUES = st.recursive(
