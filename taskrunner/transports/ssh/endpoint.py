@@ -84,7 +84,7 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
             alias=alias,
             host=known.get("hostname", alias),
             port=port or int(known.get("port", 22)),
-            user=user or known.get("user") or getpass.getuser(),
+            user=user or known.get("user") or _own_name(),
             identity_files=tuple(os.path.expanduser(file) for file in files if file != "none"),
             identities_only=known.get("identitiesonly", "no") == "yes",
             proxy_jump=tuple(part.strip() for part in jump.split(",")) if jump else (),
@@ -105,6 +105,13 @@ def _paths(value: str) -> list[str]:
     if os.path.exists(whole):
         return [whole]
     return [os.path.expanduser(file) for file in value.split() if file.lower() != "none"]
+
+
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise UsageError("this user has no name here", "name one for the node: ssh://USER@HOST") from error
 
 
 def _lookup(alias: str, port: int | None, user: str | None, path: Path) -> Mapping[str, Any]:
