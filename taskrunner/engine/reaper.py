@@ -95,10 +95,12 @@ def _exit_code(status: int) -> int:
 
 
 def _be_subreaper() -> None:
+    # What ctypes stands on: loading the rest of it takes ten times as long.
     with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes  # late: no run waits for it
+        from _ctypes import call_function, dlopen, dlsym
 
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        prctl = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 
 
 def _locked(directory: str) -> int:

@@ -100,7 +100,7 @@ def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directo
     """Whether the server that runs does for what is asked for, as the service's `keep_if` says."""
     if not service.get("keep_if"):
         return False
-    env = {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
+    env = _env(step, service, directory)
     asked = {
         **step,
         "guard": service["keep_if"],
@@ -110,6 +110,16 @@ def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directo
     from .steps import guard_holds
 
     return guard_holds(ctx, asked)
+
+
+def _command(service: dict[str, Any]) -> str:
+    command = service["command"]
+    return command if isinstance(command, str) else "exec " + " ".join(map(script.quote, command))
+
+
+def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[str, str]:
+    own = {"TASKRUNNER_SERVICE": directory, "TASKRUNNER_COMMAND": _command(service)}
+    return {**step["env"], **service.get("env", {}), **own}
 
 
 def log_of(ctx: Context, name: str | None) -> str:
@@ -162,10 +172,7 @@ def _start(
     with contextlib.suppress(FileNotFoundError):
         os.replace(log, log + ".1")
     tag = "%s/%d.service" % (ctx.run, step["index"])
-    env = {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
-    command = service["command"]
-    if not isinstance(command, str):
-        command = "exec " + " ".join(map(script.quote, command))
+    env, command = _env(step, service, directory), _command(service)
     argv, exports = script.argv(tag), None
     if step.get("run_as"):
         argv, exports = script.as_user(step["run_as"], argv), ctx.exports(env, tag)

@@ -5,6 +5,8 @@ kill-by-pattern   pkill and killall hit whatever matches; a `service` knows its 
 sleep-for-server  a fixed sleep after starting a server; `service.ready` or `wait_for` asks it
 nested-quotes     <<VAR>> inside the double quotes of a nested shell is expanded twice
 short-secret      a secret of fewer than 4 characters cannot be masked
+lost-status       without `set -o pipefail`, a pipe succeeds when its last command does
+not-replaced      <<VAR>> inside a quoted here-document stays as it is
 SC....            shellcheck's own
 """
 
@@ -22,12 +24,30 @@ from taskrunner.errors import NotFoundError, Problem, in_order
 from taskrunner.model import checks, shell
 from taskrunner.model.compile import SHORTEST_SECRET
 from taskrunner.model.document import Document, Place
-from taskrunner.model.variables import TEMPLATE, Variables, declared, render_task, resolve, text_of
+from taskrunner.model.variables import (
+    TEMPLATE,
+    Variables,
+    declared,
+    literals,
+    render_task,
+    resolve,
+    text_of,
+)
 
 KILL = re.compile(r"(?:^|[;&|(]|\s)(?:sudo\s+)?(pkill\b[^;|&]*\s-\w*f|killall(?=\s|$))")
 SLEEP = re.compile(r"(?:^|[;&|]|\s)sleep\s+[0-9.]+")
 BACKGROUND = re.compile(r"(?:nohup|setsid|serve|server)\b.*(?<![&>])&\s*(?:$|[;#\n])|\bnohup\b")
 NESTED = re.compile(r"\b(?:ba|da|z)?sh\s+-\w*c\s+\"([^\"]*)\"")
+PIPEFAIL = re.compile(r"\bpipefail\b")
+QUOTED = re.compile(
+    r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|(?:^|(?<=\s))\#[^\n]*  # quotes and comments
+    |\[\[\s.*?\s\]\]|[!@?*+]\([^)]*\)|(?:\bin|;;)\s+[^();\n]*\)  # patterns: of [[ ]], of names, of case
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+PIPE = re.compile(r"(?<![|>])\|(?!\|)")
+HARMLESS = re.compile(r"(?:^|[;&|\n({])\s*(?:echo|printf|yes|cat\s*<<)\b[^;&|\n]*$|\$\([^)]*$|\|[^;&\n]*$")
+"""Before a pipe: what does not fail, is inside a substitution, or is reported with the pipe before it."""
 IGNORED = (
     "SC1091",  # a sourced file that is only on the target
     "SC2154",  # variables come from the task file
@@ -56,6 +76,8 @@ def _own_rules(document: Document) -> Iterator[Problem]:
         if commands and "skip_if" not in task and not task.get("always"):
             message = "the step has no skip_if: once it has succeeded, only --reset runs it again"
             yield document.problem((*place, "id"), message, "say how to see that it is done", rule="no-guard")
+        yield from _lost_statuses(document, place, commands)
+        yield from _not_replaced(document, place, commands)
         joined = "\n".join(commands)
         background = BACKGROUND.search(joined)
         for element, text in enumerate(commands):
@@ -76,6 +98,37 @@ def _own_rules(document: Document) -> Iterator[Problem]:
                         at = nested.start(1) + mark.start()
                         hint = f"the variable is exported: write \\${name} there"
                         yield document.problem(where, message, hint, at=at, rule="nested-quotes")
+
+
+def _lost_statuses(document: Document, place: Place, commands: Sequence[str]) -> Iterator[Problem]:
+    """Pipes whose first commands can fail unseen."""
+    bodies = literals(commands)
+    for element, text in enumerate(commands):
+        if PIPEFAIL.search(text):
+            return
+        # What stands in quotes, comments and here-documents is no pipe; its length stays.
+        bare = QUOTED.sub(lambda match: "x" * len(match[0]), text)
+        for start, end in bodies[element]:
+            bare = bare[:start] + "x" * (end - start) + bare[end:]
+        for found in PIPE.finditer(bare):
+            if not HARMLESS.search(bare[: found.start()]):
+                message = "a failure of what stands before this pipe is not seen"
+                hint = "put `set -o pipefail` before it"
+                where = (*place, "commands", element)
+                yield document.problem(where, message, hint, at=found.start(), rule="lost-status")
+                break
+
+
+def _not_replaced(document: Document, place: Place, commands: Sequence[str]) -> Iterator[Problem]:
+    known = declared(document)
+    for element, spans in enumerate(literals(commands)):
+        for start, end in spans:
+            for mark in TEMPLATE.finditer(commands[element], start, end):
+                if (mark["new"] or mark["old"]) in known:
+                    message = f"{mark[0]} in a quoted here-document is not replaced"
+                    hint = "take the quotes off the delimiter, or read the variable from the environment"
+                    where = (*place, "commands", element)
+                    yield document.problem(where, message, hint, at=mark.start(), rule="not-replaced")
 
 
 def _shellcheck(document: Document) -> Iterator[Problem]:

@@ -113,7 +113,8 @@ class Service(Part):
     keep_if: Filled | None = Field(
         None,
         description="A command: when it succeeds, a server that runs is kept though it is defined otherwise."
-        " $TASKRUNNER_SERVICE is a folder that the server can have written to.",
+        " $TASKRUNNER_COMMAND is the service's command, $TASKRUNNER_SERVICE a folder that the server can have"
+        " written to.",
     )
     env: Environment = {}
     cwd: Filled | None = None

@@ -155,3 +155,20 @@ def test_the_gpu_that_is_here_sets_the_limit(
     said = capsys.readouterr()
     assert "--max-model-len 48848" in said.out
     assert "more than NVIDIA L40S holds" in said.err
+
+
+def test_a_running_server_does_for_shorter_prompts_and_nothing_else() -> None:
+    def of(**other: Any) -> tuple[Any, int, dict[str, Any]]:
+        server = Server("m", "producer", "tcp", **other)
+        found = launch(server)
+        needed = server.max_model_len or server.prompt_tokens + server.output_tokens
+        return found, needed, {"argv": found.argv, "env": found.env}
+
+    running = of(prompt_tokens=12_000)[2]
+    for fitting in ({}, {"prompt_tokens": 200}, {"prompt_tokens": 20_000}, {"max_model_len": 20_480}):
+        assert serving_main.fits(*of(**fitting)[:2], running), fitting
+    for other in ({"prompt_tokens": 20_400}, {"max_model_len": 20_481}, {"tensor_parallel": 2}, {"address": "10.0.0.1"},
+                  {"prefix_caching": True}, {"extra": ("--seed", "1")}, {"lease": 60}):  # fmt: skip
+        assert not serving_main.fits(*of(**other)[:2], running), other
+    for odd in (None, {}, [], {"argv": [], "env": running["env"]}):
+        assert not serving_main.fits(*of()[:2], odd)

@@ -89,3 +89,45 @@ def test_shellcheck_points_into_the_element() -> None:
 
 def test_a_guard_is_looked_at_too() -> None:
     assert "SC2086" in rules("true", skip_if="[ $X = 1 ]")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make install 2>&1 | tee log",
+        "installer |& tee log",
+        "curl -f http://x | sh",
+        "echo a; ./run |\n tee log",
+        "a && b | c",
+    ],
+)
+def test_a_pipe_whose_first_command_can_fail_unseen(command: str) -> None:
+    assert "lost-status" in rules(command)
+    assert "lost-status" not in rules("set -euo pipefail", command)
+    assert "lost-status" not in rules(f"set -o pipefail; {command}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo x | sudo tee -a /etc/environment",
+        "a || b",
+        "echo 'a | b'",
+        'x="$(a | b)"',
+        "true # a | b",
+        "echo a >| f",
+        "case $x in a|b) true;; c|d) true;; esac",
+        "[[ $x =~ ^(a|b)$ ]]",
+        "ls !(a|b)",
+        "cat <<'E' | sh\na | b\nE",
+    ],
+)
+def test_what_is_no_such_pipe(command: str) -> None:
+    assert "lost-status" not in rules(command)
+
+
+def test_a_template_that_a_quoted_here_document_keeps() -> None:
+    commands = ("cat > f <<'EOF'", "port=<<PORT>> {{bos_token}}", "EOF", "echo <<PORT>>")
+    assert [hit for hit in found(*commands, variables={"PORT": "1"}) if hit[0] == "not-replaced"] == [
+        ("not-replaced", 11, 7)
+    ]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from taskrunner import packs
 from taskrunner.model import schema
-from taskrunner.model.document import Document
+from taskrunner.model.document import Document, accepted
 from taskrunner.model.models import TaskFile, generate
 
 
@@ -87,7 +87,7 @@ MEMBERS = list(generate()["$defs"]["Task"]["properties"])
 def test_the_schema_and_the_types_agree(members: dict[str, object]) -> None:
     data = {"tasks": [{"id": "a", **members}]}
     try:
-        TaskFile.model_validate(data, strict=True)
+        TaskFile.model_validate(accepted(data), strict=True)
         typed = True
     except ValidationError:
         typed = False

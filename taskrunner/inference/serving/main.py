@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -13,9 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .description import Refused, Server
-from .launch import launch
+from .launch import Launch, launch
 
-USAGE = 2
+USAGE, DIFFERENT = 2, 1
 OF_THE_CPU = {"model": "models/tiny", "fabric": "cpu", "kv_cache_bytes": 64 << 20}
 """What is served on a machine without a GPU, unless something else is given; see tasks/setup-
 environment.json.
@@ -55,11 +56,40 @@ def main(args: argparse.Namespace) -> int:
     print(f"{said} {shlex.join(found.argv)}", flush=True)
     if args.shown:
         return 0
+    record = os.path.join(os.environ.get("TASKRUNNER_SERVICE", ""), "launch.json")
+    if os.environ.get("SERVE_FITS"):
+        needed = server.max_model_len or server.prompt_tokens + server.output_tokens
+        return 0 if fits(found, needed, _read(record)) else DIFFERENT
     os.environ.update(found.env)
     if args.parse:
         return _parsed(found.argv)
+    if os.environ.get("TASKRUNNER_SERVICE"):
+        with open(record, "w") as file:
+            json.dump({"argv": found.argv, "env": found.env}, file)
     sys.stderr.flush()
     return os.execvp(found.argv[0], found.argv)
+
+
+def fits(wanted: Launch, needed: int, running: object) -> bool:
+    """Whether a server that was started as `running` says (its `argv` and `env`) does for what is wanted:
+    it is the same but for the length of sequences, and takes those that are `needed`.
+    """
+    if not isinstance(running, dict) or running.get("env") != wanted.env:
+        return False
+    theirs, ours = list(running.get("argv", ())), list(wanted.argv)
+    if len(theirs) != len(ours):
+        return False
+    place = ours.index("--max-model-len") + 1
+    ours[place] = theirs[place]
+    return theirs == ours and int(theirs[place]) >= needed
+
+
+def _read(path: str) -> object:
+    try:
+        with open(path) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
 
 
 def described(args: argparse.Namespace) -> Server:
