@@ -40,7 +40,8 @@ def _content(pair: dict[str, str]) -> str:
     source = os.path.expanduser(pair["from"])
     try:
         return "\0".join(
-            "%s %o %s" % (file["name"], file["mode"] & 0o777, _digest(os.path.join(source, file["name"])))
+            "%s %o %s"
+            % (file["name"], file["mode"] & 0o777, _digest(os.path.join(source, file["name"]).rstrip("/")))
             for file in exchange.listing(source)
         )
     except OSError:
