@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from taskrunner.engine import journal
 from taskrunner.engine.journal import Journal
 
@@ -57,3 +59,34 @@ def test_a_long_journal_is_compacted(tmp_path: Path) -> None:
     Journal(str(path)).record("b", "k", "r")
     assert path.stat().st_size < 1000
     assert Journal(str(path)).find("a", "k")
+
+
+def test_each_folder_has_its_own_entries(tmp_path: Path) -> None:
+    path = str(tmp_path / "j")
+    Journal(path, "/one").record("a", "k", "r")
+    assert Journal(path, "/two").find("a", "k") is None
+    Journal(path, "/two").record("a", "k", "r2")
+    assert Journal(path, "/two").forget(["a", "b"]) == ["a"]
+    (found,) = [Journal(path, "/one").find("a", "k")]
+    assert found is not None
+    assert found["run"] == "r"
+
+
+def test_compacting_keeps_what_other_folders_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "j")
+    Journal(path, "/one").record("a", "k", "r")
+    monkeypatch.setattr(journal, "COMPACT_AT", 1)
+    Journal(path, "/two").record("b", "k", "r")
+    assert Journal(path, "/one").find("a", "k")
+    assert Journal(path, "/two").find("b", "k")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"step": 5, "key": "k", "run": "r"}', '{"step": "a", "key": "k"}', '{"forget": 5}', '{"forget": [5]}'],
+)
+def test_odd_entries_are_none(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "j"
+    path.write_text(line + "\n")
+    assert Journal(str(path)).find("a", "k") is None
+    Journal(str(path)).forget(None)

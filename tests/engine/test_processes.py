@@ -73,3 +73,38 @@ def test_only_the_standard_streams_reach_a_step(null: int) -> None:
 def test_signals_that_python_ignores_have_their_meaning_in_a_step(null: int) -> None:
     pid = start(null, "t", "set -o pipefail; yes | head -1 >/dev/null; [ ${PIPESTATUS[0]} = 141 ]")
     assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ({"machine-id": "a" * 32}, "a" * 12),
+        ({"machine-id": "a" * 32, "board_asset_tag": "Not Specified"}, "a" * 12),
+        ({"machine-id": "a" * 32, "board_asset_tag": "i-0abc"}, "a" * 12 + "-0abc"),
+        ({"machine-id": "uninitialized"}, f"bbbbbbbb-{os.uname().nodename}"),
+        ({}, f"bbbbbbbb-{os.uname().nodename}"),
+    ],
+)
+def test_a_machine_is_known_by_its_id_else_by_its_boot_and_name(
+    monkeypatch: pytest.MonkeyPatch, texts: dict[str, str], expected: str
+) -> None:
+    found = {"boot_id": "b" * 36, **texts}
+    monkeypatch.setattr(processes, "_text_of", lambda path: found.get(os.path.basename(path), ""))
+    monkeypatch.setattr(processes, "_machine", "")
+    monkeypatch.setattr(processes, "_boot", "")
+    assert processes.machine() == expected
+
+
+def test_a_session_whose_number_has_come_round_is_not_ours(null: int) -> None:
+    tag = f"test/{os.getpid()}/session"
+    other = subprocess.Popen(["bash", "-c", "sleep 60 & exec sleep 61"], start_new_session=True)
+    try:
+        time.sleep(0.2)
+        assert len(processes.tree(tag, other.pid)) == 2
+        other.kill()
+        other.wait()
+        # Its leader is gone, and no member has the tag: it may be anybody's, unless it was there when ours was.
+        assert processes.tree(tag, other.pid) == set()
+        assert len(processes.tree(tag, other.pid, processes.ticks())) == 1
+    finally:
+        processes.end_tree(tag, other.pid, 1.0, seen=processes.ticks())
