@@ -214,6 +214,10 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
     """The run that holds the lock, if it is one to attach to."""
     transport = refused.transport
     transport.discard(refused.id)
+    if not holder:
+        raise LockHeldError(
+            "", f"{plan['file']} is being run already, by a run that starts just now", "try again"
+        )
     theirs = transport.plan(holder)
     if theirs and theirs["fingerprint"] == plan["fingerprint"] and not transport.followed(holder):
         transport.join(holder)

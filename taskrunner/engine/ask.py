@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -87,7 +88,7 @@ class Asked(Verbs):
         The plan may be at a URL instead, or have come in parts. With `whole`, this process lasts as long as
         the run, and its exit status says whether that went well: 0 or 1, whatever became of the steps.
         """
-        if os.path.exists(os.path.join(self.root, NEVER, run)):
+        if os.path.exists(self._never(run)):
             return {"never": True, "hello": self.hello()}
         if not os.path.exists(os.path.join(layout.run_dir(self.root, run), layout.EVENTS)):
             self._begin(run, plan or self._brought(url, digest, parts))
@@ -115,6 +116,7 @@ class Asked(Verbs):
             bootstrap.gather(self._parts(digest), parts, file, 0)
 
     def _begin(self, run: str, plan: dict[str, Any]) -> None:
+        layout.claim(self.root, run)
         directory = self.prepare(run, self._of_this_machine(plan))
         try:
             # Where systemd does not take it, or has it already, this starts it: once, whoever is first.
@@ -183,15 +185,15 @@ class Asked(Verbs):
         if os.path.isdir(layout.run_dir(self.root, run)):
             return super().do_cancel(run, token)
         # The command that starts it may still come; then it is to find this.
-        self._never(run)
+        os.makedirs(self._never(run), mode=0o700, exist_ok=True)
         return False
 
     def do_discard(self, run: str) -> None:
-        self._never(run)
+        os.makedirs(self._never(run), mode=0o700, exist_ok=True)
         super().do_discard(run)
 
-    def _never(self, run: str) -> None:
-        os.makedirs(os.path.join(self.root, NEVER, run), mode=0o700, exist_ok=True)
+    def _never(self, run: str) -> str:
+        return os.path.join(self.root, NEVER, layout.own(run))
 
     def do_rest(self, token: str, offset: int) -> bytes:
         """What comes next of an answer that was too long."""
@@ -233,15 +235,30 @@ class Asked(Verbs):
         shutil.rmtree(folder, ignore_errors=True)
 
     def _parts(self, digest: str) -> str:
-        return os.path.join(self.root, "parts", os.path.basename(digest))
+        return os.path.join(self.root, "parts", layout.own(os.path.basename(digest)))
 
     def path(self, path: str) -> str:
-        return super().path(path.replace(STATE, self.root))
+        return super().path(self._here(path))
+
+    def _here(self, text: str) -> str:
+        """A text with the state root of this machine, and its directories of runs, where it stands for
+        them.
+        """
+        text = re.sub(STATE + r"/runs/([0-9-]+)", lambda found: layout.run_dir(self.root, found[1]), text)
+        return text.replace(STATE, self.root)
 
     def _of_this_machine(self, plan: dict[str, Any]) -> dict[str, Any]:
         """The plan with the names of this machine where it stands for them: one may be for many."""
-        text = json.dumps(plan)
-        for mark, value in ((INSTANCE, os.environ.get("TASKRUNNER_INSTANCE_ID", "")), (STATE, self.root)):
-            text = text.replace(mark, json.dumps(value)[1:-1])
-        found: dict[str, Any] = json.loads(text)
+        instance = os.environ.get("TASKRUNNER_INSTANCE_ID", "")
+
+        def here(value: Any) -> Any:
+            if isinstance(value, str):
+                return self._here(value.replace(INSTANCE, instance))
+            if isinstance(value, list):
+                return [here(item) for item in value]
+            if isinstance(value, dict):
+                return {name: here(item) for name, item in value.items()}
+            return value
+
+        found: dict[str, Any] = here(plan)
         return found

@@ -7,7 +7,7 @@
 <root>/services/<name>.<project>.<machine>/   a service's record and its log
 <root>/engine/<digest>/            on a node: the engine that a controller has shipped
 <root>/files/<digest>              on a node: files that steps need, by their content
-<root>/parts/ answers/ seats/ never/   on a node that single commands reach: see ask.py
+<root>/parts/ answers/ seats/ never/ claims/   on a node that single commands reach: see ask.py
 
 Several machines may share a root (a home on NFS, EFS or FSx). What one of them has done or runs is no
 business of the others, so the names say whose it is.
@@ -53,7 +53,24 @@ def default_root(environ: Any = os.environ) -> str:
 
 
 def run_dir(root: str, run: str) -> str:
-    return os.path.join(root, "runs", run)
+    """The directory of a run: the one that has its name, or this machine's own (see `claim`)."""
+    mine = os.path.join(root, "runs", "%s@%s" % (run, processes.machine()))
+    return mine if os.path.isdir(mine) else os.path.join(root, "runs", run)
+
+
+def claim(root: str, run: str) -> str:
+    """The directory of a run that one command starts under one id on several machines, which may share
+    the root: the first has the run's name, another one a directory of its own. Raises OSError.
+    """
+    claims = os.path.join(root, "claims")
+    os.makedirs(claims, mode=0o700, exist_ok=True)
+    try:
+        os.symlink(processes.machine(), os.path.join(claims, run))  # made and told whose it is in one
+    except FileExistsError:
+        if os.readlink(os.path.join(claims, run)) != processes.machine():
+            mine = os.path.join(root, "runs", "%s@%s" % (run, processes.machine()))
+            os.makedirs(mine, mode=0o700, exist_ok=True)
+    return run_dir(root, run)
 
 
 def root_of(directory: str) -> str:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from . import layout, processes
+from . import layout, processes, unsettled
 from .events import parse
 
 
@@ -21,12 +21,33 @@ def take(root: str, key: str, run: str) -> tuple[int | None, str]:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _inherit(root, key)
     except BlockingIOError:
         holder = _holder(root, fd)
         os.close(fd)
         return None, holder
     name(fd, run)
     return fd, ""
+
+
+def _inherit(root: str, key: str) -> None:
+    """Respect the lock of format 1, which had no machine in its name and named the runs that were not
+    settled.
+
+    Raises BlockingIOError while it is held.
+    """
+    path = os.path.join(root, "locks", key)
+    if not os.path.exists(path):
+        return
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for run in os.pread(fd, 4096, 0).decode("utf-8", "replace").split():
+            if os.path.isdir(layout.run_dir(root, os.path.basename(run))):
+                unsettled.note(root, key, os.path.basename(run))
+        os.unlink(path)
+    finally:
+        os.close(fd)
 
 
 def held(path: str) -> bool:

@@ -113,12 +113,12 @@ def _locked(directory: str) -> int:
 
 def _outlive(directory: str) -> None:
     """Note the ends of the steps' processes that an engine has left; those of one that has ended are gone."""
-    folder = os.path.join(directory, "steps")
+    folder, run = os.path.join(directory, "steps"), os.path.basename(directory).partition("@")[0]
     left: dict[int, str] = {}
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         path = os.path.join(folder, name)
         known = script.read_marks(layout.read_bytes(path)).process
-        pid = known["pid"] if known else processes.root_of("%s/%s" % (os.path.basename(directory), name))
+        pid = known["pid"] if known else processes.root_of("%s/%s" % (run, name))
         if isinstance(pid, int):
             left[pid] = path
     while left:

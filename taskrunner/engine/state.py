@@ -64,9 +64,10 @@ def last_words(root: str, run: str) -> str:
 def runs(root: str) -> list[str]:
     """The ids of the runs that are there, the newest first."""
     try:
-        return sorted(os.listdir(os.path.join(root, "runs")), reverse=True)
+        names = os.listdir(os.path.join(root, "runs"))
     except OSError:
         return []
+    return sorted({name.partition("@")[0] for name in names}, reverse=True)
 
 
 def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | None:
@@ -145,7 +146,7 @@ def prune(root: str, started: str) -> None:
             discard(root, name)
     if not unsettled_runs - {started}:
         # A run that is under way here or on another machine may have yet to read what it was shipped.
-        for kept in ("engine", "files", "never", "parts"):
+        for kept in ("engine", "files", "never", "parts", "claims"):
             if os.path.isdir(os.path.join(root, kept)):
                 _forget_unused(os.path.join(root, kept))
 
@@ -164,8 +165,8 @@ def _forget_unused(folder: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
-            if os.stat(path).st_mtime < time.time() - KEEP_DAYS * 86400:
-                if os.path.isdir(path):
+            if os.lstat(path).st_mtime < time.time() - KEEP_DAYS * 86400:
+                if os.path.isdir(path) and not os.path.islink(path):
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     os.unlink(path)
