@@ -44,17 +44,22 @@ class Cancelled(Exception):
 class Context:
     """One run: its directory, plan, event log, journal, masker and the engine's signals."""
 
-    def __init__(self, directory: str, plan: dict[str, Any], events: EventLog, masker: Masker):
+    def __init__(
+        self, directory: str, plan: dict[str, Any], events: EventLog, masker: Masker, control: Control
+    ):
         self.directory = directory
         self.root = layout.root_of(directory)
         self.plan = plan
         self.run: str = plan["run"]
         self.events = events
         self.masker = masker
-        self.control = Control()
+        self.control = control
         self.journal = Journal(layout.journal_path(self.root, plan["key"]), plan["cwd"])
         self.project: str = plan.get("project", "")
         self.step = 0
+        self.taken_over: set[str] = set()
+        """Steps whose commands have succeeded in a run whose engine was killed."""
+        self.keys: dict[int, str] = {}
         self.because: dict[str, str] = {}
         """Steps that were done before, and the one that has begun since and comes before them."""
         self.prepared: Shell | None = None
@@ -70,22 +75,30 @@ class Context:
         self._env["TASKRUNNER_LIB"] = LIB
 
     def begins(self) -> None:
-        """The current step changes something: what comes after it is not done because of an earlier time.
-
-        Steps that were left out by name (--only, --until) keep their entries.
-        """
-        if not self._in_order:
-            step, *later = self.plan["steps"][self.step :]
-            names = [other["id"] for other in later if (other.get("skip") or {}).get("reason") not in CHOSEN]
-            forgotten = self.with_room(lambda: self.journal.forget(names), START_WITHIN)
-            self.because.update(dict.fromkeys(forgotten, step["id"]))
+        """The current step changes something: what comes after it is not done because of an earlier time."""
+        if not self._in_order and not self.plan["steps"][self.step].get("always"):
+            self.forget_after(self.step)
             self._in_order = True
+
+    def forget_after(self, index: int) -> None:
+        """Forget what was done of the steps behind this one, but for those that were left out by name."""
+        step, *later = self.plan["steps"][index:]
+        names = [other["id"] for other in later if (other.get("skip") or {}).get("reason") not in CHOSEN]
+        forgotten = self.with_room(lambda: self.journal.forget(names), START_WITHIN)
+        self.because.update(dict.fromkeys([*forgotten, *self.taken_over.intersection(names)], step["id"]))
+        self.taken_over.difference_update(names)
 
     def would_forget(self) -> bool:
         """Whether something is remembered that the beginning of the current step makes doubtful."""
         return not self._in_order and self.journal.knows(
             other["id"] for other in self.plan["steps"][self.step + 1 :]
         )
+
+    def forget_finished(self) -> None:
+        """Let go of the processes whose end is noted, and remove their programs."""
+        for shell in self.finished:
+            shell.forget()
+        self.finished.clear()
 
     def record(self, step: str, key: str, run: str) -> None:
         """Remember that a step has succeeded. Raises OSError when that is not safely on disk."""

@@ -118,7 +118,7 @@ def _outlive(directory: str) -> None:
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         path = os.path.join(folder, name)
         known = script.read_marks(layout.read_bytes(path)).process
-        pid = known["pid"] if known else processes.root_of("%s/%s" % (run, name))
+        pid = known.get("pid") if known else processes.root_of("%s/%s" % (run, name))
         if isinstance(pid, int):
             left[pid] = path
     while left:

@@ -40,9 +40,14 @@ class Left:
             pid = processes.root_of(self.tag)
             known = processes.identity(pid) if pid is not None else {}
         self.process: dict[str, Any] = dict(known)
-        self.root = processes.session(self.process)
-        self.id, self.key = (marks.step or {}).get("id"), (marks.step or {}).get("key")
+        self.id: Any = (marks.step or {}).get("id")
+        self.key: Any = (marks.step or {}).get("key")
         self.began = marks.skipped or marks.guard is not None or marks.command is not None
+
+    @property
+    def root(self) -> int | None:
+        """Its session, as long as that is sure to be this one."""
+        return processes.session(self.process)
 
     @property
     def alive(self) -> bool:
@@ -59,7 +64,7 @@ class Left:
         marks = self.marks()
         if marks.end is None:
             # Its reaper was killed, too: what the program has said itself, at its very end, counts.
-            return marks.done
+            return marks.done and marks.command is not None
         return marks.end == 0 and not marks.skipped and marks.command is not None
 
 
@@ -74,13 +79,12 @@ def find(ctx: Context, previous: str) -> list[Left]:
     return [left for left in found if left.began or left.alive]
 
 
-def recover(ctx: Context, previous: list[str]) -> set[str]:
-    """Look after what earlier runs have left; the ids of the steps whose commands have succeeded.
+def recover(ctx: Context, previous: list[str]) -> None:
+    """Look after what earlier runs have left: steps whose commands have succeeded are taken over.
 
     A step that is part of this plan is waited for; one of another definition is ended: never two at a
     time. What cannot be read is nothing to recover. Raises OSError when the state cannot be written.
     """
-    done = set()
     for run in previous:
         lefts: list[Left] = []
         try:
@@ -91,26 +95,30 @@ def recover(ctx: Context, previous: list[str]) -> set[str]:
         for left in lefts:
             # Not done or asked to stop: the pass over the steps sees to both.
             with contextlib.suppress(Cancelled, StepError):
-                if settle(ctx, left):
-                    done.add(str(left.id))
-    return done
+                settle(ctx, left)
 
 
-def settle(ctx: Context, left: Left) -> bool:
-    """Wait for the process of a step, or end it; whether its commands have succeeded."""
+def settle(ctx: Context, left: Left) -> None:
+    """Wait for the process of a step, or end it."""
     step = next((step for step in ctx.plan["steps"] if step["id"] == left.id), None)
-    if step is not None and left.key == key_of(ctx, step):
-        ctx.step = step["index"]
+    forgotten = ctx.plan["forget"]
+    again = forgotten is None or left.id in forgotten
+    if step is not None and left.key == key_of(ctx, step) and not again:
         if left.alive:
             _follow(ctx, left, step)
         if left.done():
-            ctx.begins()
-            if not any(step.get(part) for part in WORK):
-                ctx.record(step["id"], left.key, left.run)
-            return True
+            if not step.get("always"):
+                _take_over(ctx, left, step)
+            return
     # Cut in its middle, or failed, or another step now: what it left of itself goes before anything is run.
     end(ctx, step or {"id": left.id or ""}, left.tag, left.root)
-    return False
+
+
+def _take_over(ctx: Context, left: Left, step: dict[str, Any]) -> None:
+    ctx.forget_after(step["index"])
+    ctx.taken_over.add(step["id"])
+    if step.get("guard") is None and not any(step.get(part) for part in WORK):
+        ctx.record(step["id"], left.key, left.run)
 
 
 def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:

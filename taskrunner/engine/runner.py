@@ -11,6 +11,7 @@ import time
 
 from . import VERSION, layout, lock, processes, recovery, references, shells, steps, unsettled
 from .context import Cancelled, Context, StepError
+from .control import Control
 from .events import ROOM, EventLog
 from .masking import Masker
 
@@ -49,10 +50,11 @@ def run(directory: str, bell: int = -1, watched: Callable[[str], None] = lambda 
         for folder in ("logs", "steps"):
             os.makedirs(os.path.join(directory, folder), mode=0o700, exist_ok=True)
         events = EventLog(directory, bell, masker)
+        control = Control()  # whoever knows this process may ask it to stop
         own = processes.identity(os.getpid())
         layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
         if plan.get("dry"):
-            return Run(Context(directory, plan, events, masker), [], None).dry()
+            return Run(Context(directory, plan, events, masker, control), [], None).dry()
         root = layout.root_of(directory)
         held, holder = lock.take(root, plan["key"], plan["run"])
         if held is None:
@@ -62,7 +64,7 @@ def run(directory: str, bell: int = -1, watched: Callable[[str], None] = lambda 
         before = unsettled.of(root, plan["key"])
         unsettled.note(root, plan["key"], plan["run"])
         watched(directory)
-        ctx = Context(directory, plan, events, masker)
+        ctx = Context(directory, plan, events, masker, control)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, layout.EARLY))
             os.kill(os.getpid(), signal.SIGTERM)  # asked for before this process could hear it
@@ -80,7 +82,6 @@ class Run:
     def __init__(self, ctx: Context, previous: list[str], held: int | None) -> None:
         self.ctx = ctx
         self.lock = held
-        self.taken_over: set[str] = set()
         self.previous = previous
         self.counts = {"ok": 0, "skipped": 0}
         self.failures: list[str] = []
@@ -95,7 +96,7 @@ class Run:
             ctx.events.emit("warning", message=message)
         ctx.journal.forget(plan["forget"])
         if self.previous:
-            self.taken_over = recovery.recover(ctx, self.previous)
+            recovery.recover(ctx, self.previous)
         for run in self.previous:
             recovery.scrub(layout.run_dir(ctx.root, run))
             unsettled.settled(ctx.root, plan["key"], run)
@@ -191,8 +192,9 @@ class Run:
         if self.status != OK and not step.get("always"):
             return
         ctx.step = step["index"]
+        ctx.keys.pop(step["index"], None)  # its files are what they are now
         remembered = self._remembered(step)
-        taken_over = step["id"] in self.taken_over
+        taken_over = step["id"] in ctx.taken_over
         if remembered and not (step.get("service") or step.get("wait_for")):
             self.counts["skipped"] += 1
             events.emit(
@@ -223,7 +225,7 @@ class Run:
                 events.emit("step.skipped", **about, reason=reason)
             else:
                 self._done(step, bool(remembered), began)
-        self._clear()
+        ctx.forget_finished()
 
     def _done(self, step: dict[str, Any], remembered: bool, began: float) -> None:
         ctx = self.ctx
@@ -296,14 +298,10 @@ class Run:
     def _look_ahead(self, index: int) -> None:
         """Start the process of the step at this index, if it is sure to need one."""
         for step in self.ctx.plan["steps"][index : index + 1]:
-            if self.ctx.prepared is None and not step.get("skip") and not self._remembered(step):
+            if self.ctx.prepared is None and not (
+                step.get("skip") or step.get("files") or self._remembered(step)
+            ):
                 self.ctx.prepared = shells.ahead(self.ctx, step, steps.alone(self.ctx, step))
-
-    def _clear(self) -> None:
-        """Remove the programs of what has finished."""
-        for shell in self.ctx.finished:
-            shell.forget()
-        self.ctx.finished.clear()
 
     def _check(self) -> None:
         """Evaluate the guards again: which steps would run a second time?"""
@@ -319,6 +317,7 @@ class Run:
             except Cancelled:
                 self.status = CANCELLED
                 return
+        self.ctx.forget_finished()
         self.ctx.events.emit("check.finished", again=again)
         if again:
             self.status = FAILED

@@ -7,6 +7,7 @@ processes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -20,13 +21,15 @@ from .probes import address, describe, listening, probe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Iterator
 
     from .context import Context
 
 STOP_WITHIN = 30.0
 GIVE_UP_WITHIN = 5.0
 """Seconds that a service has to end which has failed to start, and so serves nobody."""
+CONTAINER_ENGINES = ("docker-proxy", "rootlessport", "conmon", "slirp4netns", "pasta")
+"""What listens for a server in a container."""
 SETTLED_AFTER = 1.0
 """Seconds after which a service counts as ready that has no `ready`."""
 CAUSE_WITHIN = 1.0
@@ -42,6 +45,29 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     """
     directory = layout.service_dir(ctx.root, ctx.project, service["name"])
     os.makedirs(directory, mode=0o700, exist_ok=True)
+    with _locked(ctx, directory):
+        return _ensured(ctx, step, service, directory)
+
+
+@contextlib.contextmanager
+def _locked(ctx: Context, directory: str) -> Iterator[None]:
+    """Alone with a service: another run that wants it, too, waits until it is ready, and finds it so."""
+    fd = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if ctx.control.cancelled:
+                    raise Cancelled from None
+                ctx.control.sleep(0.1)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _ensured(ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str) -> bool:
     record = _record(ctx, directory, service["name"])
     # A process may have written over its environment, where the tag is (vLLM's engine does, for its title).
     running = bool(record) and bool(_members(record))
@@ -73,7 +99,7 @@ def _record(ctx: Context, directory: str, name: str) -> dict[str, Any]:
     for place in (directory, os.path.join(ctx.root, "services", layout.slug(name))):
         found = parse(layout.read_bytes(_record_path(place))) or {}
         if all(isinstance(found.get(name), kind) for name, kind in RECORD) and processes.here(found):
-            return found
+            return {**found, "place": place}
     return {}
 
 
@@ -100,7 +126,7 @@ def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directo
     """Whether the server that runs does for what is asked for, as the service's `keep_if` says."""
     if not service.get("keep_if"):
         return False
-    env = _env(step, service, directory)
+    env = {**_env(step, service, directory), "TASKRUNNER_COMMAND": _command(service)}
     asked = {
         **step,
         "guard": service["keep_if"],
@@ -118,8 +144,7 @@ def _command(service: dict[str, Any]) -> str:
 
 
 def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[str, str]:
-    own = {"TASKRUNNER_SERVICE": directory, "TASKRUNNER_COMMAND": _command(service)}
-    return {**step["env"], **service.get("env", {}), **own}
+    return {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
 
 
 def log_of(ctx: Context, name: str | None) -> str:
@@ -132,20 +157,18 @@ def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any], rec
     if not _asks(ready):
         return ""
     missing = probe(ready, ctx.folder(step, service), log_of(ctx, service["name"]))
-    asked = None if missing or step.get("run_as") or _in_containers(service) else address(ready)
+    asked = None if missing or step.get("run_as") else address(ready)
     return missing or (_another(asked[1], record) if asked and ports.is_local(asked[0]) else "")
 
 
 def _another(port: int, record: dict[str, Any]) -> str:
-    """Who else than the service answers on this machine's port, in words; "" for nobody."""
-    if port in ports.listening(_members(record)) or port not in ports.listening(None):
+    """Who else than the service answers on this machine's port, in words; "" for nobody who can be seen."""
+    if port in ports.listening(_members(record)):
         return ""
-    return "port %d is answered by another process%s" % (port, ports.owner(port))
-
-
-def _in_containers(service: dict[str, Any]) -> bool:
-    """Whether the ports of a service are held by its container engine."""
-    return bool(re.search(r"\b(docker|podman|nerdctl)\b", str(service.get("command"))))
+    owner = ports.owner(port)
+    if not owner or any("(%s)" % name in owner for name in CONTAINER_ENGINES):
+        return ""
+    return "port %d is answered by another process%s" % (port, owner)
 
 
 def _asks(ready: dict[str, Any]) -> bool:
@@ -206,7 +229,7 @@ def _start(
 
 
 def _keep(directory: str, record: dict[str, Any]) -> None:
-    layout.write_atomic(_record_path(directory), json.dumps(record).encode())
+    layout.write_atomic(_record_path(record.get("place", directory)), json.dumps(record).encode())
 
 
 def _await_ready(
@@ -319,9 +342,8 @@ def _stop(
         if time.monotonic() >= deadline:
             raise StepError("service", "%s has ended, but not free: %s" % (service["name"], busy))
         ctx.control.sleep(0.2)
-    for place in (directory, os.path.join(ctx.root, "services", layout.slug(service["name"]))):
-        with contextlib.suppress(OSError):
-            os.unlink(_record_path(place))
+    with contextlib.suppress(OSError):
+        os.unlink(_record_path(record.get("place", directory)))
     _tell(ctx, step, service, "stopped", record["pid"])
 
 

@@ -40,7 +40,7 @@ class Shell:
         commands: list[str],
         key: str,
     ) -> None:
-        index = step["index"]
+        self.index = index = step["index"]
         self._ctx = ctx
         self.tag = tag_of(ctx, step, attempt)
         self.path = path_of(ctx.directory, index, attempt)
@@ -61,6 +61,8 @@ class Shell:
             # (Appended, as the file is open for that; the place from which bash reads stays.)
             os.pwrite(stdin, script.mark_line(b"p", processes.identity(self.pid)), 0)
         except (OSError, StepError):
+            if self.pid and step.get("run_as"):  # it has not waited
+                processes.end_tree(self.tag, self.pid, ctx.grace, ctx.control.reap)
             self.discard()
             raise
         finally:

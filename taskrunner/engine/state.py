@@ -144,7 +144,7 @@ def prune(root: str, started: str) -> None:
             and not alive(root, name)
         ):
             discard(root, name)
-    if not unsettled_runs - {started}:
+    if not unsettled.all_runs(root, since=oldest) - {started}:
         # A run that is under way here or on another machine may have yet to read what it was shipped.
         for kept in ("engine", "files", "never", "parts", "claims"):
             if os.path.isdir(os.path.join(root, kept)):

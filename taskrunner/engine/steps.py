@@ -44,6 +44,7 @@ def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
                 delay=delay,
                 detail=error.detail,
             )
+        ctx.forget_finished()
         ctx.control.sleep(delay)
         if ctx.control.cancelled:
             raise Cancelled
@@ -100,7 +101,9 @@ def key_of(ctx: Context, step: dict[str, Any]) -> str:
         return str(step["key"])
     from . import transfer
 
-    return transfer.key(ctx, step)
+    if step["index"] not in ctx.keys:
+        ctx.keys[step["index"]] = transfer.key(ctx, step)
+    return ctx.keys[step["index"]]
 
 
 def _bash(ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, commands: list[str]) -> bool:
@@ -111,6 +114,9 @@ def _bash(ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, c
     """
     shell = ctx.prepared
     if shell is None or shell.tag != tag_of(ctx, step, attempt):
+        if shell is not None and shell.index == step["index"]:
+            shell.discard()  # its turn came in another way
+            ctx.prepared = None
         try:
             shell = ctx.with_room(
                 lambda: Shell(ctx, step, attempt, guard, commands, key_of(ctx, step)), START_WITHIN
@@ -126,6 +132,14 @@ def _bash(ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, c
         status, cause = _wait(ctx, step, shell, guard is not None)
     finally:
         marks = shell.ended()
+    if (
+        status == 0
+        and guard is not None
+        and marks.guard is None
+        and marks.command is None
+        and not marks.skipped
+    ):
+        raise StepError("guard", "what the guard has found could not be noted")
     return judge(step, marks, status, cause)
 
 

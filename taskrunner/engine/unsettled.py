@@ -34,9 +34,14 @@ def of(root: str, key: str) -> list[str]:
     return sorted(name[: -len(end)] for name in _names(root) if name.endswith(end))
 
 
-def all_runs(root: str) -> set[str]:
-    """All unsettled runs, also those of other machines."""
-    return {name.partition("@")[0] for name in _names(root)}
+def all_runs(root: str, since: float = 0.0) -> set[str]:
+    """All unsettled runs that began after this time, also those of other machines."""
+    found = set()
+    for name in _names(root):
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(os.path.join(root, FOLDER, name)).st_mtime >= since:
+                found.add(name.partition("@")[0])
+    return found
 
 
 def _names(root: str) -> list[str]:

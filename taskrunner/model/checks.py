@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from taskrunner.engine.masking import Masker
@@ -131,6 +131,20 @@ def templates(document: Document, variables: Variables) -> tuple[list[Problem], 
     return problems, values
 
 
+def kept(document: Document, known: Container[str]) -> Iterator[Problem]:
+    """Templates of known variables inside of quoted here-documents, where nothing is replaced."""
+    for index, task in _tasks(document):
+        commands = [text if isinstance(text, str) else "" for text in task.get("commands") or ()]
+        for element, spans in enumerate(var.literals(commands)):
+            for start, end in spans:
+                for mark in var.TEMPLATE.finditer(commands[element], start, end):
+                    if (mark["new"] or mark["old"]) in known and not mark["escape"]:
+                        message = f"{mark[0]} in a quoted here-document is not replaced"
+                        hint = "take the quotes off the delimiter, or read the variable from the environment"
+                        place = ("tasks", index, "commands", element)
+                        yield document.problem(place, message, hint, at=mark.start(), rule="not-replaced")
+
+
 def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:
     """Names given with --env that mean nothing to this file: most likely a misspelling."""
     known = var.declared(document)
@@ -217,20 +231,23 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
 
 
 def environment(
-    document: Document, variables: Variables, tasks: Sequence[Mapping[str, Any]]
+    document: Document, variables: Variables, tasks: Sequence[Mapping[str, Any]], elsewhere: bool
 ) -> list[Problem]:
-    """Variables with which the system would not start bash."""
-    problems = _startable(document, ("variables",), variables.values)
+    """Variables with which the system would not start bash; `elsewhere`, only what is known of every
+    machine.
+    """
+    problems = _startable(document, ("variables",), variables.values, elsewhere)
     for index, task in enumerate(tasks):
         for place, env in (
             (("tasks", index, "env"), task.get("env")),
             (("tasks", index, "service", "env"), (task.get("service") or {}).get("env")),
         ):
-            problems += _startable(document, place, {k: var.text_of(v) for k, v in (env or {}).items()})
+            texts = {name: var.text_of(value) for name, value in (env or {}).items()}
+            problems += _startable(document, place, texts, elsewhere)
     return problems
 
 
-def _startable(document: Document, place: Place, env: Mapping[str, str]) -> list[Problem]:
+def _startable(document: Document, place: Place, env: Mapping[str, str], elsewhere: bool) -> list[Problem]:
     problems = []
     total = 0
     for name, value in env.items():
@@ -246,7 +263,7 @@ def _startable(document: Document, place: Place, env: Mapping[str, str]) -> list
         message = f"the variables have {total} bytes together; the system starts no program with so many"
         problems.append(document.problem(place, message, "put the large ones in files"))
     path = env.get("PATH")
-    if path is not None and shutil.which("bash", path=path) is None:
+    if path is not None and not elsewhere and shutil.which("bash", path=path) is None:
         message = "there is no bash in this PATH, so that no step could start"
         hint = "add /usr/bin:/bin, or set PATH in the commands"
         problems.append(document.problem((*place, "PATH"), message, hint))

@@ -84,7 +84,7 @@ def compile_plan(
     tasks = [render_task(task, values) for task in document.data["tasks"]]
     commands, refused = checks.commands(document, tasks)
     problems += undefined + refused
-    problems += checks.parts(document, tasks) + checks.environment(document, variables, tasks)
+    problems += checks.parts(document, tasks) + checks.environment(document, variables, tasks, elsewhere)
     if problems:
         raise TaskFileError(in_order(checks.masked(problems, variables)))
     valid.remember()
@@ -123,7 +123,8 @@ def compile_plan(
             f"the secret {name} is shorter than {SHORTEST_SECRET} characters: it cannot be masked"
             for name in sorted(variables.secrets)
             if 0 < len(variables.values[name]) < SHORTEST_SECRET
-        ],
+        ]
+        + [str(problem._replace(rule="")) for problem in checks.kept(document, variables.declared)],
         "forget": None if reset else _forgotten(known, selection),
         "check": check,
         "steps": steps,

@@ -70,6 +70,7 @@ def _own_rules(document: Document) -> Iterator[Problem]:
         if entry.get("secret") and 0 < len(default) < SHORTEST_SECRET:
             message = f"a secret of {len(default)} characters cannot be masked"
             yield document.problem(("variables", name), message, rule="short-secret", key=True)
+    yield from checks.kept(document, declared(document))
     for index, task in enumerate(document.data["tasks"]):
         place: Place = ("tasks", index)
         commands = task.get("commands") or []
@@ -77,7 +78,6 @@ def _own_rules(document: Document) -> Iterator[Problem]:
             message = "the step has no skip_if: once it has succeeded, only --reset runs it again"
             yield document.problem((*place, "id"), message, "say how to see that it is done", rule="no-guard")
         yield from _lost_statuses(document, place, commands)
-        yield from _not_replaced(document, place, commands)
         joined = "\n".join(commands)
         background = BACKGROUND.search(joined)
         for element, text in enumerate(commands):
@@ -117,18 +117,6 @@ def _lost_statuses(document: Document, place: Place, commands: Sequence[str]) ->
                 where = (*place, "commands", element)
                 yield document.problem(where, message, hint, at=found.start(), rule="lost-status")
                 break
-
-
-def _not_replaced(document: Document, place: Place, commands: Sequence[str]) -> Iterator[Problem]:
-    known = declared(document)
-    for element, spans in enumerate(literals(commands)):
-        for start, end in spans:
-            for mark in TEMPLATE.finditer(commands[element], start, end):
-                if (mark["new"] or mark["old"]) in known:
-                    message = f"{mark[0]} in a quoted here-document is not replaced"
-                    hint = "take the quotes off the delimiter, or read the variable from the environment"
-                    where = (*place, "commands", element)
-                    yield document.problem(where, message, hint, at=mark.start(), rule="not-replaced")
 
 
 def _shellcheck(document: Document) -> Iterator[Problem]:

@@ -37,4 +37,16 @@ def _origin(git: Path) -> str:
         found = ORIGIN.search((git / "config").read_text(errors="replace"))
     except (OSError, UnicodeDecodeError):
         return ""
-    return found[1] if found else ""
+    return _same_for_all(found[1]) if found else ""
+
+
+def _same_for_all(url: str) -> str:
+    """A repository's URL as host and path, however it is reached: git@host:path, https://user@host/path.git."""
+    scheme, separator, rest = url.rpartition("://")
+    if not separator:
+        rest = url.replace(":", "/", 1) if re.match(r"[\w.@-]+:", url) else url
+    if scheme == "file" or "/" not in rest:
+        return rest
+    host, _, path = rest.partition("/")
+    host = host.rpartition("@")[2].partition(":")[0].lower()
+    return host + "/" + path.strip("/").removesuffix(".git")

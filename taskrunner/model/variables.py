@@ -12,11 +12,11 @@ from taskrunner.errors import Problem, closest
 from taskrunner.model.document import Document, Place, strings
 
 TEMPLATE = re.compile(
-    r"(?P<escape>\\)?"
+    r"(?P<escape>(?<!\\)\\(?:\\\\)*(?!\\))?"
     r"(?:(?<!<)<<(?P<new>[A-Za-z_][A-Za-z0-9_]*)(?P<new_q>:q)?>>(?!>)"
     r"|\{\{(?P<old>[A-Za-z_][A-Za-z0-9_]*)(?P<old_q>:q)?\}\})"
 )
-"""A backslash before it says that the text itself is meant."""
+"""A backslash before it says that the text itself is meant; two are two."""
 HERE_DOCUMENT = re.compile(
     r"""(?<!<)<<(?!<)(?P<tabs>-)?[ \t]*"""
     r"""(?:"(?P<double>[^"\n]+)"|'(?P<single>[^'\n]+)'|(?P<escape>\\)?(?P<bare>[^\s;&|<>()'"`\\]+))"""
@@ -69,14 +69,17 @@ def _marks(text: str, rest: str, literal: Sequence[Span]) -> Iterator[Template]:
         name = match["new"] or match["old"]
         if any(start <= match.start() < end for start, end in literal):
             continue
-        if match["new"] and not match["escape"]:
+        if match["escape"]:
+            pass
+        elif match["new"]:
             after = (text[match.end() :] + "\n" + rest).split("\n")[1:]
             if name in after or name in (line.lstrip("\t") for line in after):
                 continue
         elif name in GO_WORDS:
             continue
         quoted = bool(match["new_q"] or match["old_q"])
-        yield Template(name, quoted, match.start(), match.end(), bool(match["escape"]))
+        start = match.end("escape") - 1 if match["escape"] else match.start()
+        yield Template(name, quoted, start, match.end(), bool(match["escape"]))
 
 
 def render(text: str, values: Mapping[str, str], rest: str = "", literal: Sequence[Span] = ()) -> str:
@@ -111,7 +114,8 @@ def literals(elements: Sequence[str]) -> list[list[Span]]:
             offset += len(line) + 1
     number = 0
     while number < len(lines):
-        opened = list(HERE_DOCUMENT.finditer(lines[number][1]))
+        line = lines[number][1]
+        opened = [] if line.lstrip().startswith("#") else list(HERE_DOCUMENT.finditer(line))
         number += 1
         for match in opened:
             delimiter = match["double"] or match["single"] or match["bare"]
@@ -119,8 +123,8 @@ def literals(elements: Sequence[str]) -> list[list[Span]]:
             if end is None:
                 continue
             for inside in range(number, end) if not match["bare"] or match["escape"] else ():
-                index, line = lines[inside]
-                spans[index].append((starts[inside], starts[inside] + len(line)))
+                index, body = lines[inside]
+                spans[index].append((starts[inside], starts[inside] + len(body)))
             number = end + 1
     return spans
 

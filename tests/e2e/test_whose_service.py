@@ -1,0 +1,132 @@
+"""Which server is meant, whose it is, and when it is ready."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from taskrunner import run, start
+from tests.conftest import Process, left_of
+from tests.sshd import Sshd, free_port
+
+Write = Callable[..., Path]
+Cli = Callable[..., Process]
+PACKAGE = Path(__file__).parents[2]
+
+
+def ran() -> list[str]:
+    found = Path("ran").read_text().split() if Path("ran").exists() else []
+    Path("ran").unlink(missing_ok=True)
+    return found
+
+
+def step(name: str, **members: Any) -> dict[str, Any]:
+    return {"id": name, "commands": [f"echo {name} >> ran"], **members}
+
+
+def test_a_service_whose_program_does_not_exist_fails(write: Write) -> None:
+    for line in (["/no/such/program"], "no-such-program --port 1", "exit 0"):
+        result = run(write({"id": "a", "service": {"name": "s", "command": line}}))
+        assert "exited before it was ready" in result.failures[0]["detail"]
+
+
+def test_ready_is_told_by_a_port_of_the_services_own(write: Write, home: Path) -> None:
+    port = free_port()
+    other = f"exec {sys.executable} -m http.server {port} --bind 127.0.0.1"
+    path = write(
+        {"id": "b", "commands": [f"(sleep 0.5; {other}) > /dev/null 2>&1 &"]},
+        {"id": "a", "service": {"name": "s", "command": "sleep 60", "stop_timeout": 1,
+                                "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 2}}},
+    )  # fmt: skip
+    result = run(path)
+    assert f"port {port} is answered by another process, by pid" in result.failures[0]["detail"]
+    for pid in left_of(home):
+        os.kill(pid, 9)
+
+
+def test_two_projects_have_services_of_the_same_name(write: Write, home: Path) -> None:
+    for name in ("one", "two"):
+        service = {"name": "web app", "command": f"echo {name} >> ran; sleep 60", "ready": {"log": "^"}}
+        assert run(write({"id": "s", "service": service}, file=f"work/{name}/serve.json")).ok == 1
+        assert run(write({"id": "s", "service": service}, file=f"work/{name}/again.json")).skipped == 1
+    assert ran() == ["one", "two"]
+    alive = len(left_of(home))
+    run(write({"id": "x", "service": {"name": "web app", "state": "stopped"}}, file="work/one/stop.json"))
+    assert 0 < len(left_of(home)) < alive
+    run(write({"id": "x", "service": {"name": "web app", "state": "stopped"}}, file="work/two/stop.json"))
+    assert not left_of(home)
+
+
+def test_a_server_is_what_it_is_started_with(write: Write, home: Path) -> None:
+    def served(**other: Any) -> str:
+        service = {
+            "name": "s",
+            "command": "echo started >> ran; sleep 60",
+            "cwd": "here",
+            "ready": {"log": "^"},
+            **other,
+        }
+        run(write({"id": "a", "service": service}))
+        return " ".join(ran())
+
+    Path("here").mkdir()
+    assert served(command="echo started >> ../ran; sleep 60") == "started"
+    assert served(command="echo started >> ../ran; sleep 60", cwd=str(Path("here").absolute())) == ""
+    assert (
+        served(
+            command="echo started >> ../ran; sleep 61",
+            keep_if='[ -d "$TASKRUNNER_SERVICE" ] && [[ $TASKRUNNER_COMMAND == *61 ]]',
+        )
+        == ""
+    )
+    assert served(command="echo started >> ../ran; sleep 61", keep_if="false") == "started"
+    assert served(command="echo started >> ../ran; sleep 61", env={"A": 1}) == "started"
+    run(write({"id": "x", "service": {"name": "s", "state": "stopped"}}))
+
+
+def test_two_projects_on_one_node_do_not_meet(write: Write, sshd: Sshd) -> None:
+    def project(name: str, file: str, git: str = "") -> Path:
+        path = write({"id": "a", "commands": ["echo ran >> ran"]}, file=f"work/{name}/{file}")
+        if git:
+            config = path.parents[file.count("/")] / ".git" / "config"
+            config.parent.mkdir(exist_ok=True)
+            config.write_text(f'[core]\n\tbare = false\n[remote "origin"]\n\turl = {git}\n')
+        return path
+
+    for name in ("one", "two"):
+        assert run(project(name, "tasks/setup.json"), on=sshd.target).ok == 1
+    assert run(project("one", "tasks/setup.json"), on=sshd.target).skipped == 1
+    # Two checkouts of one repository are one project.
+    assert run(project("mine", "tasks/t.json", "git@host:testbed.git"), on=sshd.target).ok == 1
+    assert run(project("yours", "tasks/t.json", "git@host:testbed.git"), on=sshd.target).skipped == 1
+    assert run(project("fork", "tasks/t.json", "git@host:other.git"), on=sshd.target).ok == 1
+
+
+def test_two_runs_that_want_one_service_start_it_once(write: Write, home: Path) -> None:
+    service = {
+        "name": "web",
+        "command": "echo started >> ran; sleep 0.5; touch up; sleep 60",
+        "ready": {"file": "up"},
+    }
+    paths = [write({"id": "s", "service": service}, file=f"work/{name}.json") for name in "ab"]
+    begun = [start(path) for path in paths]
+    assert sorted(each.result().ok for each in begun) == [0, 1]
+    assert ran() == ["started"]
+    run(write({"id": "x", "service": {"name": "web", "state": "stopped"}}, file="work/stop.json"))
+    assert not left_of(home)
+
+
+def test_a_service_of_a_large_command_starts(write: Write) -> None:
+    service = {"name": "s", "command": f": {'x' * 140_000}; sleep 60", "ready": {"log": "^"}}
+    assert (
+        run(
+            write(
+                {"id": "s", "service": service},
+                {"id": "x", "always": True, "service": {"name": "s", "state": "stopped"}},
+            )
+        ).ok
+        == 2
+    )
