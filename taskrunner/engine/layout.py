@@ -34,7 +34,6 @@ EARLY = "cancel"
 ENGINE_LOG = "engine.log"
 FOLLOWERS = "followers"
 RESERVE = "reserve"
-REAPER = "reaper"
 RESERVE_BYTES = 64 * 1024
 
 

@@ -20,17 +20,13 @@ import sys
 
 from . import VERSION, layout, lock, processes, reaper, runner
 from .events import parse, read_events
-from .masking import close_all_but
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Callable
+from .reaper import close_all_but
 
 ITSELF = "/proc/self/exe"
 CRASHED = 70  # EX_SOFTWARE of sysexits(3)
 LAUNCH = (
     'import os, sys; sys.path.insert(0, os.environ.pop("TASKRUNNER_ENGINE")); '
-    "from engine.main import main; sys.exit(main(sys.argv[1:]))"
+    "from engine.reaper import main; sys.exit(main(sys.argv[1:]))  # engine.main, under a reaper"
 )
 
 
@@ -63,19 +59,21 @@ def main(argv: list[str]) -> int:
 
 def run(directory: str, bell: str = "-1") -> int:
     """Run a plan under a reaper; what the event log cannot hold is said on the bell and on stderr."""
-    return reaper.under(lambda watched: _run(directory, int(bell), watched))
+    return reaper.under(lambda watched: work(watched, directory, bell))
 
 
-def _run(directory: str, bell: int, watched: Callable[[str], None]) -> int:
+def work(watched: reaper.Watched, directory: str, bell: str = "-1") -> int:
+    """What `run` does, under its reaper."""
+    ring = int(bell)
     if directory == "-":
         directory = sys.stdin.readline().rstrip("\n")
         if not directory:
             return 0
-    if bell >= 0:
-        os.set_inheritable(bell, False)
-        os.set_blocking(bell, False)
+    if ring >= 0:
+        os.set_inheritable(ring, False)
+        os.set_blocking(ring, False)
     try:
-        return runner.run(directory, bell, watched)
+        return runner.run(directory, ring, watched)
     except runner.Fatal as error:
         message = str(error)
     except Exception:
@@ -84,8 +82,8 @@ def _run(directory: str, bell: int, watched: Callable[[str], None]) -> int:
         message = "the engine has crashed:\n" + traceback.format_exc()
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
-    if bell >= 0:
-        os.write(bell, message.encode() + b"\n")
+    if ring >= 0:
+        os.write(ring, message.encode() + b"\n")
     return CRASHED
 
 

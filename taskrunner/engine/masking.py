@@ -10,6 +10,7 @@ import re
 import select
 
 from . import layout
+from .reaper import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,11 +173,3 @@ def _drain(masker: Masker, source: int, log: int, most: int) -> bool:
             return True
         moved += len(data)
     return False
-
-
-def close_all_but(*keep: int) -> None:
-    """Close what a fork has inherited, above all locks that it must not hold on."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in keep:
-            with contextlib.suppress(OSError):
-                os.close(int(name))

@@ -5,44 +5,62 @@ engine's, and asks the kernel to be given what the engine leaves behind (PR_SET_
 prctl(2)). While the engine lives it has nothing to do but to collect daemons that have lost their
 parents. When the engine is killed, it waits for the step's process, and writes the end into the step's
 file (see script.py), where the next engine finds it. Until it has, it holds a lock there.
+
+It comes first in every run, so it imports late what only that needs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-import signal
-import socket
-import time
-
-from . import layout, lock, processes, script
-from .masking import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+    Watched = Callable[[str], Callable[[], None]]
+
 PR_SET_CHILD_SUBREAPER = 36
+LOCK = "reaper"
 AGAIN = 0.5
 """Seconds between two tries to write on a full disk."""
 
 
-def under(work: Callable[[Callable[[str], None]], int]) -> int:
+def main(argv: list[str]) -> int:
+    """The engine's command line (see main.py); for `run`, this process is the reaper from the start."""
+    if argv[:1] != ["run"]:
+        from . import main as engine
+
+        return engine.main(argv)
+
+    def work(watched: Watched) -> int:
+        from . import main as engine
+
+        return engine.work(watched, *argv[1:])
+
+    return under(work)
+
+
+def under(work: Callable[[Watched], int]) -> int:
     """Do the work in a child process, with this process as its reaper; returns its exit status.
 
-    The work is given a function to call, with the run's directory, before its first step: from then on
-    nothing is lost when it is killed.
+    The work is given a function to call with the run's directory. What that returns is to be called before
+    the first step: from then on nothing is lost when the work's process is killed.
     """
-    ours, theirs = socket.socketpair()
+    directory, tell = os.pipe()
+    ready, say = os.pipe()
     engine = os.fork()
     if engine == 0:
-        ours.close()
+        os.close(directory)
+        os.close(say)
 
-        def watched(directory: str) -> None:
-            with theirs, contextlib.suppress(OSError):
-                theirs.sendall(os.fsencode(directory))
-                theirs.recv(1)
+        def watched(path: str) -> Callable[[], None]:
+            _quietly(os.write, tell, os.fsencode(path))
+            os.close(tell)
+            return begun
+
+        def begun() -> None:
+            _quietly(os.read, ready, 1)
+            os.close(ready)
 
         # Whatever comes, the child never returns to its parent's work.
         status = 70
@@ -50,32 +68,33 @@ def under(work: Callable[[Callable[[str], None]], int]) -> int:
             status = work(watched)
         finally:
             os._exit(status)
-    theirs.close()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: _pass_on(engine, number))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    return _reap(engine, ours)
+    return _reap(engine, directory, say)
 
 
-def _pass_on(engine: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(engine, number)
+def _quietly(call: Callable[..., object], *args: object) -> None:
+    try:
+        call(*args)
+    except OSError:
+        pass  # the reaper was killed; the work goes on without
 
 
-def _reap(engine: int, told: socket.socket) -> int:
+def _reap(engine: int, told: int, say: int) -> int:
     """Wait for the end of the engine, and of what it leaves of its steps."""
-    close_all_but(told.fileno())
+    import signal
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: _quietly(os.kill, engine, number))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    close_all_but(told, say)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     _be_subreaper()
     watch = -1
-    with told:
-        directory = os.fsdecode(told.recv(4096))
-        if directory:
-            watch = _locked(directory)
-            with contextlib.suppress(OSError):
-                told.sendall(b"!")
+    directory = os.fsdecode(os.read(told, 4096))
+    if directory:
+        watch = _locked(directory)
+        _quietly(os.write, say, b"!")
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == engine:
@@ -90,32 +109,48 @@ def _reap(engine: int, told: socket.socket) -> int:
     return code if code >= 0 else 128 - code
 
 
+def close_all_but(*keep: int) -> None:
+    """Close what a fork has inherited, above all locks that it must not hold on."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in keep:
+            _quietly(os.close, int(name))
+
+
 def _exit_code(status: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
 def _be_subreaper() -> None:
     # What ctypes stands on: loading the rest of it takes ten times as long.
-    with contextlib.suppress(ImportError, OSError, AttributeError):
+    try:
         from _ctypes import call_function, dlopen, dlsym
 
         prctl = dlsym(dlopen(None, 0), "prctl")  # type: ignore[arg-type]
         call_function(prctl, (PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    except (ImportError, OSError, AttributeError):
+        pass  # then only what a step's program says itself is known of an end that nobody has seen
 
 
 def _locked(directory: str) -> int:
-    with contextlib.suppress(OSError):
-        fd = os.open(os.path.join(directory, layout.REAPER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    import fcntl
+
+    try:
+        fd = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
-    return -1
+    except OSError:
+        return -1
+    return fd
 
 
 def _outlive(directory: str) -> None:
     """Note the ends of the steps' processes that an engine has left; those of one that has ended are gone."""
     folder, run = os.path.join(directory, "steps"), os.path.basename(directory).partition("@")[0]
+    if not os.path.isdir(folder):
+        return
+    from . import layout, processes, script
+
     left: dict[int, str] = {}
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+    for name in os.listdir(folder):
         path = os.path.join(folder, name)
         known = script.read_marks(layout.read_bytes(path)).process
         pid = known.get("pid") if known else processes.root_of("%s/%s" % (run, name))
@@ -131,6 +166,10 @@ def _outlive(directory: str) -> None:
 
 
 def _note(path: str, status: int) -> None:
+    import time
+
+    from . import script
+
     while os.path.exists(path):
         try:
             script.write_end(path, status)
@@ -141,4 +180,6 @@ def _note(path: str, status: int) -> None:
 
 def at_work(directory: str) -> bool:
     """Whether the reaper of a run has still to note how a step has ended."""
-    return lock.held(os.path.join(directory, layout.REAPER))
+    from . import lock
+
+    return lock.held(os.path.join(directory, LOCK))

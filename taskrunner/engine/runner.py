@@ -17,7 +17,9 @@ from .masking import Masker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any
+
+    from .reaper import Watched
 
 OK, FAILED, CANCELLED = "ok", "failed", "cancelled"
 EXIT = {OK: 0, FAILED: 1, CANCELLED: 130}
@@ -30,9 +32,8 @@ class Fatal(Exception):
     """The run cannot go on, and may not be able to write that down."""
 
 
-def run(directory: str, bell: int = -1, watched: Callable[[str], None] = lambda _: None) -> int:
-    """Run the plan in a run directory; returns the exit status of the run. `watched` is told the
-    directory before the first step.
+def run(directory: str, bell: int, watched: Watched) -> int:
+    """Run the plan in a run directory, under a reaper (see there); returns the exit status of the run.
 
     Raises Fatal when the state cannot be written.
     """
@@ -63,11 +64,12 @@ def run(directory: str, bell: int = -1, watched: Callable[[str], None] = lambda 
             return LOCKED
         before = unsettled.of(root, plan["key"])
         unsettled.note(root, plan["key"], plan["run"])
-        watched(directory)
+        begun = watched(directory)
         ctx = Context(directory, plan, events, masker, control)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, layout.EARLY))
             os.kill(os.getpid(), signal.SIGTERM)  # asked for before this process could hear it
+        begun()
         os.chdir("/")  # a step may delete the folder the run was started in
         return Run(ctx, before, held).all()
     except OSError as error:

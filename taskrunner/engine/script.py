@@ -57,7 +57,7 @@ BOOT = (
 )
 PLACE_FOR_END = b"x     \n"
 CHECK = "case $? in 0) ;; *) builtin exit $?;; esac"
-XTRACE = re.compile(r"\bset\s+(?:\S+\s+)*?-\w*x|\bxtrace\b")
+XTRACE = r"\bset\s+(?:\S+\s+)*?-\w*x|\bset\s.*\bxtrace\b"
 UNTRACED = """{ case ${TASKRUNNER_XTRACE-} in x) set -x;; esac; } 2>/dev/null
 %s
 {
@@ -98,7 +98,7 @@ def program(
 ) -> bytes:
     """The bash program of a step; `exports` are for a user whose environment starts empty."""
     commands = [whole(command) for command in commands]
-    traced = any(map(XTRACE.search, commands))
+    traced = any("set" in command and re.search(XTRACE, command) for command in commands)
     lines = ["export %s=%s" % (name, quote(value)) for name, value in (exports or {}).items()]
     lines.append(
         "builtin cd -- %s || { echo %s >&2; builtin exit 1; }"
