@@ -79,12 +79,14 @@ def find(ctx: Context, previous: str) -> list[Left]:
     return [left for left in found if left.began or left.alive]
 
 
-def recover(ctx: Context, previous: list[str]) -> None:
-    """Look after what earlier runs have left: steps whose commands have succeeded are taken over.
+def recover(ctx: Context, previous: list[str]) -> set[str]:
+    """Look after what earlier runs have left: steps whose commands have succeeded are taken over. Returns
+    the runs that alone know of such a step, until all its parts are done.
 
-    A step that is part of this plan is waited for; one of another definition is ended: never two at a
-    time. What cannot be read is nothing to recover. Raises OSError when the state cannot be written.
+    A step that is part of this plan is waited for; one of another definition is ended: never two at a time.
+    What cannot be read is nothing to recover. Raises OSError when the state cannot be written.
     """
+    needed = set()
     for run in previous:
         lefts: list[Left] = []
         try:
@@ -96,6 +98,9 @@ def recover(ctx: Context, previous: list[str]) -> None:
             # Not done or asked to stop: the pass over the steps sees to both.
             with contextlib.suppress(Cancelled, StepError):
                 settle(ctx, left)
+            if left.id in ctx.taken_over:
+                needed.add(run)
+    return needed
 
 
 def settle(ctx: Context, left: Left) -> None:

@@ -98,17 +98,21 @@ class Run:
             ctx.events.emit("warning", message=message)
         ctx.journal.forget(plan["forget"])
         if self.previous:
-            recovery.recover(ctx, self.previous)
-        for run in self.previous:
-            recovery.scrub(layout.run_dir(ctx.root, run))
-            unsettled.settled(ctx.root, plan["key"], run)
+            needed = recovery.recover(ctx, self.previous)
+            self._settle([run for run in self.previous if run not in needed])
         for step in plan["steps"]:
             self._step(step)
+        self._settle(self.previous)
         if self.status == OK and self.failures:
             self.status = FAILED
         if plan.get("check") and self.status == OK:
             self._check()
         return self._conclude()
+
+    def _settle(self, runs: list[str]) -> None:
+        for run in runs:
+            recovery.scrub(layout.run_dir(self.ctx.root, run))
+            unsettled.settled(self.ctx.root, self.ctx.plan["key"], run)
 
     def dry(self) -> int:
         """Say of each step whether it would run. Only guards are run, and nothing is remembered."""

@@ -38,7 +38,7 @@ def spool(path: str | Path, to: str, experiment: str, files: Sequence[str | Path
     place = os.path.join(store.folder(), "pending", record.key)
     if os.path.isdir(place):
         return record.key
-    temporary = f"{place}.{os.getpid()}.tmp"
+    temporary = layout.temporary_name(place)
     try:
         os.makedirs(os.path.join(temporary, "files"), mode=0o700, exist_ok=True)
         shutil.copyfile(path, os.path.join(temporary, "files", "result.json"))

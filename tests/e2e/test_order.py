@@ -235,3 +235,20 @@ def test_a_file_that_changes_under_its_step_counts_as_it_was(write: Write) -> No
     assert run(path).ok == 1
     assert ran() == ["old", "new"]
     assert run(path).skipped == 1
+
+
+def test_commands_that_were_done_stay_done_while_their_step_waits_through_lost_engines(
+    write: Write, home: Path
+) -> None:
+    path = write(
+        step("a", commands=["sleep 0.3; echo a >> ran"], wait_for={"file": "there", "timeout": 30}), step("b")
+    )
+    for _ in range(3):
+        begun = start(path)
+        wait_for(lambda begun=begun: any(event["type"] == "waiting" for event in begun.so_far()))
+        os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
+        begun.close()
+    Path("there").touch()
+    assert run(path).ok == 2
+    assert ran() == ["a", "b"]
+    assert run(path).ok == 1
