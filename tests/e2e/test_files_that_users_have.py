@@ -11,20 +11,11 @@ import pytest
 
 from taskrunner import run, validate
 from tests.conftest import Process, started_with
+from tests.e2e.steps import ran
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
 PACKAGE = Path(__file__).parents[2]
-
-
-def ran() -> list[str]:
-    found = Path("ran").read_text().split() if Path("ran").exists() else []
-    Path("ran").unlink(missing_ok=True)
-    return found
-
-
-def step(name: str, **members: Any) -> dict[str, Any]:
-    return {"id": name, "commands": [f"echo {name} >> ran"], **members}
 
 
 def test_what_has_one_meaning_is_accepted(write: Write) -> None:

@@ -13,21 +13,11 @@ import pytest
 
 from taskrunner import TaskFileError, UsageError, run
 from taskrunner.api import read_env_file
-from tests.conftest import Process, command
+from tests.conftest import command
+from tests.e2e.steps import ran, step
 
 Write = Callable[..., Path]
-Cli = Callable[..., Process]
 PACKAGE = Path(__file__).parents[2]
-
-
-def ran() -> list[str]:
-    found = Path("ran").read_text().split() if Path("ran").exists() else []
-    Path("ran").unlink(missing_ok=True)
-    return found
-
-
-def step(name: str, **members: Any) -> dict[str, Any]:
-    return {"id": name, "commands": [f"echo {name} >> ran"], **members}
 
 
 def test_env_files_as_a_shell_reads_them(tmp_path: Path) -> None:

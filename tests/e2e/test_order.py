@@ -14,22 +14,12 @@ import pytest
 
 from taskrunner import run, start
 from tests.conftest import Process, left_of, started_with, wait_for
+from tests.e2e.steps import ran, step
 from tests.e2e.test_survival import engine_pid
 from tests.sshd import free_port
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
-PACKAGE = Path(__file__).parents[2]
-
-
-def ran() -> list[str]:
-    found = Path("ran").read_text().split() if Path("ran").exists() else []
-    Path("ran").unlink(missing_ok=True)
-    return found
-
-
-def step(name: str, **members: Any) -> dict[str, Any]:
-    return {"id": name, "commands": [f"echo {name} >> ran"], **members}
 
 
 def test_what_comes_after_a_step_that_ran_runs_again(write: Write, cli: Cli) -> None:

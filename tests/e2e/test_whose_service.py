@@ -9,22 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from taskrunner import run, start
-from tests.conftest import Process, left_of
+from tests.conftest import left_of
+from tests.e2e.steps import ran
 from tests.sshd import Sshd, free_port
 
 Write = Callable[..., Path]
-Cli = Callable[..., Process]
-PACKAGE = Path(__file__).parents[2]
-
-
-def ran() -> list[str]:
-    found = Path("ran").read_text().split() if Path("ran").exists() else []
-    Path("ran").unlink(missing_ok=True)
-    return found
-
-
-def step(name: str, **members: Any) -> dict[str, Any]:
-    return {"id": name, "commands": [f"echo {name} >> ran"], **members}
 
 
 def test_a_service_whose_program_does_not_exist_fails(write: Write) -> None:
