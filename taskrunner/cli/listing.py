@@ -34,7 +34,19 @@ def show_steps(file: LoadedFile, as_json: bool) -> int:
     if as_json:
         keys = ("id", "name", "description", "skip_if")
         listed = [{key: task[key] for key in keys if key in task} for task in tasks]
-        print(json.dumps({"name": title(document), "file": document.name, "tasks": listed}, indent=2))
+        variables = {
+            name: {
+                **{
+                    key: value
+                    for key, value in entry.items()
+                    if not (entry.get("secret") and key == "default")
+                },
+                "from_env": inherits(entry),
+            }
+            for name, entry in declared(document).items()
+        }
+        about = {"name": title(document), "file": document.name, "tasks": listed, "variables": variables}
+        print(json.dumps(about, indent=2))
         return 0
     print(f"{title(document)}  ({document.name})")
     width = max((len(task["id"]) for task in tasks), default=0)
