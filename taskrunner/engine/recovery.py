@@ -97,14 +97,13 @@ def recover(ctx: Context, previous: list[str]) -> set[str]:
         for left in lefts:
             # Not done or asked to stop: the pass over the steps sees to both.
             with contextlib.suppress(Cancelled, StepError):
-                settle(ctx, left)
-            if left.id in ctx.taken_over:
-                needed.add(run)
+                if settle(ctx, left):
+                    needed.add(run)
     return needed
 
 
-def settle(ctx: Context, left: Left) -> None:
-    """Wait for the process of a step, or end it."""
+def settle(ctx: Context, left: Left) -> bool:
+    """Wait for the process of a step, or end it; whether the step is taken over with parts still to do."""
     step = next((step for step in ctx.plan["steps"] if step["id"] == left.id), None)
     forgotten = ctx.plan["forget"]
     again = forgotten is None or left.id in forgotten
@@ -112,18 +111,23 @@ def settle(ctx: Context, left: Left) -> None:
         if left.alive:
             _follow(ctx, left, step)
         if left.done():
-            if not step.get("always"):
-                _take_over(ctx, left, step)
-            return
+            return not step.get("always") and _take_over(ctx, left, step)
     # Cut in its middle, or failed, or another step now: what it left of itself goes before anything is run.
     end(ctx, step or {"id": left.id or ""}, left.tag, left.root)
+    return False
 
 
-def _take_over(ctx: Context, left: Left, step: dict[str, Any]) -> None:
+def _take_over(ctx: Context, left: Left, step: dict[str, Any]) -> bool:
+    if ctx.journal.find(step["id"], left.key) is not None:
+        return False  # all of it is done, and what has been done since comes after it
     ctx.forget_after(step["index"])
     ctx.taken_over.add(step["id"])
-    if step.get("guard") is None and not any(step.get(part) for part in WORK):
-        ctx.record(step["id"], left.key, left.run)
+    if step.get("guard") is not None:
+        return False  # its guard will tell
+    if any(step.get(part) for part in WORK):
+        return True
+    ctx.record(step["id"], left.key, left.run)
+    return False
 
 
 def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:

@@ -242,3 +242,27 @@ def test_commands_that_were_done_stay_done_while_their_step_waits_through_lost_e
     assert run(path).ok == 2
     assert ran() == ["a", "b"]
     assert run(path).ok == 1
+
+
+def test_what_was_done_after_a_step_that_was_taken_over_stays_done(write: Write, home: Path) -> None:
+    """Engines are lost one after the other, each a step further on."""
+    more: list[dict[str, Any]] = [
+        {},
+        {"wait_for": {"file": "tasks.json"}},
+        {"outputs": [{"from": "ran", "to": "copy"}]},
+        {},
+    ]
+    names = "abcd"
+    path = write(
+        *(
+            step(n, commands=[f"echo {n} >> ran; touch at-{n}; sleep 0.6"], **m)
+            for n, m in zip(names, more, strict=True)
+        )
+    )
+    for name in names:
+        start(path).close()
+        wait_for(Path(f"at-{name}").exists)
+        os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
+    assert run(path).status == "ok"
+    assert ran() == list(names)
+    assert run(path).skipped >= 3
