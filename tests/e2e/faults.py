@@ -187,8 +187,8 @@ def _signal(trial: Trial, among: dict[int, int], sign: signal.Signals, child: bo
     number = among[pid]
     if not send(pid, sign):
         return False
-    # A child's end does not end a step that ignores it.
-    trial.hit(number, signal.SIGTERM if child else sign)
+    # A child's end can fail its step, also one that hears the signal itself.
+    trial.hit(number, signal.SIGKILL if child else sign)
     trial.story.append(f"  {sign.name} to step {number} ({trial.kinds[number]}{', child' if child else ''})")
     return True
 
@@ -343,7 +343,7 @@ def namespace(options: list[str], script: str, said: str = "ready") -> Iterator[
 
 def enter(pid: int, *options: str) -> list[str]:
     """The words before a command that is to run in a namespace."""
-    return ["nsenter", "--target", str(pid), *options, "--"]
+    return ["nsenter", "--target", str(pid), "--wd=.", *options, "--"]
 
 
 LOOKS = ["bash", "--norc", "--noprofile", "-c", "read -r x; :", "s3"]
