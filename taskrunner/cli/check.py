@@ -9,6 +9,7 @@ from argparse import Namespace
 from taskrunner import api
 from taskrunner import packs as packs_
 from taskrunner.cli.run import options
+from taskrunner.cli.streams import protect
 from taskrunner.errors import NotFoundError, Problem
 
 FINDINGS, INVALID = 1, 2
@@ -65,10 +66,8 @@ def schema(args: Namespace) -> int:
 
 def compile_(args: Namespace) -> int:
     """Print the plan."""
-    from taskrunner.cli.listing import masker
-
     plan = api.compile(args.file, **options(args))
-    masked = masker(plan).value(plan)
+    masked = protect([plan]).value(plan)
     masked["variables"].update(dict.fromkeys(plan["secrets"], "***"))
     print(json.dumps(masked, indent=2))
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from taskrunner.cli.words import GO_ON, detail, duration, failure, harmless, skipped, stamp
+from taskrunner.cli.words import GO_ON, detail, duration, failure, skipped, stamp
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
@@ -157,7 +157,7 @@ def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], ab
         said = failure(step, about.file, partial(about.resume, node), tail=False)
         lines += [line for line in said if not line.startswith(GO_ON)]
         ends += [line for line in said if line.startswith(GO_ON)]
-    lines += ["| " + harmless(line) for line in event["output"].splitlines()]
+    lines += ["| " + line for line in event["output"].splitlines()]
     return ["    " + line for line in [*lines, *ends]]
 
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live as Region
 from rich.table import Table
 from rich.text import Text
 
 from taskrunner.cli.fleet import MARKS, About, explained, outcome, table
-from taskrunner.cli.terminal import printable
+from taskrunner.cli.terminal import HarmlessConsole, printable
 from taskrunner.cli.words import detail, duration
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Live:
     wants_output: bool | Literal["last"] = "last"
 
     def __init__(self, nodes: Sequence[str], steps: int, about: About) -> None:
-        self._console = Console(highlight=False)
+        self._console = HarmlessConsole()
         self._nodes = list(nodes)
         self._count = steps
         self._about = about

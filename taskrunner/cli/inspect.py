@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from argparse import Namespace
 
 from taskrunner import runs
+from taskrunner.cli.streams import write_output
 from taskrunner.cli.targets import again, transport_of
 from taskrunner.cli.words import duration, skipped, stamp, summary
 from taskrunner.errors import UsageError
@@ -48,8 +48,7 @@ def logs(args: Namespace) -> int:
                 if not args.step and event["step"] != last:
                     print(f"==> {event['step']} <==", flush=True)
                     last = event["step"]
-                sys.stdout.write(event["text"])
-                sys.stdout.flush()
+                write_output(event["text"])
     return 0
 
 

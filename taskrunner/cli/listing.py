@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskrunner import runs
 from taskrunner.api import LoadedFile
+from taskrunner.cli.streams import protect
 from taskrunner.cli.targets import about_node
 from taskrunner.cli.words import runs_again, skipped
-from taskrunner.engine.masking import Masker
 from taskrunner.errors import TaskFileError
 from taskrunner.model import cache, checks
 from taskrunner.model.compile import title
@@ -82,7 +82,7 @@ def _origin(name: str, entry: dict[str, Any]) -> str:
 
 def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
     """Show every step, expanded and masked, and whether it would run; guards are evaluated."""
-    masked = masker(plan).value(plan)
+    masked = protect([plan]).value(plan)
     run = runs.Run(runs.new_id(), transport)
     transport.start(run.id, {**plan, "run": run.id, "dry": True})
     status = 0
@@ -103,10 +103,6 @@ def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
             time.sleep(0.05)
         transport.discard(run.id)
     return status
-
-
-def masker(plan: dict[str, Any]) -> Masker:
-    return Masker([plan["variables"][name] for name in plan["secrets"]])
 
 
 def _show(step: dict[str, Any], event: StepPlanned) -> None:

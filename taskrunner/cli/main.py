@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import json
 import os
 import sys
@@ -13,7 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from taskrunner import __version__
-from taskrunner.cli import arguments
+from taskrunner.cli import arguments, streams
 from taskrunner.errors import Detached, TaskFileError, TaskrunnerError
 
 INTERRUPTED = 130
@@ -60,10 +59,7 @@ def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
     gc.disable()
-    _open_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without ✓ is no reason to fail
+    streams.open_streams()
     status = main(program=program)
     try:
         sys.stdout.flush()
@@ -71,19 +67,6 @@ def command(program: str = "taskrunner") -> NoReturn:
     except OSError:
         status = status or 1
     os._exit(status)
-
-
-def _open_streams() -> None:
-    """Have the three standard streams, also where the caller has closed them: what is opened later must
-    not be taken for one of them.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _report(error: TaskrunnerError, as_json: bool, program: str) -> None:

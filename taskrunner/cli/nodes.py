@@ -12,6 +12,7 @@ from taskrunner.cli.fleet import About, Renderer, renderer
 from taskrunner.cli.run import CANCELLED, Signals, given, last_file, options, resume
 from taskrunner.cli.run import attach as attach_one
 from taskrunner.cli.run import run as run_one
+from taskrunner.cli.streams import protect
 from taskrunner.cli.targets import again, connect_options, nodes_of, only, report
 from taskrunner.errors import Detached, TargetError
 from taskrunner.fleet.nodes import Node, Nodes
@@ -52,6 +53,7 @@ def run(args: Namespace) -> int:
     plans = compile_for(nodes, chosen, args.file, **options(args))
     for plan in plans.values():
         plan["given"] = given(args, plan)
+    protect(plans.values())
     first = plans[chosen[0].name]
     about = About(first["file"], lambda node, step: resume(only(args, node), plans[node], step))
     return _follow(
@@ -72,6 +74,7 @@ def _run_tagged(args: Namespace, nodes: Nodes, chosen: list[Node]) -> int:
     given_options["defaults"] = {**nodes.variables(), "NODE_NAME": INSTANCE}
     plan = api.compile(args.file, on=chosen[0].name, **given_options)
     plan["given"], plan["node"] = given(args, plan), INSTANCE
+    protect([plan])
     at_once = args.serial or args.max_parallel
     group = Group(
         args.tag, runs.new_id(), concurrency=str(at_once or "100%"),

@@ -12,6 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskrunner.cli.streams import protect
 from taskrunner.errors import Detached, UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(args: Namespace) -> int:
         return show_steps(loaded, args.json)
     plan = api.compile(loaded, on=transport, **options(args))
     plan["given"] = given(args, plan)
+    protect([plan])
     if args.dry_run:
         from taskrunner.cli.listing import dry_run
 

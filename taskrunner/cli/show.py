@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from taskrunner.cli.streams import write_output
 from taskrunner.cli.words import Resume, detail, duration, failure, runs_again, skipped, stamp, summary
 
 if TYPE_CHECKING:
@@ -117,8 +118,7 @@ class Plain:
             print("    " + line, flush=True)
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write_output(text)
         self._middle_of_line = not text.endswith("\n")
 
     def _line(self, when: float, tag: str, text: str) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live as Region
 from rich.markup import escape
+from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
-from taskrunner.cli.words import Resume, detail, duration, failure, harmless, skipped, summary
+from taskrunner.cli.streams import harmless, raw, shown
+from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event
@@ -22,13 +26,25 @@ REFRESH_PER_SECOND = 12
 SHOWN_AT_ONCE = 64 * 1024
 
 
+class HarmlessConsole(Console):
+    """A console whose colours and cursor are its own, whatever it shows."""
+
+    def __init__(self) -> None:
+        super().__init__(file=raw(sys.stdout), highlight=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            kept = segment.control or segment.text == "\n"
+            yield segment if kept else Segment(shown(segment.text), segment.style)
+
+
 class Live:
     """One line for each step with its state and time; the running one with its last output."""
 
     wants_output: bool | Literal["last"] = "last"
 
     def __init__(self, plan: dict[str, Any], resume: Resume) -> None:
-        self._console = Console(highlight=False)
+        self._console = HarmlessConsole()
         self._names = {step["id"]: step["name"] for step in plan.get("steps", ())}
         self._count = len(self._names)
         self._file = plan.get("file", "")

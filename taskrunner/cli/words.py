@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -25,16 +24,6 @@ SKIPPED = {
     "until": "after",
     "only": "not in",
 }
-
-
-ESCAPES = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f]"
-)
-
-
-def harmless(line: str) -> str:
-    """A line of output without what would move the cursor, name the window, or ring."""
-    return ESCAPES.sub("", line)
 
 
 def duration(seconds: float) -> str:
@@ -109,7 +98,7 @@ def failure(event: StepFinished, file: str, resume: Resume, tail: bool) -> list[
         lines.append(f"{file}:{command['line']}: {first}")
         lines += ["  " + line for line in rest[:5]] + ["  ..."] * (len(rest) > 5)
     if tail:
-        lines += ["| " + harmless(line) for line in event.get("tail", ())]
+        lines += ["| " + line for line in event.get("tail", ())]
     if not (event.get("tolerated") or event.get("later")):
         lines.append(GO_ON + resume(event["step"]))
     return lines

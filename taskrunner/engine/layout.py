@@ -77,6 +77,11 @@ def root_of(directory: str) -> str:
     return os.path.dirname(os.path.dirname(os.path.abspath(directory)))
 
 
+def secrets_path(directory: str) -> str:
+    """An empty file that is there as long as the plan in a run directory may hold secrets."""
+    return os.path.join(root_of(directory), "secrets", os.path.basename(directory))
+
+
 def own(key: str) -> str:
     """The name under which this machine keeps what belongs to a task file."""
     return "%s.%s" % (key, processes.machine())

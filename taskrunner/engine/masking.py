@@ -4,60 +4,71 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import select
 
-from . import layout
+from . import layout, spelling
 from .reaper import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from typing import Any, Iterable, Mapping
 
 MASK = b"***"
 SHORTEST = 4
 """Shorter values cannot be masked: they would hide half of any output."""
 BLOCK = 1 << 20
+PASSWORD = re.compile(r"://[^/?#\s:@]*:([^/?#\s@]+)@")
+"""In a URL (RFC 3986, section 3.2.1)."""
 F_SETPIPE_SZ = 1031  # fcntl has the name from Python 3.10 on
 
 
-def spellings(secret: str) -> set[bytes]:
-    """The forms in which a secret shows up: itself, its lines, quoted for a shell, JSON or a URL."""
-    forms = {secret, secret.strip(), secret.replace("'", "'\\''"), secret.replace("'", "'\"'\"'")}
-    forms.update(line.strip() for line in secret.splitlines())
-    forms.update(
-        json.dumps(form, ensure_ascii=ascii)[1:-1] for form in list(forms) for ascii in (False, True)
-    )
-    forms.add("".join(c if c.isalnum() or c in "_.-~" else _percent(c) for c in secret))
-    return {form.encode("utf-8", "surrogateescape") for form in forms if len(form) >= SHORTEST}
+def secrets_of(plan: Mapping[str, Any], environment: Mapping[str, str]) -> set[str]:
+    """A plan's secrets, and the passwords in the URLs of its variables and the environment."""
+    variables = plan["variables"]
+    secrets = {variables[name] for name in plan["secrets"] if name in variables}
+    return secrets | passwords([*variables.values(), *environment.values()])
 
 
-def _percent(character: str) -> str:
-    return "".join("%%%02X" % byte for byte in character.encode("utf-8", "surrogateescape"))
+def passwords(texts: Iterable[str]) -> set[str]:
+    """The passwords in URLs, as they are and as they are written there."""
+    found: set[str] = set()
+    for text in texts:
+        if "://" in text:
+            for password in PASSWORD.findall(text):
+                # One that stands for a variable of a shell is none.
+                if not password.startswith(("$", "{")):
+                    from urllib.parse import unquote  # slow to import, and seldom needed
+
+                    found.update((password, unquote(password)))
+    return found
 
 
 class Masker:
-    """Replaces secrets in a stream of bytes, however it is cut into writes."""
+    """Replaces secrets in a stream of bytes, however they are spelled and the stream is cut into writes."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        found = set().union(*(spellings(secret) for secret in secrets)) if secrets else set()
-        self._secrets = sorted(found, key=len, reverse=True)
-        self._pattern = re.compile(b"|".join(map(re.escape, self._secrets)))
-        self._first = {secret[:1] for secret in self._secrets}
-        self._longest = len(self._secrets[0]) if self._secrets else 0
+        found: set[str] = set()
+        for secret in secrets:
+            # A line of a secret is one, too: what shows line by line puts something between them.
+            forms = {secret, secret.strip(), *(line.strip() for line in secret.splitlines())}
+            found.update(form for form in forms if len(form) >= SHORTEST)
+        plain = [form.encode("utf-8", "surrogateescape") for form in sorted(found, key=len, reverse=True)]
+        self._plain = [(spelling.rarest(form), form) for form in plain]
+        self._pattern = re.compile(b"|".join(map(re.escape, plain)))
+        self._spellings = [found for form in plain for found in spelling.spellings(form)]
         self._held = b""
 
     def __bool__(self) -> bool:
-        return bool(self._secrets)
+        return bool(self._spellings)
 
     def text(self, text: str) -> str:
         """`text` without its secrets."""
-        if not self._secrets:
+        if not self._spellings:
             return text
         data = text.encode("utf-8", "surrogateescape")
-        return self._replace(data).decode("utf-8", "surrogateescape")
+        return _masked(data, self._places(data), len(data)).decode("utf-8", "surrogateescape")
 
     def value(self, value: Any) -> Any:
         """A JSON value with every string in it masked; the names of its members stay."""
@@ -72,34 +83,46 @@ class Masker:
     def feed(self, data: bytes) -> bytes:
         """What may be written of the stream so far; a possible beginning of a secret is held back."""
         data = self._held + data
-        hold = self._possible_start(data)
-        if hold < len(data):
+        text = spelling.Text(data)
+        hold = min((found.cut(text) for found in self._spellings), default=len(data))
+        places = self._places(data)
+        for begin, end in places:
             # A secret found across the point where another may begin is written as a mask now.
-            for match in self._pattern.finditer(data):
-                if match.start() >= hold:
-                    break
-                hold = max(hold, match.end())
+            if begin < hold < end:
+                hold = end
         self._held = data[hold:]
-        return self._replace(data[:hold])
+        return _masked(data, places, hold)
 
     def flush(self) -> bytes:
         """The rest, at the end of the stream."""
         data, self._held = self._held, b""
-        return self._replace(data)
+        return _masked(data, self._places(data), len(data))
 
-    def _replace(self, data: bytes) -> bytes:
-        if any(secret in data for secret in self._secrets):
-            return self._pattern.sub(MASK, data)
-        return data
+    def _places(self, data: bytes) -> list[tuple[int, int]]:
+        """Where there are secrets, in order; they may overlap."""
+        places: list[tuple[int, int]] = []
+        if any(rare in data and form in data for rare, form in self._plain):
+            places = [found.span() for found in self._pattern.finditer(data)]
+            # What is found already is not looked at again, character by character.
+            data = self._pattern.sub(lambda found: b"\0" * len(found[0]), data)
+        text = spelling.Text(data)
+        for found in self._spellings:
+            places += found.places(text)
+        return sorted(places)
 
-    def _possible_start(self, data: bytes) -> int:
-        """Where the end of `data` could be the beginning of a secret, else its length."""
-        for start in range(max(0, len(data) - self._longest + 1), len(data)):
-            if data[start : start + 1] in self._first:
-                end = data[start:]
-                if any(len(s) > len(end) and s.startswith(end) for s in self._secrets):
-                    return start
-        return len(data)
+
+def _masked(data: bytes, places: list[tuple[int, int]], upto: int) -> bytes:
+    """`data` up to there, with masks in these places; one for what overlaps."""
+    if not places:
+        return data[:upto]
+    parts, at = [], 0
+    for begin, end in places:
+        if begin >= upto:
+            break
+        if begin >= at:
+            parts += [data[at:begin], MASK]
+        at = max(at, end)
+    return b"".join([*parts, data[at:upto]])
 
 
 class Pump:

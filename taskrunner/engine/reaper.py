@@ -101,11 +101,15 @@ def _reap(engine: int, told: int, say: int) -> int:
             break
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    code = _exit_code(status)
     if directory:
+        if code < 0:
+            from . import recovery
+
+            recovery.forget_secrets(directory)
         _outlive(directory)
     if watch >= 0:
         os.close(watch)
-    code = _exit_code(status)
     return code if code >= 0 else 128 - code
 
 

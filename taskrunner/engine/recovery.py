@@ -9,7 +9,7 @@ import time
 
 from . import layout, processes, reaper, script
 from .context import Cancelled, StepError
-from .masking import Masker
+from .masking import Masker, secrets_of
 from .shells import path_of
 from .steps import WORK, end, judge, key_of
 
@@ -163,21 +163,26 @@ def load_plan(directory: str) -> dict[str, Any] | None:
 
 
 def scrub(directory: str) -> None:
-    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole.
-
-    A plan that cannot be written without them, on a full disk, goes itself.
-    """
+    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole."""
     steps = os.path.join(directory, "steps")
     with contextlib.suppress(OSError):
         for name in os.listdir(steps):
             os.unlink(os.path.join(steps, name))
         os.rmdir(steps)
+    forget_secrets(directory)
+
+
+def forget_secrets(directory: str) -> None:
+    """Remove the secrets from the plan of a run that does not go on; what is left does to recover from.
+
+    A plan that cannot be written without them, on a full disk, goes itself.
+    """
     path = os.path.join(directory, layout.PLAN)
     try:
         plan = load_plan(directory)
         if plan is None or not plan.get("secrets"):
             return
-        masker = Masker([plan["variables"].get(name, "") for name in plan["secrets"]])
+        masker = Masker(secrets_of(plan, {}))
         for name in plan["secrets"]:
             plan["variables"].pop(name, None)
         plan["secrets"] = []
@@ -185,3 +190,6 @@ def scrub(directory: str) -> None:
     except ODD:
         with contextlib.suppress(OSError):
             os.unlink(path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(layout.secrets_path(directory))

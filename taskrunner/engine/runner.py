@@ -13,7 +13,7 @@ from . import VERSION, layout, lock, processes, recovery, references, shells, st
 from .context import Cancelled, Context, StepError
 from .control import Control
 from .events import ROOM, EventLog
-from .masking import Masker
+from .masking import Masker, secrets_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ def run(directory: str, bell: int, watched: Watched) -> int:
 
     Raises Fatal when the state cannot be written.
     """
+    try:
+        return _run(directory, bell, watched)
+    except BaseException:
+        recovery.forget_secrets(directory)
+        raise
+
+
+def _run(directory: str, bell: int, watched: Watched) -> int:
     plan = recovery.load_plan(directory)
     if plan is None:
         raise Fatal("there is no whole plan in %s" % directory)
@@ -46,7 +54,7 @@ def run(directory: str, bell: int, watched: Watched) -> int:
         plan = references.resolve(plan)
     except references.Unresolved as error:
         raise Fatal("a secret is not to be had: %s" % error) from error
-    masker = Masker([plan["variables"][name] for name in plan["secrets"]])
+    masker = Masker(secrets_of(plan, os.environ))
     try:
         for folder in ("logs", "steps"):
             os.makedirs(os.path.join(directory, folder), mode=0o700, exist_ok=True)

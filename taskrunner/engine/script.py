@@ -18,6 +18,8 @@ import json
 import os
 import re
 
+from . import layout
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterable, Mapping, NamedTuple
@@ -126,18 +128,23 @@ def _mark(text: str, *values: str) -> str:
     return "{ builtin printf %s >&%d; } 2>/dev/null || :" % (words, MARKS_FD)
 
 
-def write(path: str, content: bytes, step: Mapping[str, object] | None = None) -> int:
+def write(path: str, content: bytes, step: Mapping[str, object] | None = None, named: bool = True) -> int:
     """Write the program and return a descriptor, at its start, to be the process's stdin.
 
-    `step` is what to know of it: at least its `id` and its `key`.
+    `step` is what to know of it: at least its `id` and its `key`. Without a name, nothing of it is left
+    when the process has ended, in whatever way.
     """
     content += PLACE_FOR_END + mark_line(b"i", step or {})
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
     fd = os.open(path, flags, 0o600)
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-    os.lseek(fd, 0, os.SEEK_SET)
+    try:
+        if not named:
+            os.unlink(path)
+        layout.write_all(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

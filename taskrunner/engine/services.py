@@ -43,6 +43,7 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     Raises StepError with the last lines of its log when it exits, when its log matches `fail_on`,
     or when it is not ready in time.
     """
+    service = {**service, "name": ctx.masker.text(service["name"])}  # it names files, and is told
     directory = layout.service_dir(ctx.root, ctx.project, service["name"])
     os.makedirs(directory, mode=0o700, exist_ok=True)
     with _locked(ctx, directory):
@@ -148,7 +149,9 @@ def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[
 
 
 def log_of(ctx: Context, name: str | None) -> str:
-    return os.path.join(layout.service_dir(ctx.root, ctx.project, name), "log") if name else ""
+    if not name:
+        return ""
+    return os.path.join(layout.service_dir(ctx.root, ctx.project, ctx.masker.text(name)), "log")
 
 
 def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> str:
@@ -208,7 +211,7 @@ def _start(
     try:
         # Its tag is known before it is there: whoever comes next finds it, whatever happens to this process.
         ctx.with_room(lambda: _keep(directory, record), START_WITHIN)
-        stdin = ctx.with_room(lambda: script.write(path, program), START_WITHIN)
+        stdin = ctx.with_room(lambda: script.write(path, program, named=False), START_WITHIN)
     except OSError as error:
         raise StepError(
             "service", "cannot start %s: %s" % (service["name"], error.strerror or error)
@@ -236,7 +239,7 @@ def _await_ready(
     ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], directory: str
 ) -> None:
     """Wait until it is ready; whatever else becomes of it, nothing of it is left running."""
-    log, path = os.path.join(directory, "log"), os.path.join(directory, "script")
+    log = os.path.join(directory, "log")
     try:
         _ask_until_ready(ctx, step, service, record, log)
     except StepError as error:
@@ -248,9 +251,6 @@ def _await_ready(
     except Cancelled:
         _stop(ctx, step, service, record, directory)
         raise
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # it may hold secrets, and bash has read it
     record["seen"] = processes.ticks()
     with contextlib.suppress(OSError):
         _keep(directory, record)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KEEP_RUNS = 500
 KEEP_DAYS = 30
+BEGUN_WITHIN = 60.0
+"""Seconds that an engine may take from its plan to its first sign of life."""
 KEEP_ALWAYS = 20
 """Runs that are kept however old they seem: a clock may be wrong."""
 
@@ -25,6 +27,10 @@ def create(root: str, run: str, plan: dict[str, Any]) -> str:
     """Write a plan into its new run directory; returns the directory."""
     directory = layout.run_dir(root, run)
     os.makedirs(directory, mode=0o700, exist_ok=True)
+    if plan.get("secrets"):
+        note = layout.secrets_path(directory)
+        os.makedirs(os.path.dirname(note), mode=0o700, exist_ok=True)
+        os.close(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     layout.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
     return directory
 
@@ -130,6 +136,7 @@ def prune(root: str, started: str) -> None:
 
     Age is by this machine's clock throughout: the ids of runs come from the clocks of those who started them.
     """
+    _forget_secrets(root)
     unsettled_runs = unsettled.all_runs(root)
     oldest = time.time() - KEEP_DAYS * 86400
     names = runs(root)
@@ -149,6 +156,19 @@ def prune(root: str, started: str) -> None:
         for kept in ("engine", "files", "never", "parts", "claims"):
             if os.path.isdir(os.path.join(root, kept)):
                 _forget_unused(os.path.join(root, kept))
+
+
+def _forget_secrets(root: str) -> None:
+    """Those of runs that were cut off before they could do it."""
+    from . import recovery
+
+    folder = os.path.join(root, "secrets")
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        directory = os.path.join(root, "runs", name)
+        if _changed(os.path.join(folder, name)) < time.time() - BEGUN_WITHIN and not lock.engine_alive(
+            directory
+        ):
+            recovery.forget_secrets(directory)
 
 
 def _changed(path: str) -> float:

@@ -1,0 +1,331 @@
+"""How a secret may be spelled in output: as it is, quoted or escaped for a shell, JSON, Python, HTML or
+a URL, in any mixture of these and more than once, or in base64.
+
+A text is read character by character, each in all ways in which it may have been written; so no list of
+spellings of a whole secret is needed. Of base64 there are three alignments, by how many bytes stand
+before the secret (RFC 4648, section 4): the characters that it decides alone are fixed, those at its
+edges are any that have its bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, NamedTuple
+
+    Element = bytes
+    """One character of a spelling: the bytes that it may be."""
+
+    class Patterns(NamedTuple):
+        """What reads escapes."""
+
+        slashes: re.Pattern[bytes]
+        slashed: re.Pattern[bytes]
+        url_or_html: re.Pattern[bytes]
+        cut: re.Pattern[bytes]
+
+else:
+    from collections import namedtuple
+
+    Patterns = namedtuple("Patterns", "slashes slashed url_or_html cut")
+
+LONGEST_UNIT = 16
+"""Bytes of one escaped character, within reason."""
+CUT = 128
+"""Bytes from the end of a text in which an escape may begin that goes on in the next."""
+IN_ESCAPES = b"#;{}0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+"""What they go on with."""
+LEADS = b"%\\&"
+"""What every escape begins with."""
+SPACES = b" \t\n\r\v\f"
+QUOTES = b"'\"\\"
+SPECIAL = LEADS + SPACES + QUOTES + b"+"
+"""What may be something else, or nothing, or the beginning of something else."""
+LETTERS = dict(zip(b"abefnrtvE", b"\a\b\x1b\f\n\r\t\v\x1b"))
+"""What a letter behind a backslash stands for."""
+ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+URL_SAFE = {ord("+"): b"+-", ord("/"): b"/_"}
+FREQUENT = b" etaoinsrlhdcumpfgyb.w,0123-=:/v4k5_67x89jqz\"'()[]{}TAESRCINDOLPMFHBUGWVYKXJQZ"
+"""Bytes of logs, the most frequent first: a search begins with the rarest of what it looks for."""
+
+
+@functools.lru_cache(maxsize=1)
+def _patterns() -> Patterns:
+    """A run of backslashes, however they are written; an escape that begins with them; another one; and
+    the beginning of any of these, at the end of a text. H stands for a hexadecimal digit.
+    """
+    slashes = r"(?:\\|%(?:25){0,4}5[Cc]|&(?:amp;){0,4}#(?:0{0,4}92|[xX]0{0,4}5[Cc]);){1,16}"
+    return Patterns(*(
+        re.compile(text.replace("SLASHES", slashes).replace("H", "[0-9A-Fa-f]").encode())
+        for text in (
+            "SLASHES",
+            r"SLASHES(?:u([dD][89abAB]H{2})SLASHESu([dD][c-fC-F]H{2})|u(H{4})|U(H{8})|u\{(H{1,6})\}|x(H{2})"
+            r"|([0-3][0-7]{2})|([abefnrtvE]))",
+            r"%((?:25){0,4})(H{2})|%u(H{4})"
+            r"|&((?:amp;){0,4})(?:#0{0,8}([0-9]{1,7})|#[xX]0{0,8}(H{1,6})|([A-Za-z][A-Za-z0-9]{1,9}));",
+            r"(?:%(?:25){0,4}(?:H|u?H{0,3})|&(?:amp;){0,4}(?:a|am|amp|#[xX]?)?[0-9A-Za-z]{0,10}"
+            r"|SLASHES(?:%H?|[xU]?H{0,7}|u\{?H{0,5}|[0-3][0-7]?"
+            r"|u[dD][89abAB]H{2}(?:%H?|&[#0-9xX]{0,5}|SLASHES(?:u?H{0,3}|%H?)))?)\Z",
+        )
+    ))  # fmt: skip
+
+
+class Text:
+    """A text in which spellings are looked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.escapes = any(lead in data for lead in LEADS)
+        """Whether a character may stand in another way than as itself."""
+        self._units: dict[int, tuple[list[tuple[bytes, int]], int, bool]] = {}
+
+    def unit(self, at: int) -> tuple[list[tuple[bytes, int]], int, bool]:
+        """What may stand here, each with where it ends (`%2541` is `%`, `%41` or `A`); where the
+        backslashes end, if there are some; and whether the text ends before that is known.
+        """
+        if at not in self._units:
+            data, patterns = self.data, _patterns()
+            read = [(data[at : at + 1], at + 1)]
+            after, cut = -1, False
+            if data[at] == 0x2B:
+                read.append((b" ", at + 1))  # in a form
+            elif data[at] in LEADS:
+                found = patterns.slashed.match(data, at)
+                read += _slashed(found) if found else ()
+                found = patterns.url_or_html.match(data, at)
+                read += _url_or_html(found) if found else ()
+                found = patterns.slashes.match(data, at)
+                after = found.end() if found else -1
+                cut = len(data) - at <= CUT and patterns.cut.match(data, at) is not None
+            self._units[at] = read, after, cut
+        return self._units[at]
+
+
+def _slashed(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
+    high, low, four, eight, braces, two, octal, letter = found.groups()
+    end = found.end()
+    if letter:
+        yield bytes([LETTERS[letter[0]]]), end
+    elif high:
+        yield chr(0x10000 + ((int(high, 16) & 0x3FF) << 10) + (int(low, 16) & 0x3FF)).encode(), end
+    elif octal or two:
+        value = int(octal, 8) if octal else int(two, 16)
+        yield bytes([value]), end  # bash, and Python of bytes
+        yield _encoded(value), end  # Python of text
+    else:
+        yield _encoded(int(four or eight or braces, 16)), end
+
+
+def _url_or_html(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
+    levels, percent, four, ampersands, decimal, hexadecimal, name = found.groups()
+    begin, end = found.span()
+    if percent:
+        for level in range(len(levels) // 2):
+            yield b"%", begin + 3 + 2 * level
+        yield bytes([int(percent, 16)]), end
+        return
+    for level in range(len(ampersands or b"") // 4):
+        yield b"&", begin + 5 + 4 * level
+    if name:
+        from html.entities import name2codepoint
+
+        yield _encoded(name2codepoint.get(name.decode(), ord("'") if name == b"apos" else -1)), end
+    else:
+        yield _encoded(int(decimal) if decimal else int(hexadecimal or four, 16)), end
+
+
+def _encoded(point: int) -> bytes:
+    """A code point in UTF-8; a byte that is not UTF-8 as Python has it; nothing for what is none."""
+    if 0xDC80 <= point <= 0xDCFF:
+        return bytes([point - 0xDC00])
+    return chr(point).encode("utf-8", "ignore") if 0 <= point < 0x110000 else b""
+
+
+class Spelling:
+    """A secret, or one alignment of it in base64, to be found in texts."""
+
+    def __init__(self, elements: list[Element], wrapped: bool) -> None:
+        """With `wrapped`, lines may end anywhere in it."""
+        self._elements, self._wrapped = elements, wrapped
+        self.longest = LONGEST_UNIT * len(elements)
+        """Bytes that it takes at most, in texts that somebody can be meant to read."""
+        self._anchors = _anchors(elements, wrapped)
+        """What a text holds if it holds the secret without escapes, and where that is in it."""
+        self._escaped: re.Pattern[bytes] | None = None
+        within = b"".join(elements)
+        for kind in (SPACES + b"+", QUOTES):
+            if (wrapped and kind is not QUOTES) or any(byte in kind for byte in within):
+                within += kind
+        self._within = bytes(set(within))
+        """All that it is made of, without escapes."""
+        first, second = (SPACES + b"+" if element in SPACES else element for element in elements[:2])
+        after = _any_of(second + SPECIAL)
+        self._starts = re.compile(_any_of(LEADS) + b"|" + _any_of(first) + b"(?=" + after + b"|\\Z)")
+
+    def places(self, text: Text) -> Iterator[tuple[int, int]]:
+        """Where it stands whole, in order."""
+        after = 0
+        for start in self._candidates(text):
+            if start >= after:
+                end, _ = self._read(text, start)
+                if end > start:
+                    yield start, end
+                    after = end
+
+    def cut(self, text: Text) -> int:
+        """Where the end of the text may be the beginning of it; else the text's length."""
+        data = text.data
+        start = max(0, len(data) - self.longest)
+        tail = data[start:]
+        if any(lead in tail for lead in LEADS):
+            start += len(tail.rstrip(self._within + LEADS + IN_ESCAPES))
+        else:
+            start += len(tail.rstrip(self._within))
+        for found in self._starts.finditer(data, start):
+            end, cut = self._read(text, found.start())
+            if cut and end < 0:
+                return found.start()
+        return len(data)
+
+    def _candidates(self, text: Text) -> list[int]:
+        data = text.data
+        if not self._anchors:
+            return [found.start() for found in self._starts.finditer(data)]
+        near = []
+        for offset, anchor, rare in self._anchors:
+            if rare in data:
+                near += [(found.start(), offset) for found in re.finditer(re.escape(anchor), data)]
+        if text.escapes and not self._wrapped:
+            ((offset, anchor, _),) = self._anchors
+            if self._escaped is None:
+                self._escaped = _escapes_of(anchor, self._elements[offset + len(anchor) :])
+            near += [(found.start(), offset + len(anchor)) for found in self._escaped.finditer(data)]
+        starts: set[int] = set()
+        for at, offset in near:
+            starts.update((at, max(0, at - offset)))
+            if offset:
+                earliest = max(0, at - offset * LONGEST_UNIT)
+                starts.update(found.start() for found in self._starts.finditer(data, earliest, at + 1))
+        return sorted(starts)
+
+    def _read(self, text: Text, start: int) -> tuple[int, bool]:
+        """Where it ends that begins at `start`, else -1; and whether the text ends before that is known."""
+        data, elements, wrapped = text.data, self._elements, self._wrapped
+        count, length = len(elements), len(data)
+        best, cut = -1, False
+        todo, seen = [(0, start)], set()
+        while todo:
+            index, at = todo.pop()
+            while index < count and at < length and data[at] in elements[index] and data[at] not in SPECIAL:
+                index, at = index + 1, at + 1
+            if index == count:
+                best = max(best, at)
+                continue
+            if at == length:
+                cut = True
+                continue
+            if (index, at) in seen:
+                continue
+            seen.add((index, at))
+            element = elements[index]
+            before = elements[index - 1] if index else b"none"
+            if element in SPACES and before in SPACES:
+                todo.append((index + 1, at))  # one space for several
+            if data[at] not in SPECIAL:
+                continue
+            read, slashes, unknown = text.unit(at)
+            cut = cut or unknown
+            if index and slashes >= 0:
+                todo += [(index, at + 1), (index, slashes)]  # what quotes the next character
+            for found, end in read:
+                if index + len(found) <= count and all(c in e for c, e in zip(found, elements[index:])):
+                    todo.append((index + len(found), end))
+                if found in SPACES:
+                    if before in SPACES or (wrapped and index):
+                        todo.append((index, end))
+                    if element in SPACES and not wrapped:
+                        todo.append((index + 1, end))
+                elif found in QUOTES and index and (element in QUOTES or before in QUOTES):
+                    todo.append((index, end))  # a shell closes and opens quotes
+        return best, cut
+
+
+def _anchors(elements: list[Element], wrapped: bool) -> list[tuple[int, bytes, int]]:
+    """Parts that stand as they are, each with its offset and its rarest byte. Of a `wrapped` one two, so
+    short that a line ends in one of them at most.
+    """
+    begin, end = _plain_run(elements)
+    core = b"".join(elements[begin:end])
+    if len(core) < 2:
+        return []
+    if wrapped and len(core) > 3:
+        half = min(len(core) // 2, 24)
+        parts = [(begin, core[:half]), (begin + half, core[half : 2 * half])]
+    else:
+        # Not longer than needed: each of its characters is looked for in other ways, too.
+        parts = [(begin, core[:6])]
+    return [(offset, part, rarest(part)) for offset, part in parts]
+
+
+def _escapes_of(anchor: bytes, behind: list[Element]) -> re.Pattern[bytes]:
+    """Where one of these characters may stand in another way than as itself."""
+    codes = b"|".join(
+        b"".join(_any_of(b"%c%c" % (c, ord(chr(c).upper()))) for c in b"%02x" % byte) for byte in anchor
+    )
+    others = [b"[uU]", b"x[0-9A-Fa-f]{2}", b"[0-3][0-7]{2}"]
+    if any(byte in LETTERS.values() for byte in anchor):
+        others.append(_any_of(bytes(LETTERS)))
+    for here, following in zip(anchor, [*(bytes([byte]) for byte in anchor[1:]), *behind[:1], b""]):
+        rest = b"(?=" + _any_of(following + SPECIAL) + b"|\\Z)"
+        others.append(re.escape(bytes([here])) + (rest if following else b""))
+    entity = b"[#A-Za-z]" if any(byte > 0x7F or byte in b"&<>" for byte in anchor) else b"#"
+    return re.compile(
+        b"%(?:(?:25){0,4}(?:" + codes + b")|u)|&(?:amp;){0,4}" + entity
+        + rb"|(?:\\|%(?:25){0,4}5[Cc])(?:" + b"|".join(others) + b")"
+    )  # fmt: skip
+
+
+def _any_of(characters: bytes) -> bytes:
+    return b"[" + b"".join(re.escape(bytes([byte])) for byte in sorted(set(characters))) + b"]"
+
+
+def rarest(text: bytes) -> int:
+    """The byte of a text that others hold least often: to look for it alone is quick."""
+    return max(text, key=lambda byte: FREQUENT.find(byte) % 256)
+
+
+def _plain_run(elements: list[Element]) -> tuple[int, int]:
+    """The longest run of elements that a text without escapes shows as they are."""
+    best, begin = (0, 0), 0
+    for end in range(len(elements) + 1):
+        if end == len(elements) or len(elements[end]) > 1 or elements[end] in SPACES + QUOTES:
+            if end - begin > best[1] - best[0]:
+                best = (begin, end)
+            begin = end + 1
+    return best
+
+
+def spellings(secret: bytes) -> Iterator[Spelling]:
+    """The spelling of a secret, then its three alignments in base64."""
+    yield Spelling([bytes([byte]) for byte in secret], wrapped=False)
+    for before in range(3):
+        yield Spelling(_base64(secret, before), wrapped=True)
+
+
+def _base64(secret: bytes, before: int) -> list[Element]:
+    """The characters that base64 may have where `secret` stands behind that many bytes, modulo 3."""
+    bits = 8 * len(secret)
+    value, begin = int.from_bytes(secret, "big"), 8 * before
+    elements = []
+    for place in range(begin // 6, (begin + bits + 5) // 6):
+        # The bits of this character, from its left one: those before and behind the secret are any.
+        low, high = max(begin, 6 * place), min(begin + bits, 6 * place + 6)
+        known = (value >> (begin + bits - high)) & ((1 << (high - low)) - 1)
+        shift = 6 * place + 6 - high
+        mask = ((1 << (high - low)) - 1) << shift
+        allowed = [ALPHABET[code] for code in range(64) if code & mask == known << shift]
+        elements.append(b"".join(URL_SAFE.get(byte, bytes([byte])) for byte in allowed))
+    return elements
