@@ -115,5 +115,5 @@ def closest(name: str, known: Iterable[str]) -> str:
     """A "did you mean" for a name that is not known, or ""."""
     import difflib
 
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.55)
+    found = difflib.get_close_matches(name, list(known)[:1000], n=3, cutoff=0.55)
     return "did you mean " + " or ".join(found) + "?" if found else ""

@@ -46,7 +46,7 @@ def past_runs(limit: int = 20, transport: Transport | None = None, *, live: bool
 def remember_last(path: str) -> None:
     """Note which file was run last in this folder, for a `--from` without a file."""
     target = _last_path(Path.cwd())
-    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    layout.private_folder(os.path.dirname(target))
     layout.write_atomic(target, path.encode("utf-8", "surrogateescape"))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from taskrunner.engine import feed, layout
 from taskrunner.engine.events import parse_event
-from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, closest
+from taskrunner.engine.frames import PIECE
+from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, StateError, closest
 from taskrunner.model.compile import Plan
 from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
@@ -17,6 +18,8 @@ from taskrunner.transports.local import LocalTransport
 if TYPE_CHECKING:
     from taskrunner.events import Event, Status, StepFinished, StepSkipped, StepStarted
 
+LONGEST = 256 << 10
+"""Bytes of an event that is not of the run as a whole."""
 SKEW = 2.0
 """Seconds by which a node's clock may be off before its events are put right."""
 
@@ -44,7 +47,10 @@ class Run:
         self.collects = True
         """Whether following it brings here what its steps are to bring back."""
         self.plan: dict[str, Any] | None = None
-        """Its plan as the target has it, once that is known."""
+        """Its plan as it was made here; None for a run that was found on the target."""
+        self._told: dict[str, Any] | None = None
+        self._indices: dict[str, int] | None = None
+        self._ended: set[str] = set()
 
     def events(
         self, *, output: bool | Literal["last"] = False, idle: Callable[[], object] = lambda: None
@@ -72,6 +78,7 @@ class Run:
 
     def _read(self, output: bool | str, wait: bool, idle: Callable[[], object]) -> Iterator[Event]:
         step: StepStarted | None = None
+        self._ended.clear()
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         wanted = output if isinstance(output, str) else feed.ALL if output else feed.NONE
         for chunk in self.transport.follow(self.id, output=wanted, wait=wait):
@@ -83,7 +90,7 @@ class Run:
                 if text and step is not None:
                     yield _output(step, text)
                 continue
-            event = cast("Event | None", parse_event(chunk.data))
+            event = self._event(chunk.data)
             if event is None:
                 continue
             if event["type"] in ("step.started", "step.finished", "step.skipped"):
@@ -92,6 +99,32 @@ class Run:
                     yield _output(step, text)
                 step = event if event["type"] == "step.started" else None
             yield self._in_our_time(event)
+
+    def _event(self, line: bytes) -> Event | None:
+        """The event of a line; None for what is none, or cannot be one of this run: what is kept of a run
+        here is not for the target to decide.
+        """
+        event = parse_event(line)
+        if event is None or not self.transport.name:
+            return cast("Event | None", event)
+        if not event["type"].startswith("run.") and len(line) > LONGEST:
+            return None
+        step = event.get("step")
+        if step is not None:
+            steps = self._steps()
+            if step not in steps or event.get("index", steps[step]) != steps[step]:
+                return None
+        if event["type"] in ("step.finished", "step.skipped"):
+            if step in self._ended:
+                return None
+            self._ended.add(event["step"])
+        return cast("Event", event)
+
+    def _steps(self) -> dict[str, int]:
+        """The steps' ids with their indices."""
+        if self._indices is None:
+            self._indices = {step["id"]: step["index"] for step in self._known_plan()["steps"]}
+        return self._indices
 
     def _in_our_time(self, event: Event) -> Event:
         """The event as if the node's clock were right, where it is clearly not."""
@@ -110,20 +143,29 @@ class Run:
         step: dict[str, Any] = next((step for step in plan["steps"] if step["id"] == event["step"]), {})
         if not step.get("outputs"):
             return
-        source = plan if run == self.id else self.transport.plan(run)
-        if source is not None:
-            self.transport.collect(plan, step["index"], source)
-            return
+        mine = run == self.id and not self.attached
+        source = plan if mine else self.transport.plan(run)
+        if source is None:
+            message = (
+                f"its outputs are no longer on the node, where run {run} was forgotten;"
+                f" --only {event['step']} makes them anew"
+            )
+        else:
+            try:
+                return self.transport.collect(plan, step["index"], source)
+            except StateError as error:
+                if self.plan is not None:
+                    raise
+                message = ": ".join(filter(None, (str(error), error.hint)))
         yield {
             "type": "warning", "time": round(time.time(), 3), "step": event["step"],
-            "message": f"{event['step']}: its outputs are no longer on the node, where run {run} was"
-            f" forgotten; --only {event['step']} makes them anew",
+            "message": f"{event['step']}: {message}",
         }  # fmt: skip
 
     def _known_plan(self) -> dict[str, Any]:
-        if self.plan is None:
-            self.plan = self.transport.plan(self.id)
-        return self.plan or {"steps": []}
+        if self.plan is None and self._told is None:
+            self._told = self.transport.plan(self.id) or {"steps": []}
+        return self.plan or self._told or {"steps": []}
 
     def result(self, on_event: Callable[[Event], object] | None = None) -> Result:
         """Wait for the end. Raises EngineDiedError, StateError, TargetError."""
@@ -153,11 +195,24 @@ class Run:
 
         Raises NotFoundError for an unknown step.
         """
-        index = {item["id"]: item["index"] for item in self._known_plan()["steps"]}
-        if step not in index:
-            hint = closest(step, index) or "the steps are " + ", ".join(list(index)[:20])
+        return b"".join(self.printed(step, limit))
+
+    def printed(self, step: str, limit: int = 0) -> Iterator[bytes]:
+        """The same in pieces: of a long log not all is kept in memory."""
+        name, offset = layout.log_path("", self.index(step), step), -limit
+        while piece := self.transport.read(self.id, name, offset, PIECE):
+            yield piece
+            offset += len(piece)
+            if len(piece) < PIECE or (limit and offset >= 0):
+                return
+
+    def index(self, step: str) -> int:
+        """The index of a step, from 0. Raises NotFoundError for an unknown one."""
+        steps = self._steps()
+        if step not in steps:
+            hint = closest(step, steps) or "the steps are " + ", ".join(list(steps)[:20])
             raise NotFoundError(f"run {self.id} has no step {step!r}", hint)
-        return self.transport.read(self.id, layout.log_path("", index[step], step), -limit)
+        return steps[step]
 
     def close(self) -> None:
         """Stop following. The run goes on."""
@@ -221,7 +276,9 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
     theirs = transport.plan(holder)
     if theirs and theirs["fingerprint"] == plan["fingerprint"] and not transport.followed(holder):
         transport.join(holder)
-        return Run(holder, transport, attached=True)
+        found = Run(holder, transport, attached=True)
+        found.plan = refused.plan  # it says the same, and was made here
+        return found
     why = "with other steps or variables" if theirs and theirs["fingerprint"] != plan["fingerprint"] \
         else "and somebody follows it"  # fmt: skip
     raise LockHeldError(

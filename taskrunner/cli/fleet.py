@@ -16,6 +16,8 @@ from taskrunner.cli.words import GO_ON, detail, duration, failure, skipped, stam
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
 
+LONGEST_LINE = 1 << 16
+"""Characters of a line that are waited for: what is longer is shown in pieces."""
 MARKS = {"ok": "✓", "failed": "✗", "unreachable": "✗", "locked": "✗", "cancelled": "■", "skipped": "–"}
 
 
@@ -98,6 +100,8 @@ class Plain:
             self._failed.setdefault(node, []).append(event)
         if event["type"] == "output":
             *lines, self._half[node] = (self._half.get(node, "") + event["text"]).split("\n")
+            if len(self._half[node]) > LONGEST_LINE:
+                lines.append(self._half.pop(node))
             for line in lines:
                 self._write(f"{node:<{self._width}} | {line}")
         elif self._quiet:

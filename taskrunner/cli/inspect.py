@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 from argparse import Namespace
@@ -40,8 +41,13 @@ def logs(args: Namespace) -> int:
     """Print what the steps of a run have printed; with --follow, as it comes."""
     with runs.attach(args.run, transport_of(args)) as run:
         run.collects = False
+        if args.step and not args.follow:
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            for piece in run.printed(args.step):
+                write_output(decoder.decode(piece))
+            return 0
         if args.step:
-            run.log(args.step)  # an unknown step is an error, not silence
+            run.index(args.step)  # an unknown step is an error, not silence
         last = ""
         for event in run.events(output=True) if args.follow else run.so_far(output=True):
             if event["type"] == "output" and args.step in (None, event["step"]):

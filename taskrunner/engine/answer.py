@@ -94,7 +94,7 @@ class Sink:
 
     def _kept(self, text: bytes) -> str:
         folder = os.path.join(self._root, "answers")
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        layout.private_folder(folder)
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):
                 if os.stat(os.path.join(folder, name)).st_mtime < time.time() - FORGET:

@@ -185,11 +185,11 @@ class Asked(Verbs):
         if os.path.isdir(layout.run_dir(self.root, run)):
             return super().do_cancel(run, token)
         # The command that starts it may still come; then it is to find this.
-        os.makedirs(self._never(run), mode=0o700, exist_ok=True)
+        layout.private_folder(self._never(run))
         return False
 
     def do_discard(self, run: str) -> None:
-        os.makedirs(self._never(run), mode=0o700, exist_ok=True)
+        layout.private_folder(self._never(run))
         super().do_discard(run)
 
     def _never(self, run: str) -> str:
@@ -228,7 +228,7 @@ class Asked(Verbs):
     ) -> None:
         """Put files, which come together in a zip archive, where they belong."""
         folder = self._parts(digest)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        layout.private_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as archive:
             self._bring(archive, url, digest, parts)
             exchange.unbundle(archive, self.path(root), files)

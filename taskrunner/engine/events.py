@@ -29,6 +29,7 @@ import os
 import time
 
 from . import layout
+from .frames import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,10 +144,10 @@ def read_events(path: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a line or file, or None when a crash has cut it."""
+    """The JSON object of a line or file, or None when a crash has cut it, or it is too large to be one."""
     try:
-        value = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
+        value = loads(line)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
@@ -154,16 +155,20 @@ def parse(line: bytes) -> dict[str, Any] | None:
 def parse_event(line: bytes) -> dict[str, Any] | None:
     """The event of a line; None for a line that is cut or is no event."""
     event = parse(line)
-    if (
-        event is None
-        or not isinstance(event.get("type"), str)
-        or not isinstance(event.get("time"), (int, float))
-    ):
+    if event is None or not isinstance(event.get("type"), str):
         return None
-    needed = FIELDS.get(event["type"], ())
-    return event if all(isinstance(event.get(name), kind) for name, kind in needed) else None
+    needed = (("time", (int, float)), *FIELDS.get(event["type"], ()))
+    return event if all(_is(event.get(name), kind) for name, kind in needed) else None
 
 
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; a number is one that can be reckoned with."""
+    if isinstance(value, (int, float)):
+        return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < MOST
+    return isinstance(value, kind)
+
+
+MOST = 1e15
 _STEP = (("step", str), ("index", int))
 FIELDS: dict[str, tuple[tuple[str, Any], ...]] = {
     "run.started": (("name", str), ("file", str), ("steps", list)),

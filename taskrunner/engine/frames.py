@@ -1,11 +1,21 @@
 """How the two ends of a connection talk: messages of JSON, each with bytes of its own where it needs.
 
-A message is a line of JSON; when it has a `size`, that many bytes follow the line.
+A message is a line of JSON; when it has a `size`, that many bytes follow the line. The other end is not
+trusted: what it can make this one keep in memory is bounded.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+import zlib
+
+LONGEST_LINE = 8 << 20
+LARGEST_PAYLOAD = 32 << 20
+MOST_PARTS = 500_000
+"""Members and elements of one JSON text, each of which may take a hundred bytes of memory and more."""
+PIECE = 4 << 20
+"""Bytes of a file that are asked for at once."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +29,52 @@ def pack(message: dict[str, Any], payload: bytes = b"") -> bytes:
     return b"%s\n%s" % (json.dumps(dict(message, size=len(payload))).encode(), payload)
 
 
-class Unpacker:
-    """Takes what has come, in whatever pieces, and gives the messages that are whole."""
+def loads(data: bytes) -> Any:
+    """The value of a JSON text from the other end, which takes bounded memory. Raises ValueError."""
+    if len(data) > LONGEST_LINE or sum(map(data.count, (b",", b"[", b"{"))) > MOST_PARTS:
+        raise ValueError("a message is too large")
+    try:
+        return json.loads(data.decode("utf-8", "replace"), parse_constant=_no_number, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("a message is nested too deeply") from None
 
-    def __init__(self) -> None:
+
+def _no_number(name: str) -> Any:
+    raise ValueError("%s is no number" % name)
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError("a number is too large")
+    return int(text)
+
+
+def inflated(data: bytes, most: int = LARGEST_PAYLOAD) -> bytes:
+    """What was compressed with zlib, if it is not larger. Raises ValueError."""
+    try:
+        whole = zlib.decompressobj()
+        found = whole.decompress(data, most)
+    except zlib.error as error:
+        raise ValueError("it cannot be decompressed: %s" % error) from error
+    if not whole.eof:
+        raise ValueError("it is cut, or too large")
+    return found
+
+
+class Unpacker:
+    """Takes what has come, in whatever pieces, and gives the messages that are whole.
+
+    `trusted`: the other end may send what it likes, as a controller may to its node.
+    """
+
+    def __init__(self, trusted: bool = False) -> None:
+        self._loads = json.loads if trusted else loads
+        self._longest = sys.maxsize if trusted else LONGEST_LINE
+        self._largest = sys.maxsize if trusted else LARGEST_PAYLOAD
         self._pieces: list[bytes] = []
         self._missing = 0
+        self._line = 0
+        """Bytes of a line that has not ended yet."""
 
     def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
         """The messages that are whole with this piece; all must be taken before the next piece.
@@ -35,14 +85,23 @@ class Unpacker:
         self._missing -= len(data)
         if self._missing > 0:
             return
+        if self._line and b"\n" not in data:
+            self._line += len(data)
+            if self._line > self._longest:
+                raise ValueError("a message is too large")
+            return
         data = b"".join(self._pieces)
-        start = 0
+        start = self._line = 0
         while True:
             end = data.find(b"\n", start) + 1
-            message = json.loads(data[start:end]) if end else {}
-            whole = end + message.get("size", 0)
+            message = self._loads(data[start:end]) if end else {}
+            size = message.get("size", 0) if isinstance(message, dict) else None
+            if not isinstance(size, int) or not 0 <= size <= self._largest:
+                raise ValueError("it is no message")
+            whole = end + size
             if not end or len(data) < whole:
                 self._pieces, self._missing = [data[start:]], whole - len(data)
+                self._line = 0 if end else len(data) - start
                 return
             yield message, data[end:whole]
             start = whole

@@ -73,7 +73,7 @@ class Journal:
         return known
 
     def _open(self) -> None:
-        os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+        layout.private_folder(os.path.dirname(self._path))
         if self._size > COMPACT_AT:
             kept = [json.dumps(entry) for entry in [*self._others, *self._entries.values()]]
             layout.write_atomic(self._path, "".join(line + "\n" for line in kept).encode(), durable=True)

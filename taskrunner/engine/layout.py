@@ -51,6 +51,20 @@ def default_root(environ: Any = os.environ) -> str:
     return os.path.join(state, "taskrunner")
 
 
+def private_folder(path: str) -> None:
+    """Make a folder, and those around it that are missing, which nobody else can look into."""
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    if above != path:
+        private_folder(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        return
+    if not os.path.isdir(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+
 def run_dir(root: str, run: str) -> str:
     """The directory of a run: the one that has its name, or this machine's own (see `claim`)."""
     mine = os.path.join(root, "runs", "%s@%s" % (run, processes.machine()))
@@ -62,13 +76,13 @@ def claim(root: str, run: str) -> str:
     the root: the first has the run's name, another one a directory of its own. Raises OSError.
     """
     claims = os.path.join(root, "claims")
-    os.makedirs(claims, mode=0o700, exist_ok=True)
+    private_folder(claims)
     try:
         os.symlink(processes.machine(), os.path.join(claims, run))  # made and told whose it is in one
     except FileExistsError:
         if os.readlink(os.path.join(claims, run)) != processes.machine():
             mine = os.path.join(root, "runs", "%s@%s" % (run, processes.machine()))
-            os.makedirs(mine, mode=0o700, exist_ok=True)
+            private_folder(mine)
     return run_dir(root, run)
 
 

@@ -17,7 +17,7 @@ def take(root: str, key: str, run: str) -> tuple[int | None, str]:
     says is for people and for those who are refused.
     """
     path = layout.lock_path(root, key)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    layout.private_folder(os.path.dirname(path))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

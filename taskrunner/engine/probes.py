@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 
-from . import layout
+from . import patterns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,9 +31,9 @@ def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
     path = os.path.join(folder, os.path.expanduser(wanted["log"].get("path") or own_log))
     pattern = wanted["log"]["pattern"]
     try:
-        found = re.search(pattern.encode(), layout.read_bytes(path), re.MULTILINE)
-    except OSError as error:
-        return "%s: %s" % (path, error.strerror)
+        found = patterns.found_in(pattern, path)
+    except (OSError, patterns.TooSlow) as error:
+        return "%s: %s" % (path, getattr(error, "strerror", None) or error)
     return "" if found else "%s does not match %r" % (path, pattern)
 
 

@@ -57,7 +57,7 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
     masker = Masker(secrets_of(plan, os.environ))
     try:
         for folder in ("logs", "steps"):
-            os.makedirs(os.path.join(directory, folder), mode=0o700, exist_ok=True)
+            layout.private_folder(os.path.join(directory, folder))
         events = EventLog(directory, bell, masker)
         control = Control()  # whoever knows this process may ask it to stop
         own = processes.identity(os.getpid())

@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 
-from . import lock, processes
+from . import layout, lock, processes
 
 SEATS = 2
 LOOK = 0.5
@@ -28,7 +28,7 @@ class Seat:
         self._looked = 0.0
 
     def __enter__(self) -> Seat:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        layout.private_folder(self._folder)
         path = os.path.join(self._folder, self._name)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)

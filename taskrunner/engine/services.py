@@ -10,11 +10,10 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import time
 
-from . import layout, ports, processes, script
+from . import layout, patterns, ports, processes, script
 from .context import START_WITHIN, Cancelled, StepError
 from .events import parse
 from .probes import address, describe, listening, probe
@@ -45,7 +44,7 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     """
     service = {**service, "name": ctx.masker.text(service["name"])}  # it names files, and is told
     directory = layout.service_dir(ctx.root, ctx.project, service["name"])
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    layout.private_folder(directory)
     with _locked(ctx, directory):
         return _ensured(ctx, step, service, directory)
 
@@ -264,17 +263,17 @@ def _ask_until_ready(
     deadline = time.monotonic() + ready["timeout"]
     # Without a question, that it does not end at once has to do: its program may not even exist.
     settled = time.monotonic() + (0.0 if _asks(ready) else SETTLED_AFTER)
-    patterns = [(text, re.compile(text.encode(), re.MULTILINE)) for text in service.get("fail_on", ())]
+    causes = [(text, patterns.compiled(text)) for text in service.get("fail_on", ())]
     seen, pause = 0, 0.02
     while True:
         ctx.control.reap()
         # The log after this: what a server says at last is in it once the server is gone.
         alive = processes.alive(record)
-        said, upto = _matched(patterns, log, seen)
+        said, upto = _matched(causes, log, seen)
         if said:
             if alive:
                 ctx.control.sleep(CAUSE_WITHIN)
-                said, _ = _matched(patterns, log, seen)
+                said, _ = _matched(causes, log, seen)
             if ctx.control.cancelled:
                 raise Cancelled
             raise StepError("service", said)
@@ -294,13 +293,16 @@ def _ask_until_ready(
         pause = min(pause * 1.5, 0.5)
 
 
-def _matched(patterns: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, int]:
+def _matched(causes: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, int]:
     """Search what the log has grown by: what the first of the patterns that is in it says, and up to where
     it has been searched, a whole line.
     """
     data = layout.read_by_offset(log, seen)
-    for text, pattern in patterns:
-        found = pattern.search(data)
+    for text, pattern in causes:
+        try:
+            found = patterns.search(pattern, data)
+        except patterns.TooSlow as error:
+            return "fail_on %r: %s" % (text, error), seen
         if found:
             line = data[data.rfind(b"\n", 0, found.start()) + 1 :].split(b"\n", 1)[0]
             said = line.decode("utf-8", "replace").strip()

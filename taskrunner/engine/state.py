@@ -13,8 +13,9 @@ from .events import parse, parse_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import IO, Any, Iterator
 
+BLOCK = 1 << 16
 KEEP_RUNS = 500
 KEEP_DAYS = 30
 BEGUN_WITHIN = 60.0
@@ -26,10 +27,10 @@ KEEP_ALWAYS = 20
 def create(root: str, run: str, plan: dict[str, Any]) -> str:
     """Write a plan into its new run directory; returns the directory."""
     directory = layout.run_dir(root, run)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    layout.private_folder(directory)
     if plan.get("secrets"):
         note = layout.secrets_path(directory)
-        os.makedirs(os.path.dirname(note), mode=0o700, exist_ok=True)
+        layout.private_folder(os.path.dirname(note))
         os.close(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     layout.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
     return directory
@@ -83,11 +84,18 @@ def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | 
     The status is running, interrupted, or how it ended. None for what never began.
     """
     path = os.path.join(layout.run_dir(root, run), layout.EVENTS)
-    first = parse_event(layout.read_by_offset(path, 0).split(b"\n", 1)[0])
+    try:
+        with open(path, "rb") as file:
+            return _told(root, run, file, is_alive)
+    except OSError:
+        return None
+
+
+def _told(root: str, run: str, file: IO[bytes], is_alive: bool | None) -> dict[str, Any] | None:
+    first = parse_event(file.readline())
     if first is None or first["type"] != "run.started" or not _ours(root, run):
         return None
-    lines = layout.read_bytes(path).split(b"\n")
-    last = next(filter(None, map(parse_event, reversed(lines))), first)
+    last = next(_backwards(file), first)
     known = {
         "run": run, "name": first["name"], "file": first["file"], "started": first["time"],
         "status": "running", "duration": None, "failures": [], "steps": len(first["steps"]), "step": None,
@@ -96,12 +104,26 @@ def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | 
         known.update(status=last["status"], duration=last["duration"], failures=last["failures"])
     else:
         known["status"] = "running" if (alive(root, run) if is_alive is None else is_alive) else "interrupted"
-        for event in filter(None, map(parse_event, lines)):
-            if event["type"] == "step.started":
-                known["step"] = {
-                    "id": event["step"], "index": event["index"], "started": event["time"],
-                }  # fmt: skip
+        begun = next((event for event in _backwards(file) if event["type"] == "step.started"), None)
+        if begun is not None:
+            known["step"] = {
+                "id": begun["step"], "index": begun["index"], "started": begun["time"],
+            }  # fmt: skip
     return known
+
+
+def _backwards(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """The events of a log, the last one first: a run of many steps has a long one."""
+    at = file.seek(0, os.SEEK_END)
+    rest = b""
+    while at > 0:
+        size = min(at, BLOCK)
+        at -= size
+        file.seek(at)
+        first, *lines = (file.read(size) + rest).split(b"\n")
+        rest = first
+        for event in filter(None, map(parse_event, reversed(lines if at else [first, *lines]))):
+            yield event
 
 
 def _ours(root: str, run: str) -> bool:

@@ -18,7 +18,7 @@ FOLDER = "unsettled"
 def note(root: str, key: str, run: str) -> None:
     """Say that the run begins. Raises OSError."""
     path = _path(root, key, run)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    layout.private_folder(os.path.dirname(path))
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 

@@ -6,10 +6,14 @@ import os
 
 from . import exchange, layout, recovery, state
 from . import main as engine
+from .frames import PIECE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+ABOUT = ("file", "fingerprint", "secrets", "given")
 
 
 class Verbs:
@@ -52,9 +56,23 @@ class Verbs:
         return "" if state in ("done", "disabled") else " ".join(lines)
 
     def do_plan(self, run: str) -> dict[str, Any] | None:
-        return recovery.load_plan(layout.run_dir(self.root, run))
+        """What a controller needs to know of a plan: no texts, and no values."""
+        plan = recovery.load_plan(layout.run_dir(self.root, run))
+        if plan is None:
+            return None
+        steps = [
+            {
+                "id": step["id"], "index": step["index"], "name": step["name"],
+                "outputs": step.get("outputs") or [],
+                "guard": None if step.get("guard") is None else "", "skip": step.get("skip") or {},
+            }
+            for step in plan["steps"]
+        ]  # fmt: skip
+        return {**{name: plan.get(name) for name in ABOUT}, "steps": steps}
 
     def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:
+        """At most a piece: who wants more asks again."""
+        limit = min(limit, PIECE) if limit >= 0 else PIECE
         return layout.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
 
     def do_alive(self, run: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from taskrunner.engine.masking import Masker
 from taskrunner.engine.script import whole
-from taskrunner.errors import Problem, closest
+from taskrunner.errors import Problem, TaskFileError, closest
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
 from taskrunner.model.document import Document, Place
@@ -18,8 +18,6 @@ from taskrunner.model.variables import Variables
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 YEAR = 31_536_000
-LARGEST_VARIABLE = 131_072
-"""Bytes of NAME=value with its end: MAX_ARG_STRLEN of execve(2)."""
 LARGEST_ENVIRONMENT = 1_900_000
 """Bytes of all together: a quarter of the usual stack limit, less what the machine's own environment
 takes.
@@ -48,12 +46,14 @@ def meaning(document: Document, given: Mapping[str, str], explicit: Mapping[str,
     """As much as can be said of a document whose shape is not right."""
     if not isinstance(document.data, dict):
         return []
+    variables, problems = var.resolve(document, given, explicit, placeholders=True)
     try:
-        variables, problems = var.resolve(document, given, explicit, placeholders=True)
         undefined, values = templates(document, variables)
         tasks = [var.render_task(_texts(task), values) for _, task in _tasks(document)]
         problems += ids(document) + undefined + commands(document, tasks)[1]
         return masked(problems, variables)
+    except TaskFileError as error:
+        return masked(error.problems, variables)
     except (TypeError, ValueError, AttributeError, KeyError):
         # The shape is wrong in a way that leaves nothing to look at; that is reported already.
         return []
@@ -157,6 +157,10 @@ def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:
     return problems
 
 
+NOT_CHECKED = "the commands from here on are too many that are not valid, or not whole, to be looked at"
+SIMPLER = "put a long script into a file of its own"
+
+
 def commands(
     document: Document, tasks: Sequence[Mapping[str, Any]]
 ) -> tuple[list[list[shell.Group]], list[Problem]]:
@@ -180,7 +184,9 @@ def commands(
         ], []
     problems: list[Problem] = []
     bad: dict[int, list[int]] = {}
-    for number, message in shell.check([text for _, text in snippets]).items():
+    bash = shell.Bash()
+    refused, looked_at = shell.check([text for _, text in snippets], bash)
+    for number, message in refused.items():
         place = snippets[number][0]
         if place[2] == "commands":
             # Alone it is not whole; it may be with those behind it.
@@ -188,8 +194,19 @@ def commands(
         else:
             problems.append(document.problem(place, f"not valid bash: {message}"))
     joined = []
+    if looked_at < len(snippets):
+        for index, elements in bad.items():
+            for element in elements:
+                place = ("tasks", index, "commands", element)
+                message = refused[snippets.index((place, tasks[index]["commands"][element]))]
+                problems.append(document.problem(place, f"not valid bash: {message}"))
+        return [], [*problems, document.problem(snippets[looked_at][0], NOT_CHECKED, SIMPLER)]
     for index, task in enumerate(tasks):
-        groups, errors = shell.group(task.get("commands") or [], bad.get(index, ()))
+        try:
+            groups, errors = shell.group(task.get("commands") or [], bad.get(index, ()), bash)
+        except shell.Exhausted as exhausted:
+            place = ("tasks", index, "commands", exhausted.element)
+            return [], [*problems, document.problem(place, NOT_CHECKED, SIMPLER)]
         joined.append(groups)
         for error in errors:
             place = ("tasks", index, "commands", error.element)
@@ -253,11 +270,11 @@ def _startable(document: Document, place: Place, env: Mapping[str, str], elsewhe
     for name, value in env.items():
         size = len(name) + len(value.encode("utf-8", "surrogateescape")) + 2
         total += size
-        if size > LARGEST_VARIABLE:
+        if size > var.LARGEST_VARIABLE:
             message = (
                 f"{name} has {size - len(name) - 2} bytes; the system starts no program with a variable of"
             )
-            message += f" more than {LARGEST_VARIABLE - len(name) - 2}"
+            message += f" more than {var.LARGEST_VARIABLE - len(name) - 2}"
             problems.append(document.problem((*place, name), message, "put it in a file, and give its path"))
     if not problems and total > LARGEST_ENVIRONMENT:
         message = f"the variables have {total} bytes together; the system starts no program with so many"
@@ -321,6 +338,6 @@ def _durations(document: Document, place: Place, task: Mapping[str, Any]) -> lis
 def _pattern(document: Document, place: Place, pattern: str) -> list[Problem]:
     try:
         re.compile(pattern.encode())
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         return [document.problem(place, f"not a regular expression: {error}")]
     return []

@@ -20,7 +20,7 @@ from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest,
 from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
 from taskrunner.model.project import Project, project_of
-from taskrunner.model.variables import Variables, render_task, resolve, text_of
+from taskrunner.model.variables import Variables, render_tasks, resolve, text_of
 
 Plan = dict[str, Any]
 
@@ -80,11 +80,14 @@ def compile_plan(
     problems += checks.unused(document, explicit)
     if not valid:
         problems += checks.ids(document)
-    undefined, values = checks.templates(document, variables)
-    tasks = [render_task(task, values) for task in document.data["tasks"]]
-    commands, refused = checks.commands(document, tasks)
-    problems += undefined + refused
-    problems += checks.parts(document, tasks) + checks.environment(document, variables, tasks, elsewhere)
+    try:
+        undefined, values = checks.templates(document, variables)
+        tasks = render_tasks(document, values)
+        commands, refused = checks.commands(document, tasks)
+        problems += undefined + refused
+        problems += checks.parts(document, tasks) + checks.environment(document, variables, tasks, elsewhere)
+    except TaskFileError as error:
+        problems = error.problems
     if problems:
         raise TaskFileError(in_order(checks.masked(problems, variables)))
     valid.remember()

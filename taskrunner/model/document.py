@@ -11,11 +11,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from taskrunner.errors import NotFoundError, Problem, TaskFileError
+from taskrunner.errors import NotFoundError, Problem, TaskFileError, in_order
 
 Place = tuple[str | int, ...]
 """The way to a value: names of members and indices of elements, from the top."""
 
+MOST_PROBLEMS = 100
 TOKEN = re.compile(r'[ \t\n\r]*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
 ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u.{4}|.)|.", re.DOTALL)
 
@@ -30,6 +31,7 @@ class Document:
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
+        self._told: list[Problem] = []
         self.data = accepted(self._parse())
 
     @classmethod
@@ -68,7 +70,8 @@ class Document:
         except ValueError as error:
             raise TaskFileError([Problem(self.name, 1, 1, "", f"not valid JSON: {error}")]) from error
         if duplicates:
-            raise TaskFileError([self._duplicate(place, first) for place, first in self._scan[1]])
+            twice = islice(self._scan[1], MOST_PROBLEMS)
+            raise TaskFileError([self._duplicate(place, first) for place, first in twice])
         if "\\u" in self.text:
             problems = [
                 self.problem(place, "a lone surrogate escape is not a character")
@@ -129,14 +132,23 @@ class Document:
     def problem(
         self, place: Place, message: str, hint: str = "", *, at: int = 0, key: bool = False, rule: str = ""
     ) -> Problem:
-        """A problem with a value: `at` characters into a string, or with the member's name."""
+        """A problem with a value: `at` characters into a string, or with the member's name.
+
+        Raises TaskFileError when there are very many, as in a file that is something else.
+        """
         offset = self._offset(place, key)
         if at:
             # Each character of the string may be written as an escape of several.
             for match in islice(ESCAPE.finditer(self.text, offset + 1), at):
                 offset = match.end()
         line, column = self.line_column(offset)
-        return Problem(self.name, line, column, show(place), message, hint, rule)
+        found = Problem(self.name, line, column, show(place), message, hint, rule)
+        if not rule:
+            self._told.append(found)
+            if len(self._told) > MOST_PROBLEMS:
+                rest = Problem(self.name, line, column, "", "there are more problems; these are the first")
+                raise TaskFileError([*in_order(self._told[:-1]), rest])
+        return found
 
     def _duplicate(self, offset: int, first: int) -> Problem:
         line, column = self.line_column(offset)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,11 @@ from taskrunner.engine.script import whole
 from taskrunner.model.variables import HERE_DOCUMENT
 
 INCOMPLETE = re.compile(r"unexpected end of file|unexpected EOF|delimited by end-of-file")
+WANTED = re.compile(r"delimited by end-of-file \(wanted `(.+)'\)")
+PATIENCE, ALWAYS = 2.0, 40
+"""Seconds for which bash is asked about one file, and how often in any case: a file without errors needs
+it once, and once more for each line of a command that spans several elements.
+"""
 UNFINISHED_LINE = re.compile(r"(?:^|[^\\])(?:\\\\)*\\$")
 """Ends in a backslash that continues the line."""
 
@@ -34,8 +40,32 @@ class ShellError(NamedTuple):
     message: str
 
 
-def check(snippets: Sequence[str]) -> dict[int, str]:
-    """Which snippets are not valid bash, and what bash says of each.
+class Exhausted(Exception):
+    """Bash was asked for too long about one file. `element` is where it was given up."""
+
+    def __init__(self, element: int = 0) -> None:
+        super().__init__()
+        self.element = element
+
+
+class Bash:
+    """Asks bash, for a while."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + PATIENCE
+        self._left = ALWAYS
+
+    def complaint(self, text: str) -> str:
+        """What bash says against a text, "" when nothing. Raises Exhausted."""
+        left = self._until - time.monotonic()
+        self._left -= 1
+        if left <= 0 and self._left < 0:
+            raise Exhausted
+        return _complaint(text, max(left, PATIENCE))
+
+
+def check(snippets: Sequence[str], bash: Bash) -> tuple[dict[int, str], int]:
+    """Which snippets are not valid bash, and what bash says of each; and how many were looked at.
 
     All go through one bash process; only when it refuses them are the culprits looked for, by
     halves.
@@ -45,17 +75,20 @@ def check(snippets: Sequence[str]) -> dict[int, str]:
     def visit(low: int, high: int) -> None:
         if low >= high:
             return
-        if not _complaint("".join(map(_fenced, snippets[low:high]))):
+        if not bash.complaint("".join(map(_fenced, snippets[low:high]))):
             return
         if high - low == 1:
-            bad[low] = _complaint(snippets[low]) or "the brackets or quotes are not balanced"
+            bad[low] = bash.complaint(snippets[low]) or "the brackets or quotes are not balanced"
             return
         middle = (low + high) // 2
         visit(low, middle)
         visit(middle, high)
 
-    visit(0, len(snippets))
-    return bad
+    try:
+        visit(0, len(snippets))
+    except Exhausted:
+        return bad, max(bad, default=-1) + 1
+    return bad, len(snippets)
 
 
 def _fenced(snippet: str) -> str:
@@ -80,26 +113,35 @@ def group_of(elements: Sequence[str], first: int, last: int) -> Group:
     return Group(whole("\n".join(elements[first : last + 1])), first, last)
 
 
-def group(elements: Sequence[str], bad: Sequence[int]) -> tuple[list[Group], list[ShellError]]:
-    """The commands that the elements make; `bad` are the elements that `check` refused alone."""
+def group(elements: Sequence[str], bad: Sequence[int], bash: Bash) -> tuple[list[Group], list[ShellError]]:
+    """The commands that the elements make; `bad` are the elements that `check` refused alone.
+
+    Raises Exhausted.
+    """
     groups: list[Group] = []
     errors: list[ShellError] = []
     first = 0
     while first < len(elements):
         last, text = first, elements[first]
-        complaint = _complaint(text) if first in bad else ""
-        refused = first in bad
-        while last + 1 < len(elements) and (_incomplete(complaint, refused) or UNFINISHED_LINE.search(text)):
-            last += 1
-            text += "\n" + elements[last]
-            complaint = _complaint(text)
-            refused = bool(complaint)
+        try:
+            complaint = bash.complaint(text) if first in bad else ""
+            refused = first in bad
+            while last + 1 < len(elements) and (
+                _incomplete(complaint, refused) or UNFINISHED_LINE.search(text)
+            ):
+                more = _until_delimiter(elements, last + 1, complaint)
+                text = "\n".join([text, *elements[last + 1 : more + 1]])
+                last = more
+                complaint = bash.complaint(text)
+                refused = bool(complaint)
+        except Exhausted:
+            raise Exhausted(first) from None
         if not refused and UNFINISHED_LINE.search(text):
             # It continues on a line that never comes: is it whole without that?
-            complaint = _complaint(whole(text))
+            complaint = bash.complaint(whole(text))
             refused = bool(complaint)
         if refused:
-            alone = _complaint(elements[first]) or complaint
+            alone = bash.complaint(elements[first]) or complaint
             errors.append(ShellError(first, alone or "the brackets or quotes are not balanced"))
             last = first
         groups.append(group_of(elements, first, last))
@@ -111,17 +153,33 @@ def _incomplete(complaint: str, refused: bool) -> bool:
     return refused and bool(INCOMPLETE.search(complaint))
 
 
-def _complaint(text: str) -> str:
-    """What bash says against a text, "" when nothing. The text is parsed, never run."""
+def _until_delimiter(elements: Sequence[str], start: int, complaint: str) -> int:
+    """The element up to which an incomplete command must go at least: where the here-document ends that
+    bash misses the end of.
+    """
+    wanted = WANTED.search(complaint)
+    if wanted is not None:
+        for number in range(start, len(elements)):
+            if any(line.lstrip("\t") == wanted[1] for line in elements[number].split("\n")):
+                return number
+    return start
+
+
+def _complaint(text: str, within: float) -> str:
+    """What bash says against a text, "" when nothing. The text is parsed, never run. Raises Exhausted."""
     import subprocess
 
-    result = subprocess.run(
-        ["bash", "--norc", "--noprofile", "-O", "extglob", "-n"],
-        input=text.encode("utf-8", "surrogateescape"),
-        capture_output=True,
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            ["bash", "--norc", "--noprofile", "-O", "extglob", "-n"],
+            input=text.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            check=False,
+            timeout=within,
+        )
+    except subprocess.TimeoutExpired:
+        raise Exhausted from None
     said = result.stderr.decode("utf-8", "replace").strip()
     if result.returncode == 0 and not said:
         return ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskrunner.engine.script import quote
-from taskrunner.errors import Problem, closest
+from taskrunner.errors import Problem, TaskFileError, closest
 from taskrunner.model.document import Document, Place, strings
 
 TEMPLATE = re.compile(
@@ -30,6 +31,12 @@ NODE = re.compile(r"NODE[0-9]+_[A-Z0-9_]+")
 GO_WORDS = {"end", "else", "break", "continue"}
 """In double braces these are Go's, as in `docker inspect -f`."""
 
+LARGEST = 16 << 20
+"""Characters of all steps together, with the values of their variables."""
+LARGEST_VARIABLE = 131_072
+"""Bytes of NAME=value with its end: MAX_ARG_STRLEN of execve(2)."""
+DEEPEST = 100
+LINE = re.compile("^.*$", re.MULTILINE)
 NOT_TEMPLATED = {"id", "name", "description", "when", "on_failure", "always"}
 
 
@@ -54,8 +61,27 @@ class Variables(NamedTuple):
     declared: dict[str, dict[str, Any]]
 
 
-def templates(text: str, rest: str = "", literal: Sequence[Span] = ()) -> Iterator[Template]:
-    """The templates in a text; `rest` is what follows it in the same shell, `literal` where nothing is one.
+class TooLong(Exception):
+    """With the values of its variables, a text grows to more than `LARGEST` characters."""
+
+
+class Following:
+    """The lines that follow an element in the same shell."""
+
+    def __init__(self, elements: Sequence[str]) -> None:
+        self._last: dict[str, int] = {}
+        self.index = 0
+        for index, element in enumerate(elements):
+            for line in element.split("\n"):
+                self._last[line] = self._last[line.lstrip("\t")] = index
+
+    def __contains__(self, line: object) -> bool:
+        return self._last.get(str(line), -1) > self.index
+
+
+def templates(text: str, rest: Container[str] = (), literal: Sequence[Span] = ()) -> Iterator[Template]:
+    """The templates in a text; `rest` has the lines that follow in the same shell, `literal` says where
+    nothing is one.
 
     `<<EOF>>file` is a here-document, not a template, when a line with the delimiter follows.
     """
@@ -64,16 +90,21 @@ def templates(text: str, rest: str = "", literal: Sequence[Span] = ()) -> Iterat
             yield found
 
 
-def _marks(text: str, rest: str, literal: Sequence[Span]) -> Iterator[Template]:
+def _marks(text: str, rest: Container[str], literal: Sequence[Span]) -> Iterator[Template]:
+    begins: dict[str, int] = {}
+    """Of each line the last place where it begins."""
     for match in TEMPLATE.finditer(text):
         name = match["new"] or match["old"]
-        if any(start <= match.start() < end for start, end in literal):
+        inside = bisect_right(literal, (match.start(), len(text))) - 1
+        if inside >= 0 and match.start() < literal[inside][1]:
             continue
         if match["escape"]:
             pass
         elif match["new"]:
-            after = (text[match.end() :] + "\n" + rest).split("\n")[1:]
-            if name in after or name in (line.lstrip("\t") for line in after):
+            if not begins and "\n" in text:
+                for line in LINE.finditer(text):
+                    begins[line[0]] = begins[line[0].lstrip("\t")] = line.start()
+            if begins.get(name, -1) > match.end() or name in rest:
                 continue
         elif name in GO_WORDS:
             continue
@@ -82,11 +113,17 @@ def _marks(text: str, rest: str, literal: Sequence[Span]) -> Iterator[Template]:
         yield Template(name, quoted, start, match.end(), bool(match["escape"]))
 
 
-def render(text: str, values: Mapping[str, str], rest: str = "", literal: Sequence[Span] = ()) -> str:
-    """The text with every template replaced; a name without a value is left alone."""
+def render(
+    text: str,
+    values: Mapping[str, str],
+    rest: Container[str] = (),
+    literal: Sequence[Span] = (),
+    most: int = LARGEST,
+) -> str:
+    """The text with every template replaced; a name without a value is left alone. Raises TooLong."""
     if "<<" not in text and "{{" not in text:
         return text
-    pieces, last = [], 0
+    pieces, last, grown = [], 0, len(text)
     for found in _marks(text, rest, literal):
         if found.escaped:
             pieces.append(text[last : found.start])
@@ -95,6 +132,9 @@ def render(text: str, values: Mapping[str, str], rest: str = "", literal: Sequen
             value = values[found.name]
             pieces += [text[last : found.start], quote(value) if found.quoted else value]
             last = found.end
+            grown += len(value)
+            if grown > most:
+                raise TooLong
     return "".join(pieces) + text[last:]
 
 
@@ -112,6 +152,12 @@ def literals(elements: Sequence[str]) -> list[list[Span]]:
         for line in element.split("\n"):
             starts.append(offset)
             offset += len(line) + 1
+    ends: dict[str, list[int]] = {}
+    """Of each line the numbers of those like it; with tabs before it, of those behind a tab."""
+    for number, (_, line) in enumerate(lines):
+        ends.setdefault(line, []).append(number)
+        if line.startswith("\t"):
+            ends.setdefault("\t" + line.lstrip("\t"), []).append(number)
     number = 0
     while number < len(lines):
         line = lines[number][1]
@@ -119,7 +165,7 @@ def literals(elements: Sequence[str]) -> list[list[Span]]:
         number += 1
         for match in opened:
             delimiter = match["double"] or match["single"] or match["bare"]
-            end = _end_of(lines, number, delimiter, bool(match["tabs"]))
+            end = _end_of(ends, number, delimiter, bool(match["tabs"]))
             if end is None:
                 continue
             for inside in range(number, end) if not match["bare"] or match["escape"] else ():
@@ -129,42 +175,72 @@ def literals(elements: Sequence[str]) -> list[list[Span]]:
     return spans
 
 
-def _end_of(lines: Sequence[tuple[int, str]], start: int, delimiter: str, tabs: bool) -> int | None:
+def _end_of(ends: Mapping[str, Sequence[int]], start: int, delimiter: str, tabs: bool) -> int | None:
     """The number of the line that ends a here-document; None where there is none, so that it is not one."""
-    for number in range(start, len(lines)):
-        line = lines[number][1]
-        if (line.lstrip("\t") if tabs else line) == delimiter:
-            return number
-    return None
+    found: list[int] = []
+    for line in (delimiter, "\t" + delimiter) if tabs else (delimiter,):
+        numbers = ends.get(line, ())
+        place = bisect_left(numbers, start)
+        found += numbers[place : place + 1]
+    return min(found, default=None)
 
 
-def task_strings(task: dict[str, Any], place: Place = ()) -> Iterator[tuple[Place, str, str, Sequence[Span]]]:
-    """Every text of a step in which templates count: its place, itself, what follows it in the same
-    shell, and where it is literal.
+def task_strings(
+    task: dict[str, Any], place: Place = ()
+) -> Iterator[tuple[Place, str, Container[str], Sequence[Span]]]:
+    """Every text of a step in which templates count: its place, itself, the lines that follow it in the
+    same shell, and where it is literal.
     """
-    elements = [c if isinstance(c, str) else "" for c in task.get("commands") or ()]
-    bodies = literals(elements)
+    commands = task.get("commands")
+    elements = [c if isinstance(c, str) else "" for c in commands] if isinstance(commands, list) else []
+    bodies, following = literals(elements), Following(elements)
     for inner, text in strings({k: v for k, v in task.items() if k not in NOT_TEMPLATED}):
-        rest, literal = "", literals([text])[0]
-        if inner[0] == "commands" and isinstance(inner[-1], int):
-            rest, literal = "\n".join(elements[inner[-1] + 1 :]) if "<<" in text else "", bodies[inner[-1]]
-        yield (*place, *inner), text, rest, literal
+        element = inner[1] if elements and inner[0] == "commands" and len(inner) == 2 else None
+        if isinstance(element, int):
+            following.index = element
+            yield (*place, *inner), text, following, bodies[element]
+        else:
+            yield (*place, *inner), text, (), literals([text])[0]
 
 
-def render_task(task: dict[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
-    """The step with every template in it replaced; comments are left out."""
+def render_tasks(document: Document, values: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The steps with every template in them replaced. Raises TaskFileError where that makes them too long."""
+    tasks: list[dict[str, Any]] = []
+    left = LARGEST
+    for index, task in enumerate(document.data["tasks"]):
+        try:
+            tasks.append(render_task(task, values, left))
+            left -= sum(len(text) for _, text in strings(tasks[-1]))
+            if left < 0:
+                raise TooLong
+        except TooLong:
+            message = f"with the values of its variables, the file grows to more than {LARGEST >> 20} MiB"
+            hint = "put a large text into a file, or read it from the environment"
+            raise TaskFileError([document.problem(("tasks", index), message, hint)]) from None
+    return tasks
+
+
+def render_task(task: dict[str, Any], values: Mapping[str, str], most: int = LARGEST) -> dict[str, Any]:
+    """The step with every template in it replaced; comments are left out. Raises TooLong."""
 
     def walk(value: Any) -> Any:
+        nonlocal most
         if isinstance(value, str):
-            return render(value, values, literal=literals([value])[0])
+            found = render(value, values, (), literals([value])[0], most)
+            most -= len(found)
+            return found
         if isinstance(value, list):
             texts = [item if isinstance(item, str) else "" for item in value]
-            bodies = literals(texts)
-            return [
-                render(item, values, "\n".join(texts[index + 1 :]) if "<<" in item else "", bodies[index])
-                if isinstance(item, str) else walk(item)
-                for index, item in enumerate(value)
-            ]  # fmt: skip
+            bodies, following = literals(texts), Following(texts)
+            items = []
+            for following.index, item in enumerate(value):
+                if isinstance(item, str):
+                    item = render(item, values, following, bodies[following.index], most)
+                    most -= len(item)
+                else:
+                    item = walk(item)
+                items.append(item)
+            return items
         if isinstance(value, dict):
             return {name: walk(item) for name, item in value.items() if not name.startswith("_")}
         return value
@@ -255,16 +331,17 @@ def resolve(
             problems.append(document.problem(place, message, hint, key=True))
     values = _in_order(document, raw, {**given, **explicit}, problems)
     secrets = {name for name, entry in known.items() if entry.get("secret") is True}
-    grew = True
-    while grew:
+    used: dict[str, list[str]] = {}
+    for name in known:
+        for found in templates(raw.get(name, "")):
+            used.setdefault(found.name, []).append(name)
+    todo = list(secrets)
+    while todo:
         # What is made of a secret is one.
-        tainted = {
-            name
-            for name in known
-            if name not in secrets and any(found.name in secrets for found in templates(raw.get(name, "")))
-        }
-        secrets |= tainted
-        grew = bool(tainted)
+        for name in used.get(todo.pop(), ()):
+            if name not in secrets:
+                secrets.add(name)
+                todo.append(name)
     return Variables(values, frozenset(secrets & set(values)), known), problems
 
 
@@ -287,6 +364,11 @@ def _in_order(
             message = "variables need each other: " + " -> ".join((*cycle, name))
             problems.append(document.problem(("variables", name), message, key=True))
             return
+        if len(path) > DEEPEST:
+            message = f"{path[0]} needs other variables more than {DEEPEST} deep"
+            problems.append(document.problem(("variables", path[0]), message, key=True))
+            cyclic.update(path)
+            return
         text = raw[name]
         # A value that somebody gave is text; only what the file itself says is a template.
         for found in templates(text) if name not in given else ():
@@ -297,7 +379,12 @@ def _in_order(
                 if isinstance(document.data["variables"].get(name), dict):
                     place = (*place, "default")
                 problems.append(undefined(document, place, found, raw))
-        values[name] = render(text, values) if name not in given else text
+        try:
+            values[name] = render(text, values, most=LARGEST_VARIABLE) if name not in given else text
+        except TooLong:
+            message = f"{name} grows to more than {LARGEST_VARIABLE} characters"
+            problems.append(document.problem(("variables", name), message, key=True))
+            cyclic.add(name)
 
     for name in raw:
         visit(name, ())

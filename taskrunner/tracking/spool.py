@@ -40,7 +40,7 @@ def spool(path: str | Path, to: str, experiment: str, files: Sequence[str | Path
         return record.key
     temporary = layout.temporary_name(place)
     try:
-        os.makedirs(os.path.join(temporary, "files"), mode=0o700, exist_ok=True)
+        layout.private_folder(os.path.join(temporary, "files"))
         shutil.copyfile(path, os.path.join(temporary, "files", "result.json"))
         for file in files:
             shutil.copy(file, os.path.join(temporary, "files"))

@@ -39,7 +39,7 @@ def uri(given: str = "") -> str:
 def folder() -> str:
     """What this machine keeps of its results."""
     path = os.path.join(layout.default_root(), "tracking")
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    layout.private_folder(path)
     return path
 
 

@@ -1,11 +1,36 @@
-"""What a node's answer to a question means: its value, or the error that its system has raised."""
+"""What a node's answer to a question means: its value, or the error that its system has raised.
+
+A node is not trusted: who has broken into it says what he likes. What it says is taken for what it should
+be, or is an error; it never decides where something is written here.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from taskrunner.errors import StateError
+from taskrunner.engine.feed import Chunk, Position
+from taskrunner.engine.frames import Unpacker, inflated
+from taskrunner.errors import StateError, TargetError
+
+RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NUMBER = (int, float)
+MAYBE_NUMBER = (int, float, type(None))
+MOST = 1e15
+"""More than any number that a node has to tell, in any of its units."""
+HELLO: Mapping[str, Any] = {"version": str, "python": str, "root": str, "home": str, "time": NUMBER}
+INFO: Mapping[str, Any] = {
+    "run": str, "name": str, "file": str, "started": NUMBER, "status": str, "duration": MAYBE_NUMBER,
+    "failures": list, "steps": int, "step": (dict, type(None)),
+}  # fmt: skip
+STEP_AT: Mapping[str, Any] = {"id": str, "index": int, "started": NUMBER}
+PLAN: Mapping[str, Any] = {"file": str, "fingerprint": str, "secrets": list, "steps": list}
+STEP: Mapping[str, Any] = {"id": str, "index": int, "name": str, "outputs": list, "skip": dict}
+OUTPUT: Mapping[str, Any] = {"from": str, "to": str, "bring": str}
+FILE: Mapping[str, Any] = {"name": str, "size": int, "mode": int}
 
 
 class Busy(StateError):
@@ -20,3 +45,111 @@ def value(name: str, message: dict[str, Any], payload: bytes) -> Any:
     kind = Busy if message.get("errno") == errno.EAGAIN else StateError
     full = message.get("errno") in (errno.ENOSPC, errno.EDQUOT)
     raise kind(f"{name}: {where}{message['error']}", "make room there" if full else "")
+
+
+def strange(name: str, what: object = "") -> TargetError:
+    """The error for what no engine says."""
+    return TargetError(
+        f"{name}: what it answers is not from an engine" + (f": {what}" if what else ""),
+        "is it the right host, and has nobody else got into it?",
+    )
+
+
+def messages(name: str, data: bytes, compressed: bool = True) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The messages in what a node has said, at least one. Raises TargetError."""
+    count = 0
+    try:
+        for message, payload in Unpacker().feed(inflated(data) if compressed else data):
+            if not isinstance(message, dict):
+                raise strange(name)
+            count += 1
+            yield message, payload
+    except ValueError as error:
+        raise strange(name, error) from error
+    if not count:
+        raise strange(name)
+
+
+def chunk(name: str, message: dict[str, Any], data: bytes) -> Chunk:
+    """A piece of a run that is followed. Raises TargetError."""
+    at = message.get("at")
+    if (
+        isinstance(message.get("log"), str)
+        and isinstance(at, list)
+        and [type(item) for item in at] == [int, str, int]
+    ):
+        return Chunk(message["log"], data, Position(*at))
+    raise strange(name)
+
+
+def number(name: str, found: object) -> int:
+    """A count. Raises TargetError."""
+    return int(known(name, {"number": found}, {"number": int})["number"])
+
+
+def known(name: str, found: object, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An object that has at least these members, of these types; only they are kept. Raises TargetError."""
+    if not isinstance(found, dict):
+        raise strange(name)
+    for member, kind in fields.items():
+        got = found.get(member)
+        if not isinstance(got, kind) or (isinstance(got, bool) and kind is not bool):
+            raise strange(name, f"{member} is {type(got).__name__}")
+        if isinstance(got, (int, float)) and not (math.isfinite(got) and abs(got) < MOST):
+            raise strange(name, f"{member} is {got}")
+    return {member: found[member] for member in fields}
+
+
+def texts(name: str, found: object) -> list[str]:
+    """A list of texts. Raises TargetError."""
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise strange(name)
+    return list(found)
+
+
+def runs(name: str, found: object) -> list[str]:
+    """Ids of runs. Raises TargetError."""
+    ids = texts(name, found)
+    if not all(RUN.fullmatch(run) for run in ids):
+        raise strange(name, "odd ids of runs")
+    return ids
+
+
+def info(name: str, found: object) -> dict[str, Any] | None:
+    """What is known of a run (see engine/state.py). Raises TargetError."""
+    if found is None:
+        return None
+    about = known(name, found, INFO)
+    texts(name, about["failures"])
+    runs(name, [about["run"]])
+    if about["step"] is not None:
+        about["step"] = known(name, about["step"], STEP_AT)
+    return about
+
+
+def plan(name: str, found: object) -> dict[str, Any] | None:
+    """What a node tells of a plan (see engine/verbs.py). Raises TargetError."""
+    if found is None:
+        return None
+    about = known(name, found, PLAN)
+    texts(name, about["secrets"])
+    given = found.get("given") if isinstance(found, dict) else None
+    steps = []
+    for index, item in enumerate(about["steps"]):
+        step = {**known(name, item, STEP), "guard": item.get("guard")}
+        if step["index"] != index:
+            raise strange(name, "steps out of order")
+        step["outputs"] = [known(name, output, OUTPUT) for output in step["outputs"]]
+        steps.append(step)
+    return {**about, "given": texts(name, given or []), "steps": steps}
+
+
+def listing(name: str, found: object) -> list[dict[str, Any]]:
+    """Files on a node: names are relative and stay below where they are put. Raises TargetError."""
+    if not isinstance(found, list):
+        raise strange(name)
+    files = [known(name, file, FILE) for file in found]
+    for file in files:
+        if "\0" in file["name"] or file["size"] < 0 or file["mode"] < 0:
+            raise strange(name, f"a file {file['name']!r}")
+    return files

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 
 from taskrunner.engine import exchange
 from taskrunner.errors import StateError
+from taskrunner.transports import answers
 from taskrunner.transports.answers import Busy
-from taskrunner.transports.staging import Files, described
+from taskrunner.transports.staging import BY_HAND, Files, described
 
 BLOCK = 1 << 20
 BUSY = 0.3
+MODE, OF_DATA = 0o755, 0o644
+"""Bits of a node's modes that count here: nobody else gets to write."""
 
 
 class Session(Protocol):
@@ -57,16 +60,19 @@ def patiently(send: Callable[[], int]) -> int:
             time.sleep(BUSY)
 
 
-def get(session: Session, source: str, target: str, name: str = "") -> int:
+def get(session: Session, source: str, target: str, name: str = "", data_only: bool = False) -> int:
     """Copy a file or the content of a folder from the node; the number of files that were fetched.
 
-    A file goes into a `target` that is a folder, or ends with /, under `name` (default: its own).
-    Raises StateError, Lost.
+    A file goes into a `target` that is a folder, or ends with /, under `name` (default: its own). With
+    `data_only`, nothing of it becomes executable, or has a name with a dot in front. Raises StateError,
+    TargetError, Lost.
     """
     place, wanted = Path(target), []
-    for file in session.request("listing", path=source):
+    for file in answers.listing(session.name, session.request("listing", path=source)):
         if os.path.isabs(file["name"]) or ".." in Path(file["name"]).parts:
             raise StateError(f"{session.name}: it offers a file outside of {source}: {file['name']!r}")
+        if data_only and any(part.startswith(".") for part in Path(file["name"]).parts):
+            raise StateError(f"{session.name}: {source}: it offers {file['name']!r}", BY_HAND)
         if file["name"]:
             path, origin = place / file["name"], f"{source}/{file['name']}"
         else:
@@ -83,7 +89,7 @@ def get(session: Session, source: str, target: str, name: str = "") -> int:
     fetched = 0
     for origin, file, path in wanted:
         try:
-            while not _fetch(session, origin, file, path):
+            while not _fetch(session, origin, file, path, OF_DATA if data_only else MODE):
                 if _there(session, origin, file, path):
                     break  # another command has got it
             else:
@@ -99,7 +105,7 @@ def _there(session: Session, origin: str, file: dict[str, Any], place: Path) -> 
     return bool(session.request("digest", path=origin) == exchange.digest(str(place)))
 
 
-def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> bool:
+def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mode: int) -> bool:
     """Get one file; False when another command was getting it, so that it may be here."""
     place = Path(os.path.realpath(place))
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -123,10 +129,12 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path) -> 
             digest: bytes | str = ""
             for digest in session.content(origin, content.tell()):
                 if isinstance(digest, bytes):
+                    if content.tell() + len(digest) > file["size"]:
+                        break  # it has grown
                     content.write(digest)
                     found.update(digest)
             if found.hexdigest() == digest:
-                os.fchmod(fd, file["mode"] & 0o777)
+                os.fchmod(fd, file["mode"] & mode)
                 content.flush()
                 os.rename(partial, place)
                 return True

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taskrunner.transports import copying, staging
+from taskrunner.transports import answers, copying, staging
 
 T = TypeVar("T")
 RECONNECT_TIMEOUT = 300.0
@@ -56,11 +56,12 @@ class RemoteTransport(ABC):
         return str(self._ask("ready"))
 
     def plan(self, run: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("plan", run=run)
-        return found
+        return answers.plan(self.name, self._ask("plan", run=run))
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
-        data: bytes = self._ask("read", run=run, name=name, offset=offset, limit=limit)
+        data = self._ask("read", run=run, name=name, offset=offset, limit=limit)
+        if not isinstance(data, bytes):
+            raise answers.strange(self.name)
         return data
 
     def alive(self, run: str) -> bool:
@@ -70,14 +71,16 @@ class RemoteTransport(ABC):
         return self._said.get(run)
 
     def runs(self) -> list[str]:
-        return list(self._ask("runs"))
+        return answers.runs(self.name, self._ask("runs"))
 
     def info(self, run: str) -> dict[str, Any] | None:
-        found: dict[str, Any] | None = self._ask("info", run=run)
-        return found
+        return answers.info(self.name, self._ask("info", run=run))
 
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
-        return list(self._ask("infos", limit=limit, live=live))
+        found = self._ask("infos", limit=limit, live=live)
+        if not isinstance(found, list):
+            raise answers.strange(self.name)
+        return [about for about in (answers.info(self.name, item) for item in found) if about]
 
     def discard(self, run: str) -> None:
         self._ask("discard", run=run)
@@ -91,4 +94,9 @@ class RemoteTransport(ABC):
         return self._again(lambda: copying.get(self._conversation(), source, str(target), name))
 
     def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
-        staging.collect(plan, index, source, self.get)
+        def get(there: str, here: str, name: str, data_only: bool) -> int:
+            return self._again(
+                lambda: copying.get(self._conversation(), there, here, name, data_only=data_only)
+            )
+
+        staging.collect(plan, index, source, get)

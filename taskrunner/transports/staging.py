@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from taskrunner.engine import exchange
-from taskrunner.errors import UsageError
+from taskrunner.errors import StateError, UsageError
 
+BY_HAND = "`runner get NODE PATH .` brings what you know and want"
 Files = list[tuple[Path, dict[str, Any]]]
 """Files here, each with what the other side is told of it: name there, size, mode, digest."""
 
@@ -72,21 +73,40 @@ def described(source: Path) -> Files:
 
 
 def collect(
-    plan: dict[str, Any], index: int, source: dict[str, Any], get: Callable[[str, str, str], object]
+    plan: dict[str, Any], index: int, source: dict[str, Any], get: Callable[[str, str, str, bool], object]
 ) -> None:
     """Bring the outputs of a step that has ended to where they are wanted here.
 
     They are those of the same step in `source`, the plan of the run that has done it. Relative places
-    begin where the run was started, or in the current folder where that is not here. `get` is given
-    the path there, the one here, and the name to use where that is a folder.
+    begin where the run was started, or in the current folder where that is not here. A plan without an
+    `origin` is known from the node alone, and decides nothing: its places must be below the current
+    folder, and what comes there is data only. `get` is given the path there, the one here, the name to use
+    where that is a folder, and whether it is to be data only. Raises StateError.
     """
-    origin, node = plan.get("origin", ""), plan.get("node", "")
+    origin, node = plan.get("origin"), plan.get("node", "")
     step = plan["steps"][index]
-    done = next(other for other in source["steps"] if other["id"] == step["id"])
+    done: dict[str, Any] = next((other for other in source["steps"] if other["id"] == step["id"]), {})
     for pair, there in zip(step.get("outputs") or (), done.get("outputs") or (), strict=False):
+        name = os.path.basename(pair["from"].rstrip("/"))
+        if origin is None and not (_below(pair["bring"]) and _below(name)):
+            raise StateError(
+                f"{step['id']}: the node wants its output to be {pair['bring']}, outside of this folder",
+                BY_HAND,
+            )
         wanted = os.path.expanduser(pair["bring"])
         if node and node not in wanted:
             # One of several nodes: a folder for each.
             wanted = os.path.join(os.path.dirname(wanted), node, os.path.basename(wanted))
-        target = os.path.join(origin if os.path.isdir(origin) else "", wanted)
-        get(there["to"], target, os.path.basename(pair["from"].rstrip("/")))
+        target = os.path.join(origin if origin and os.path.isdir(origin) else "", wanted)
+        get(there["to"], target, name, origin is None)
+
+
+def _below(place: str) -> bool:
+    """Whether a place is below the current folder, and shows in a listing of it."""
+    parts = Path(place).parts
+    resolved = os.path.realpath(place)
+    return (
+        bool(parts)
+        and not any(part.startswith((".", "~", "/")) or "\0" in part for part in parts)
+        and os.path.commonpath([resolved, os.path.realpath(".")]) == os.path.realpath(".")
+    )

@@ -32,6 +32,8 @@ SILENT = 15.0
 IDLE = 0.2
 """Seconds at most before who waits for news gets a say."""
 BLOCK = 1 << 20
+LEAST = 256
+"""Bytes that the smallest message takes in memory, and more."""
 BEHIND = 8 << 20
 """Bytes of news that may wait while something else is asked for: more would be kept in memory."""
 FRUITLESS = 10
@@ -100,6 +102,7 @@ class Session:
         if self._connection is None or not self._connection.is_active():
             self._connection = connect(self.endpoint, self.node.timeout)
         self._channel, self.hello = begin(self._connection, self.node)
+        self.hello = answers.known(self.name, self.hello, answers.HELLO)
         self.skew = self.hello["time"] - time.time()
         self.epoch += 1
         self._spoke = self._heard = time.monotonic()
@@ -211,7 +214,9 @@ class Session:
         if feed is None:
             return
         self._waiting.append((message, data))
-        self._behind += len(data)
+        self._behind += len(data) + LEAST
+        if self._behind > 4 * BEHIND:
+            raise self._odd("it sends without pause what nobody has asked for")
         if self._behind > BEHIND and feed not in self._pausing.values():
             self._pausing[self.post("unfollow", feed=feed)] = feed
 
@@ -222,7 +227,7 @@ class Session:
         """The next message; None when none came within these seconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while True:
-            for message, data in self._whole:
+            for message, data in self._messages():
                 if "tick" not in message:
                     self._fruitless = 0
                     if message.get("id") in self._pausing:
@@ -242,6 +247,20 @@ class Session:
                 self._whole = self._unpacker.feed(received)
             elif silent:
                 raise self._lost("no sign of life")
+
+    def _messages(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        try:
+            for message, data in self._whole:
+                if not isinstance(message, dict):
+                    raise self._odd("no object")
+                yield message, data
+        except ValueError as error:
+            raise self._odd(str(error)) from error
+
+    def _odd(self, what: str) -> TargetError:
+        """Leave a node that does not talk as an engine does; it is not asked again."""
+        self.close()
+        return answers.strange(self.name, what)
 
     def _receive(self, seconds: float) -> bytes:
         channel = self._channel

@@ -11,7 +11,7 @@ from typing import Any
 
 from taskrunner.engine.feed import Chunk, Position
 from taskrunner.errors import TargetError
-from taskrunner.transports import copying, staging
+from taskrunner.transports import answers, copying, staging
 from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import resolve
@@ -161,14 +161,15 @@ class SshTransport(RemoteTransport):
                         over = True
                         return
                     yield None
-                elif found[0]["feed"] == number:
+                elif found[0].get("feed") == number:
                     message, data = found
                     if "over" in message:
-                        self._said[run], over = message["over"], True
+                        self._said[run], over = str(message["over"] or "") or None, True
                         yield Chunk("", b"", at)
                         return
-                    at = Position(*message["at"])
-                    yield Chunk(message["log"], data, at)
+                    chunk = answers.chunk(self.name, message, data)
+                    at = chunk.position
+                    yield chunk
                 if session.epoch != epoch:
                     # Another request has found the connection lost, and made a new one.
                     over = True

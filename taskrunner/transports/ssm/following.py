@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from taskrunner.engine.feed import Chunk, Position
-from taskrunner.engine.frames import Unpacker
 from taskrunner.errors import NeverRanError, TargetError
+from taskrunner.transports import answers
 from taskrunner.transports.ssm.courier import Ask
 from taskrunner.transports.ssm.talk import QUICK, Answer, Lost, Talk
 
@@ -165,7 +164,7 @@ class Following:
             try:
                 there = bucket.listed(ask.key, ask.segments)
                 for segment in bucket.segments(ask.key, ask.segments, there):
-                    for message, data in Unpacker().feed(zlib.decompress(segment)):
+                    for message, data in answers.messages(self.talk.name, segment):
                         yield from self._chunk(message, data)
                     ask.segments += 1
                     pause = LISTING
@@ -178,8 +177,9 @@ class Following:
     def _chunk(self, message: dict[str, Any], data: bytes) -> Iterator[Chunk]:
         if "log" in message:
             self._news = time.monotonic()
-            self._at = Position(*message["at"])
-            yield Chunk(message["log"], data, self._at)
+            chunk = answers.chunk(self.talk.name, message, data)
+            self._at = chunk.position
+            yield chunk
 
     def _waited(
         self, ask: Ask, post: Callable[[], Ask], patience: float

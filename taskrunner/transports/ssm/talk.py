@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from taskrunner.engine import layout
-from taskrunner.engine.frames import Unpacker
+from taskrunner.engine.frames import LARGEST_PAYLOAD
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped
@@ -160,7 +160,7 @@ class Talk:
         ask = ask or post()
         for again in range(3):
             output = yield from self._output(ask)
-            messages = list(Unpacker().feed(output))
+            messages = list(answers.messages(self.name, output, compressed=False))
             last, payload = messages[-1]
             if "need" in last:
                 self._mark(False)
@@ -180,7 +180,7 @@ class Talk:
             self._mark(True)
             if "kept" in last:
                 whole = yield from self._rest(last, payload)
-                messages = list(Unpacker().feed(zlib.decompress(whole)))
+                messages = list(answers.messages(self.name, whole))
                 last, payload = messages[-1]
             return self._understood(ask, messages)
         raise TargetError(
@@ -233,12 +233,12 @@ class Talk:
         step = len(payload)
         asks = [
             self.post("rest", {"token": last["kept"], "offset": offset})
-            for offset in range(step, last["whole"], step)
+            for offset in range(step, min(answers.number(self.name, last["whole"]), LARGEST_PAYLOAD), step)
         ]
         pieces = [payload]
         for ask in asks:
             output = yield from self._output(ask)
-            message, piece = list(Unpacker().feed(output))[-1]
+            message, piece = list(answers.messages(self.name, output, compressed=False))[-1]
             if not piece:
                 raise Lost(f"{self.name}: a part of its answer is gone: {message}")
             pieces.append(piece)
@@ -262,13 +262,13 @@ class Talk:
         def frames() -> Iterator[tuple[dict[str, Any], bytes]]:
             if last.get("segments") and self.bucket is not None:
                 for segment in self.bucket.segments(ask.key, ask.segments, last["segments"]):
-                    yield from Unpacker().feed(zlib.decompress(segment))
+                    yield from answers.messages(self.name, segment)
             yield from messages[:-1]
 
         return Answer(last, payload, frames())
 
     def _note(self, ask: Ask, hello: dict[str, Any]) -> None:
-        self.hello = hello
+        self.hello = hello = answers.known(self.name, hello, answers.HELLO)
         # It was said at some time between the sending and now.
         early, late = ask.began - hello["time"], time.time() - hello["time"]
         self.skew = -early if early > 0 else -late if late < 0 else 0.0
@@ -283,7 +283,7 @@ class Talk:
     def _mark(self, there: bool) -> None:
         if there != self._has_engine():
             try:
-                os.makedirs(os.path.dirname(self._marked()), mode=0o700, exist_ok=True)
+                layout.private_folder(os.path.dirname(self._marked()))
                 layout.write_atomic(self._marked(), shipped()[1].encode() if there else b"")
             except OSError:
                 pass  # it is sent again, then
