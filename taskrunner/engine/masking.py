@@ -52,13 +52,16 @@ class Masker:
         found: set[str] = set()
         for secret in secrets:
             # A line of a secret is one, too: what shows line by line puts something between them.
-            forms = {secret, secret.strip(), *(line.strip() for line in secret.splitlines())}
+            forms = {secret.strip(), *(line.strip() for line in secret.splitlines())}
+            if len(secret.strip()) < SHORTEST:
+                forms.add(secret)
             found.update(form for form in forms if len(form) >= SHORTEST)
         plain = [form.encode("utf-8", "surrogateescape") for form in sorted(found, key=len, reverse=True)]
         self._plain = [(spelling.rarest(form), form) for form in plain]
         self._pattern = re.compile(b"|".join(map(re.escape, plain)))
         self._spellings = [found for form in plain for found in spelling.spellings(form)]
-        self._held = b""
+        self._longest = max((found.longest for found in self._spellings), default=0)
+        self._held = self._before = b""
 
     def __bool__(self) -> bool:
         return bool(self._spellings)
@@ -68,7 +71,7 @@ class Masker:
         if not self._spellings:
             return text
         data = text.encode("utf-8", "surrogateescape")
-        return _masked(data, self._places(data), len(data)).decode("utf-8", "surrogateescape")
+        return _masked(data, self._places(data, b""), len(data)).decode("utf-8", "surrogateescape")
 
     def value(self, value: Any) -> Any:
         """A JSON value with every string in it masked; the names of its members stay."""
@@ -85,21 +88,24 @@ class Masker:
         data = self._held + data
         text = spelling.Text(data)
         hold = min((found.cut(text) for found in self._spellings), default=len(data))
-        places = self._places(data)
+        places = self._places(data, self._before)
         for begin, end in places:
             # A secret found across the point where another may begin is written as a mask now.
             if begin < hold < end:
                 hold = end
         self._held = data[hold:]
+        self._before = (self._before + data[:hold])[-spelling.BEGUN :]
         return _masked(data, places, hold)
 
     def flush(self) -> bytes:
         """The rest, at the end of the stream."""
-        data, self._held = self._held, b""
-        return _masked(data, self._places(data), len(data))
+        data, before, self._held, self._before = self._held, self._before, b"", b""
+        return _masked(data, self._places(data, before), len(data))
 
-    def _places(self, data: bytes) -> list[tuple[int, int]]:
-        """Where there are secrets, in order; they may overlap."""
+    def _places(self, data: bytes, before: bytes) -> list[tuple[int, int]]:
+        """Where there are secrets, in order; they may overlap. `before` was written already: what has begun
+        there is masked from here on.
+        """
         places: list[tuple[int, int]] = []
         if any(rare in data and form in data for rare, form in self._plain):
             places = [found.span() for found in self._pattern.finditer(data)]
@@ -108,6 +114,11 @@ class Masker:
         text = spelling.Text(data)
         for found in self._spellings:
             places += found.places(text)
+        if before:
+            seam, at = spelling.Text(before + data[: self._longest]), len(before)
+            for found in self._spellings:
+                if found.wrapped:
+                    places += [(0, end - at) for begin, end in found.places(seam) if begin < at < end]
         return sorted(places)
 
 

@@ -34,6 +34,8 @@ else:
 
 LONGEST_UNIT = 16
 """Bytes of one escaped character, within reason."""
+BEGUN = 16
+"""Bytes that were written already and in which base64 may have begun."""
 CUT = 128
 """Bytes from the end of a text in which an escape may begin that goes on in the next."""
 IN_ESCAPES = b"#;{}0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -149,7 +151,7 @@ class Spelling:
 
     def __init__(self, elements: list[Element], wrapped: bool) -> None:
         """With `wrapped`, lines may end anywhere in it."""
-        self._elements, self._wrapped = elements, wrapped
+        self._elements, self.wrapped = elements, wrapped
         self.longest = LONGEST_UNIT * len(elements)
         """Bytes that it takes at most, in texts that somebody can be meant to read."""
         self._anchors = _anchors(elements, wrapped)
@@ -184,7 +186,13 @@ class Spelling:
             start += len(tail.rstrip(self._within + LEADS + IN_ESCAPES))
         else:
             start += len(tail.rstrip(self._within))
+        least = len(data)
+        if self.wrapped and data[-1:] in (b"\n", b"\r"):
+            # At the end of a line a few characters are not held back: nearly every line could end so.
+            least = len(data.rstrip(b"\r\n")) - BEGUN // 2
         for found in self._starts.finditer(data, start):
+            if found.start() >= least:
+                break
             end, cut = self._read(text, found.start())
             if cut and end < 0:
                 return found.start()
@@ -198,7 +206,7 @@ class Spelling:
         for offset, anchor, rare in self._anchors:
             if rare in data:
                 near += [(found.start(), offset) for found in re.finditer(re.escape(anchor), data)]
-        if text.escapes and not self._wrapped:
+        if text.escapes and not self.wrapped:
             ((offset, anchor, _),) = self._anchors
             if self._escaped is None:
                 self._escaped = _escapes_of(anchor, self._elements[offset + len(anchor) :])
@@ -213,7 +221,7 @@ class Spelling:
 
     def _read(self, text: Text, start: int) -> tuple[int, bool]:
         """Where it ends that begins at `start`, else -1; and whether the text ends before that is known."""
-        data, elements, wrapped = text.data, self._elements, self._wrapped
+        data, elements, wrapped = text.data, self._elements, self.wrapped
         count, length = len(elements), len(data)
         best, cut = -1, False
         todo, seen = [(0, start)], set()

@@ -18,6 +18,7 @@ from taskrunner.inference.bench.load import Load, schedule
 from taskrunner.inference.bench.measure import Settings, measure
 from taskrunner.inference.bench.prompts import Shape, prompts
 from taskrunner.inference.bench.reading import events
+from taskrunner.inference.endpoint import parse
 from tests.conftest import Process
 from tests.inference.conftest import Told
 
@@ -99,7 +100,7 @@ def test_open_loop_counts_from_when_it_was_due(truth: Start) -> None:
 
 
 def test_a_schedule_is_the_same_for_the_same_seed() -> None:
-    load = Load("x", 1, rate=10.0, seed=3)
+    load = Load(parse("http://x"), rate=10.0, seed=3)
     assert schedule(load, 50) == schedule(load, 50) != schedule(load._replace(seed=4), 50)
     assert std.mean(schedule(load, 2000)[-1:]) == pytest.approx(200, rel=0.1)
     assert schedule(load._replace(poisson=False), 3) == pytest.approx([0.0, 0.1, 0.2])

@@ -21,6 +21,7 @@ from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.prompts import framed
 from taskrunner.inference.bench.reading import Sample, read
+from taskrunner.inference.endpoint import parse
 from taskrunner.inference.serving import lengths
 from tests.conftest import command, wait_for
 from tests.inference.conftest import get
@@ -143,12 +144,10 @@ def test_prompts_as_text_have_the_same_length(pair: Pair) -> None:
 
 def _streamed(url: str, params: dict[str, Any], prompt: list[int]) -> Sample:
     """What comes of a streamed request to a server itself, with these kv_transfer_params."""
-    host, port = url.removeprefix("http://").split(":")
+    server = parse(url)
     body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 8, "min_tokens": 8, "ignore_eos": True,
             "stream": True, "stream_options": {"include_usage": True}, "kv_transfer_params": params}  # fmt: skip
-    (exchange,) = run(
-        Load(host, int(port)), [framed(host, int(port), json.dumps(body).encode(), "t")]
-    ).exchanges
+    (exchange,) = run(Load(server), [framed(server, json.dumps(body).encode(), "t")]).exchanges
     assert exchange.status == 200
     return read(exchange)
 
@@ -204,12 +203,12 @@ def test_a_kv_cache_that_was_given_away_makes_a_run_doubtful(pair: Pair) -> None
     """Decode answers with HTTP 200 and as many tokens as ever; only the prefill server's counters know."""
     done = pair.run("measure-local", timeout=300, KV_LEASE=3)
     assert done.returncode == 0, done.stdout
-    before = counters.scrape(pair.url("PREFILL"))
+    before = counters.scrape(parse(pair.url("PREFILL")))
     _prefilled(pair, list(range(100, 340)))
     grown: dict[str, float] = {}
 
     def expired() -> bool:
-        grown.update(counters.grown(before, counters.scrape(pair.url("PREFILL"))))
+        grown.update(counters.grown(before, counters.scrape(parse(pair.url("PREFILL")))))
         return grown["kv_expired"] > 0
 
     deadline = time.monotonic() + 30

@@ -9,9 +9,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from taskrunner.inference.endpoint import Endpoint
+
 from .http import get
 
 LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?\s+(\S+)")
+NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,2})?")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 SOURCES = "vllm:prompt_tokens_by_source_total"
 SUMS = {
@@ -32,9 +35,9 @@ WRONG = ("failed_transfers", "failed_notifications", "kv_expired", "after_expiry
 """Any of these makes tokens doubtful though every request was answered."""
 
 
-def scrape(base: str) -> dict[str, float]:
+def scrape(server: Endpoint) -> dict[str, float]:
     """The counters of a server, by the names above and `tokens_SOURCE`. Raises OSError, NotServed."""
-    return read(get(f"{base}/metrics"))
+    return read(get(server, "/metrics"))
 
 
 def read(text: str) -> dict[str, float]:
@@ -49,7 +52,7 @@ def read(text: str) -> dict[str, float]:
         name = by_counter.get(counter)
         if counter == SOURCES:
             name = "tokens_" + dict(LABEL.findall(labels or "")).get("source", "unknown")
-        if name is not None:
+        if name is not None and NUMBER.fullmatch(value):
             found[name] = found.get(name, 0.0) + float(value)
     return found
 

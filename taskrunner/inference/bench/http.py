@@ -7,6 +7,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from taskrunner.inference.endpoint import Endpoint
+
 TIMEOUT = 30.0
 
 
@@ -14,24 +16,37 @@ class NotServed(Exception):
     """The server does not offer what was asked for, or is not as it should be."""
 
 
-def get(url: str) -> str:
-    """The text at a URL. Raises OSError, NotServed."""
-    return _open(urllib.request.Request(url))  # noqa: S310 - who measures names the server
+def get(server: Endpoint, path: str) -> str:
+    """The text at a path of a server. Raises OSError, NotServed."""
+    return _open(server, path, None, {})
 
 
-def ask(url: str, body: dict[str, Any]) -> Any:
+def ask(server: Endpoint, path: str, body: dict[str, Any]) -> Any:
     """The JSON answer to a POST. Raises OSError, NotServed."""
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - the same
-    return json.loads(_open(request))
+    text = _open(server, path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise NotServed(f"{server.url}{path}: what it answers is not JSON: {error}") from error
 
 
-def _open(request: urllib.request.Request) -> str:
-    # A proxy of the environment is for the internet, not for these machines.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def _open(server: Endpoint, path: str, body: bytes | None, headers: dict[str, str]) -> str:
+    url = server.url + path
+    request = urllib.request.Request(url, body, {**headers, **server.headers()})  # noqa: S310 - http or https
+    # A proxy of the environment is for the internet, not for these machines. Nor is a credential for where
+    # a server may send us on to.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), _Stay(), urllib.request.HTTPSHandler(context=server.tls())
+    )
     try:
         with opener.open(request, timeout=TIMEOUT) as response:
             return str(response.read().decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         said = " ".join(error.read().decode("utf-8", "replace").split())[:300]
-        raise NotServed(f"{request.full_url}: HTTP {error.code}: {said}") from error
+        hint = "; is OPENAI_API_KEY set to its key?" if error.code in (401, 403) else ""
+        raise NotServed(f"{url}: HTTP {error.code}: {said}{hint}") from error
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None

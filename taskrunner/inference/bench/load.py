@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from taskrunner.inference.endpoint import Endpoint
+
 from .priority import realtime
 from .stream import Exchange, Stream
 
@@ -27,8 +29,7 @@ class Load(NamedTuple):
     `timeout` is that of one request, in seconds.
     """
 
-    host: str
-    port: int
+    server: Endpoint
     concurrency: int = 1
     rate: float = 0.0
     poisson: bool = True
@@ -122,10 +123,13 @@ async def _run(
         give(stream, index, scheduled)
 
     async def connected() -> Stream:
-        _, stream = await loop.create_connection(lambda: Stream(ended), load.host, load.port)
+        _, stream = await loop.create_connection(
+            lambda: Stream(ended), load.server.host, load.server.port, ssl=tls
+        )
         streams.append(stream)
         return stream
 
+    tls = load.server.tls()
     opening: set[asyncio.Task[None]] = set()
     count = min(load.concurrency, len(requests)) if not load.rate else min(len(requests), 64)
     await asyncio.gather(*(connected() for _ in range(count)))

@@ -7,29 +7,46 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
+from taskrunner.inference.endpoint import parse
+from taskrunner.inference.options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
+
 FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
-OPTIONS: tuple[tuple[str, type, Any, str, str], ...] = (
+KEY = "OPENAI_API_KEY"
+OPTIONS: tuple[tuple[str, Callable[[str], Any], Any, str, str], ...] = (
     ("--model", str, "", "NAME", "the model's name there (default: the first it serves)"),
-    ("--prompt-tokens", int, 1024, "N", "exactly so many in each prompt"),
-    ("--output-tokens", int, 128, "N", "exactly so many in each answer"),
-    ("--requests", int, 30, "N", "measured"),
-    ("--warmup", int, 10, "N", "of the same shape, before, not counted"),
-    ("--concurrency", int, 1, "N", "closed loop: so many at a time"),
-    ("--request-rate", float, 0.0, "R", "open loop: so many a second; latency counts from when one was due"),
+    ("--prompt-tokens", COUNT, 1024, "N", "exactly so many in each prompt"),
+    ("--output-tokens", COUNT, 128, "N", "exactly so many in each answer"),
+    ("--requests", COUNT, 30, "N", "measured"),
+    ("--warmup", COUNT_OR_NONE, 10, "N", "of the same shape, before, not counted"),
+    ("--concurrency", COUNT, 1, "N", "closed loop: so many at a time"),
+    (
+        "--request-rate",
+        number(0, 1e6, infinite=True),
+        0.0,
+        "R",
+        "open loop: so many a second, inf all at once; latency counts from when one was due",
+    ),
     (
         "--prefix-share",
-        float,
+        SHARE,
         0.0,
         "S",
         "the share of each prompt that all have in common; 0: no cache helps",
     ),
-    ("--timeout", float, 600.0, "S", "seconds for one request"),
-    ("--processes", int, 1, "N", "when one core is not enough"),
-    ("--seed", int, 0, "N", "other prompts"),
-    ("--max-failures", float, 0.0, "S", "the share of requests that may fail"),
-    ("--max-lag", float, 0.01, "S", "how late the client itself may be (p99), as a share of the TTFT"),
+    ("--timeout", SECONDS, 600.0, "S", "seconds for one request"),
+    ("--processes", number(1, 256, whole=True), 1, "N", "when one core is not enough"),
+    ("--seed", number(0, 2**63 - 1, whole=True), 0, "N", "other prompts"),
+    ("--max-failures", SHARE, 0.0, "S", "the share of requests that may fail"),
+    (
+        "--max-lag",
+        number(0, 1e3),
+        0.01,
+        "S",
+        "how late the client itself may be (p99), as a share of the TTFT",
+    ),
 )
 LISTS = (
     ("--slo", "NAME=MS", "for the goodput: ttft=200, tpot=50, e2e=5000"),
@@ -66,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     if args.file:
         return _say(f"{args.file}: only `bench import` takes a FILE", USAGE)
     try:
-        slo = {name: float(value) / 1e3 for name, value in map(_pair, args.slo)}
+        slo = {name: _limit(name, value) for name, value in map(_pair, args.slo)}
         unknown = set(slo) - {"ttft", "tpot", "e2e"}
         if unknown:
             raise ValueError(f"--slo {unknown.pop()}: expected ttft, tpot or e2e")
@@ -76,9 +93,10 @@ def main(args: argparse.Namespace) -> int:
             timeout=args.timeout, processes=args.processes, seed=args.seed, failures=args.max_failures,
             lag=args.max_lag,
             slo=slo, prefill=args.prefill, decode=args.decode, unified=args.unified,
-            metadata=dict(map(_pair, args.meta)),
+            metadata=dict(map(_pair, args.meta)), api_key=os.environ.get(KEY, ""),
         )  # fmt: skip
-        _check(settings)
+        for url in (args.url, *args.prefill, *args.decode, *args.unified):
+            parse(url, settings.api_key)
     except ValueError as error:
         return _say(str(error), USAGE)
     try:
@@ -86,7 +104,7 @@ def main(args: argparse.Namespace) -> int:
     except NotServed as error:
         return _say(str(error), FAILED)
     except OSError as error:
-        return _say(f"{args.url} cannot be reached: {error}", UNREACHABLE)
+        return _say(f"{parse(args.url).url} cannot be reached: {error}", UNREACHABLE)
     return _written(args, found)
 
 
@@ -104,7 +122,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _written(args: argparse.Namespace, found: dict[str, Any]) -> int:
-    text = json.dumps(found, indent=1)
+    text = json.dumps(found, indent=1, allow_nan=False)
     if args.output:
         from .report import report
 
@@ -131,16 +149,12 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _check(settings: Any) -> None:
-    for name in ("prompt_tokens", "output_tokens", "requests", "concurrency", "processes"):
-        if getattr(settings, name) < 1:
-            raise ValueError(
-                f"--{name.replace('_', '-')}: expected at least 1, got {getattr(settings, name)}"
-            )
-    if not settings.url.startswith("http://"):
-        raise ValueError(f"{settings.url}: expected http://HOST:PORT")
-    if not 0 <= settings.prefix_share <= 1:
-        raise ValueError(f"--prefix-share: expected 0 to 1, got {settings.prefix_share}")
+def _limit(name: str, value: str) -> float:
+    """A limit of --slo, in seconds."""
+    try:
+        return number(0, 1e9, above=True)(value) / 1e3
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--slo {name}: {error}") from None
 
 
 def write(path: str, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import socket
 import time
@@ -11,7 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+
+from taskrunner.inference import endpoint
+from taskrunner.inference.endpoint import Endpoint
 
 from . import counters, statistics
 from .http import NotServed, get
@@ -21,6 +24,9 @@ from .reading import Sample, read
 from .stream import Exchange
 
 VERSION = 1
+NOT_TOLD = (
+    "metadata", "prefill", "decode", "unified", "slo", "output_tokens", "prefix_share", "api_key",
+)  # fmt: skip
 
 
 @dataclass
@@ -54,6 +60,7 @@ class Settings:
     decode: list[str] = field(default_factory=list)
     unified: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    api_key: str = field(default="", repr=False)
 
 
 Progress = Callable[[str, int, int, "float | None"], object]
@@ -64,42 +71,41 @@ seconds.
 
 def measure(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
     """Measure, and return the result as result.schema.json describes it. Raises OSError, NotServed."""
-    base = settings.url.rstrip("/")
+    base = endpoint.parse(settings.url, settings.api_key)
     model = settings.model or _model(base)
     shared = round(settings.prompt_tokens * settings.prefix_share)
     shape = Shape(
         model, settings.prompt_tokens, settings.output_tokens, shared, settings.temperature, settings.seed
     )
-    servers = {f"{role}{number}": url.rstrip("/") for role in ("prefill", "decode", "unified")
-               for number, url in enumerate(getattr(settings, role))}  # fmt: skip
+    servers = {
+        f"{role}{number}": endpoint.parse(url, settings.api_key)
+        for role in ("prefill", "decode", "unified")
+        for number, url in enumerate(getattr(settings, role))
+    }
     # Not every proxy passes on what asks for the tokenizer.
-    tokenizer = next((url for role, url in servers.items() if not role.startswith("decode")), base)
+    tokenizer = next((server for role, server in servers.items() if not role.startswith("decode")), base)
     whole = settings.warmup + settings.requests
     tokens = prompts(shape, vocabulary(tokenizer, model), whole)
     prepared = bodies(shape, tokens, tokenizer, settings.text)
-    address = urlsplit(base)
-    host, port = str(address.hostname), address.port or 80
     token = uuid.uuid4().hex[:12]
-    raw = [framed(host, port, body, f"bench-{token}-{number}") for number, body in enumerate(prepared)]
-    load = Load(
-        host, port, settings.concurrency, settings.rate, settings.poisson, settings.timeout, settings.seed
-    )
+    raw = [framed(base, body, f"bench-{token}-{number}") for number, body in enumerate(prepared)]
+    load = Load(base, settings.concurrency, settings.rate, settings.poisson, settings.timeout, settings.seed)
     warm = load._replace(rate=0.0, concurrency=min(settings.concurrency, max(1, settings.warmup)))
     if settings.warmup:
         said = run(warm, raw[: settings.warmup], _told(progress, "warmup", settings.warmup))
         bad = [sample for sample in map(read, said.exchanges) if sample.error]
         if len(bad) == settings.warmup:
             raise NotServed(
-                f"{base}: no request of the warm-up came through: {bad[0].error}: {bad[0].detail}"
+                f"{base.url}: no request of the warm-up came through: {bad[0].error}: {bad[0].detail}"
             )
-    before = {role: counters.scrape(url) for role, url in servers.items()}
+    before = {role: counters.scrape(server) for role, server in servers.items()}
     began = time.time()
     done = _told(progress, "measure", settings.requests)
     if settings.processes > 1:
         runs = _split(load, raw[settings.warmup :], settings.processes)
     else:
         runs = [run(load, raw[settings.warmup :], done)]
-    after = {role: counters.scrape(url) for role, url in servers.items()}
+    after = {role: counters.scrape(server) for role, server in servers.items()}
     samples = [
         read(exchange, settings.prompt_tokens, settings.output_tokens)
         for part in runs for exchange in part.exchanges
@@ -111,8 +117,11 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     return {"version": VERSION, "metadata": about, "results": result(samples, runs, settings, deltas)}
 
 
-def _model(base: str) -> str:
-    return str(json.loads(get(f"{base}/v1/models"))["data"][0]["id"])
+def _model(server: Endpoint) -> str:
+    try:
+        return str(json.loads(get(server, "/v1/models"))["data"][0]["id"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise NotServed(f"{server.url}/v1/models names no model: --model NAME does") from error
 
 
 def _told(progress: Progress | None, phase: str, whole: int) -> Callable[[Exchange], object] | None:
@@ -198,7 +207,8 @@ def result(
 
 def _header(samples: Sequence[Sample], name: str) -> list[float]:
     """Milliseconds in a header, as seconds."""
-    return [float(sample.headers[name]) / 1e3 for sample in samples if name in sample.headers]
+    found = (sample.headers.get(name, "") for sample in samples)
+    return [float(text) / 1e3 for text in found if counters.NUMBER.fullmatch(text)]
 
 
 def _goodput(samples: Sequence[Sample], slo: Mapping[str, float]) -> float:
@@ -229,8 +239,11 @@ def _doubts(found: Mapping[str, Any], samples: Sequence[Sample], settings: Setti
 
 def _metadata(settings: Settings, model: str, began: float, ended: float) -> dict[str, Any]:
     about = asdict(settings)
-    for name in ("metadata", "prefill", "decode", "unified", "slo", "output_tokens", "prefix_share"):
+    for name in NOT_TOLD:
         del about[name]
+    about["url"] = endpoint.parse(settings.url).url  # without credentials
+    if settings.rate == math.inf:
+        about["rate"] = "inf"  # JSON has no such number
     return {
         **about, "model": model, "max_tokens": settings.output_tokens, "iterations": settings.requests,
         "mode": "disaggregated" if settings.decode else "unified", "prefix_cache": settings.prefix_share > 0,

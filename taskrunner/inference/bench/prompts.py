@@ -7,6 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from taskrunner.inference.endpoint import Endpoint
+
 from .http import NotServed, ask
 
 TEXT = (
@@ -28,10 +30,10 @@ class Shape(NamedTuple):
     seed: int = 0
 
 
-def vocabulary(base: str, model: str) -> list[int]:
+def vocabulary(server: Endpoint, model: str) -> list[int]:
     """Token ids that this server's model surely knows: those of some text. Raises OSError, NotServed."""
     sample = " ".join(f"{word} {number}" for number, word in enumerate(TEXT.split() * 4))
-    found = ask(f"{base}/tokenize", {"model": model, "prompt": sample, "add_special_tokens": False})
+    found = ask(server, "/tokenize", {"model": model, "prompt": sample, "add_special_tokens": False})
     return sorted(set(found["tokens"]))
 
 
@@ -48,7 +50,7 @@ def prompts(shape: Shape, ids: Sequence[int], count: int, first: int = 0) -> lis
     return found
 
 
-def bodies(shape: Shape, tokens: Sequence[list[int]], base: str, text: bool) -> list[bytes]:
+def bodies(shape: Shape, tokens: Sequence[list[int]], server: Endpoint, text: bool) -> list[bytes]:
     """The JSON of each request. As `text`, the prompt is made with the server's own tokenizer. Raises
     OSError.
     """
@@ -58,27 +60,31 @@ def bodies(shape: Shape, tokens: Sequence[list[int]], base: str, text: bool) -> 
         "stream_options": {"include_usage": True},
     }  # fmt: skip
     return [
-        json.dumps({"prompt": _text(base, shape.model, prompt) if text else prompt, **about}).encode()
+        json.dumps({"prompt": _text(server, shape.model, prompt) if text else prompt, **about}).encode()
         for prompt in tokens
     ]
 
 
-def _text(base: str, model: str, prompt: list[int]) -> str:
+def _text(server: Endpoint, model: str, prompt: list[int]) -> str:
     """A text that the server's tokenizer makes exactly as many tokens of."""
     wanted, tokens = len(prompt), list(prompt)
     for _ in range(20):
-        text = str(ask(f"{base}/detokenize", {"model": model, "tokens": tokens})["prompt"])
-        again = ask(f"{base}/tokenize", {"model": model, "prompt": text})["tokens"]
+        text = str(ask(server, "/detokenize", {"model": model, "tokens": tokens})["prompt"])
+        again = ask(server, "/tokenize", {"model": model, "prompt": text})["tokens"]
         if len(again) == wanted:
             return text
         tokens = again[:wanted] if len(again) > wanted else again + prompt[: wanted - len(again)]
-    raise NotServed(f"{base}: no text of exactly {wanted} tokens found; token ids have none of this trouble")
+    raise NotServed(
+        f"{server.url}: no text of exactly {wanted} tokens found; token ids have none of this trouble"
+    )
 
 
-def framed(host: str, port: int, body: bytes, request_id: str, path: str = "/v1/completions") -> bytes:
+def framed(server: Endpoint, body: bytes, request_id: str, path: str = "/v1/completions") -> bytes:
     """A whole HTTP request."""
+    own = "".join(f"{name}: {value}\r\n" for name, value in server.headers().items())
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-        f"Accept: text/event-stream\r\nX-Request-Id: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST {server.base}{path} HTTP/1.1\r\nHost: {server.authority}\r\nContent-Type: application/json\r\n"
+        f"Accept: text/event-stream\r\nX-Request-Id: {request_id}\r\n{own}"
+        f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -40,6 +40,8 @@ class Stream(asyncio.Protocol):
         self._finished = finished
         self._clock = time.perf_counter
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
+        """What a request is written to at once; None where it is encrypted first."""
         self._busy = False
         self._index = 0
         self._scheduled = self._began = 0.0
@@ -54,8 +56,9 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
         self._transport.set_write_buffer_limits(HIGH)
-        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-        self._socket.setblocking(False)
+        if transport.get_extra_info("sslcontext") is None:
+            self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+            self._socket.setblocking(False)
 
     def send(self, index: int, request: bytes, scheduled: float) -> None:
         """Send a whole request; `index` is given back with what comes of it."""
@@ -67,7 +70,7 @@ class Stream(asyncio.Protocol):
         self._scheduled = scheduled or self._began
         # The loop sends what it is given when all else that is ready is done; the clock would run meanwhile.
         try:
-            sent = self._socket.send(request)
+            sent = self._socket.send(request) if self._socket is not None else 0
         except OSError:
             sent = 0  # there is no room, or no connection any more: the loop finds out
         if sent < len(request):
@@ -90,7 +93,8 @@ class Stream(asyncio.Protocol):
             self._end(now, "", closing=not keep)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
         if self._busy:
             self._end(self._clock(), f"the connection was lost: {error or 'closed by the server'}")
 

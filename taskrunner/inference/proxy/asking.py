@@ -5,14 +5,16 @@ waiting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from .front import Front
-from .upstream import Server, Upstream
+from .request import Headers, Request
+from .upstream import Server, Sink, Upstream
 
 HEALTH_TIMEOUT = 5.0
+LARGEST = 64 << 20
+"""Bytes of an answer that is kept whole."""
 TIMED_OUT = "no end of its answer within"
 
 
@@ -34,35 +36,38 @@ class Broken(Exception):
 
 @dataclass
 class Answer:
-    """A whole answer of a server, as httptools tells it."""
+    """A whole answer of a server: a Sink."""
 
     status: int = 0
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
+    headers: Headers = field(default_factory=list)
+    content: bytearray = field(default_factory=bytearray)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+    def head(self, status: int, reason: str, headers: Headers, length: int | None = None) -> None:
+        self.status, self.headers = status, headers
 
-    def on_body(self, data: bytes) -> None:
-        self.body += data
+    def body(self, data: bytes) -> None:
+        if len(self.content) + len(data) <= LARGEST:
+            self.content += data
 
 
-async def asked(
-    upstream: Upstream, front: Front, raw: bytes, sink: Callable[[bytes], object], timeout: float
-) -> str:
+async def asked(upstream: Upstream, front: Front, raw: bytes, sink: Sink, timeout: float) -> str:
     """Ask, and wait for the end of the answer; what went wrong with it. Raises Gone."""
     loop = asyncio.get_running_loop()
     over: asyncio.Future[str] = loop.create_future()
+    gone = False
 
     def ended(problem: str) -> None:
         if not over.done():
             over.set_result(problem)
 
     def left() -> None:
+        nonlocal gone
+        gone = True
+        if isinstance(sink, Answer) and upstream.received:
+            return  # what has begun to come may name blocks that are to be freed: it is read to its end
         # Closing the connection is how a server learns that nobody waits.
         upstream.drop()
-        if not over.done():
-            over.set_exception(Gone())
+        ended("nobody waits")
 
     def late() -> None:
         upstream.drop()
@@ -74,10 +79,36 @@ async def asked(
         upstream.ask(raw, sink, ended)
         if front.gone:
             left()
-        return await over
+        problem = await over
+        if gone and (problem or not isinstance(sink, Answer)):
+            raise Gone
+        return problem
     finally:
         watch.cancel()
         front.left = None
+
+
+async def quietly(
+    server: Server, request: Request, headers: Headers, body: bytes, within: float
+) -> Answer | None:
+    """Ask for what no client waits for; None where it is not answered in that many seconds."""
+    answer = Answer()
+    over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def ended(problem: str) -> None:
+        if not over.done():
+            over.set_result(problem)
+
+    upstream: Upstream | None = None
+    try:
+        upstream = await asyncio.wait_for(server.connection(fresh=True), within)
+        upstream.ask(server.framed(request, headers, body), answer, ended)
+        return answer if not await asyncio.wait_for(over, within) else None
+    except (OSError, asyncio.TimeoutError):
+        return None
+    finally:
+        if upstream is not None:
+            upstream.drop()
 
 
 def status_of(problem: str) -> int:
@@ -87,24 +118,10 @@ def status_of(problem: str) -> int:
 
 async def healthy(server: Server) -> tuple[str, str]:
     """A server's name, and `ok` or what is wrong with it."""
-    name = f"{server.role} {server.url}"
-    try:
-        upstream = await asyncio.wait_for(server.connection(fresh=True), HEALTH_TIMEOUT)
-    except (OSError, asyncio.TimeoutError) as error:
-        return name, f"no connection: {error}"
-    over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    pieces: list[bytes] = []
-
-    def ended(problem: str) -> None:
-        if not over.done():
-            over.set_result(problem)
-
-    upstream.ask(server.framed("GET", "/health", [], b""), pieces.append, ended)
-    try:
-        problem = await asyncio.wait_for(over, HEALTH_TIMEOUT)
-    except asyncio.TimeoutError:
-        problem = "no answer"
-    finally:
-        upstream.drop()
-    status = b"".join(pieces)[9:12].decode("latin-1")
-    return name, problem or ("ok" if status == "200" else f"HTTP {status}")
+    request = Request("GET", "/health", "1.1", [], False, path="/health")
+    answer = await quietly(server, request, [], b"", HEALTH_TIMEOUT)
+    if answer is None:
+        said = "no answer"
+    else:
+        said = "ok" if answer.status == HTTPStatus.OK else f"HTTP {answer.status}"
+    return f"{server.role} {server.url}", said

@@ -2,49 +2,81 @@
 
 The prefill server is asked for one token and answers with `kv_transfer_params`, which go to the decode
 server as they are, with the request as it came. (vLLM: docs/features/nixl_connector_usage.md and its
-example proxy.)
+example proxy.) One such hand-over is of exactly one sequence.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-PATHS = ("/v1/completions", "/v1/chat/completions")
-KEY = "kv_transfer_params"
+import msgspec
+
+from . import checks
+from .checks import Unusable
+
+KEYS = ("kv_transfer_params", "ec_transfer_params")
+"""Where a server is told to fetch what from which other one: nothing that a client may say."""
+KEY = KEYS[0]
 ASKED = {
     "do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None, "remote_block_ids": None,
     "remote_host": None, "remote_port": None,
 }  # fmt: skip
 NEEDED = ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port")
+ANSWER_ONLY = {
+    "logprobs", "logprob_token_ids", "best_of", "thinking_token_budget",
+    *checks.FIELDS.keys() - {"max_tokens", "max_completion_tokens"},
+}  # fmt: skip
+"""What shapes the answer and not the prompt: prefill has no use for it, and may refuse it."""
+Fields = dict[str, msgspec.Raw]
+"""A request, each member as it was written."""
+
+_decoder = msgspec.json.Decoder(Fields)
+_encoder = msgspec.json.Encoder()
 
 
-class Unusable(Exception):
-    """What came cannot be handed on. The text is for the client."""
-
-
-def request_of(body: bytes) -> dict[str, Any]:
+def request_of(body: bytes) -> Fields:
     """The request in a body. Raises Unusable."""
     try:
-        found = json.loads(body)
-    except ValueError as error:
-        raise Unusable(f"the body is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise Unusable("the body is not a JSON object")
-    if KEY in found:
-        raise Unusable(f"{KEY} is the proxy's to set")
+        if not body.isascii():
+            body.decode()
+        found = _decoder.decode(body)
+    except RecursionError:
+        raise Unusable("the body is nested too deeply") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Unusable(f"the body is not a JSON object in UTF-8: {error}") from error
+    for key in KEYS:
+        if key in found or key in _members(found.get("vllm_xargs")):
+            raise Unusable(f"{key} is the proxy's to set")
     return found
 
 
-def for_prefill(request: dict[str, Any]) -> bytes:
-    """The same request for one token, not streamed."""
-    asked = dict(request)
-    for name in ("stream_options", "min_tokens", "min_completion_tokens"):
-        asked.pop(name, None)
-    asked.update({"stream": False, "max_tokens": 1, KEY: ASKED})
+def checked(path: str, fields: Fields) -> bool:
+    """See that both servers can take a request, and that it is of one sequence; whether it is to be handed
+    over. Raises Unusable.
+
+    One that asks for the prompt's own probabilities is decode's alone: it computes the prompt anyway.
+    """
+    checks.check(path, fields)
+    of_prompt = _value(fields, "prompt_logprobs") is not None
+    echoed = _value(fields, "echo") is True and _value(fields, "logprobs") is not None
+    return not (of_prompt or echoed)
+
+
+def for_prefill(fields: Fields, params: dict[str, Any] | None = None) -> bytes:
+    """The same request for one token, not streamed; with `params`, as decode is asked for that."""
+    asked: dict[str, Any] = {name: value for name, value in fields.items() if name not in ANSWER_ONLY}
+    if _value(fields, "tool_choice") != "none" and ("tools" in fields or "tool_choice" in fields):
+        # Which tool is to be called shapes the answer; which there are, the prompt.
+        asked["tool_choice"] = None
+    asked.update({"stream": False, "max_tokens": 1, KEY: params or ASKED})
     if "max_completion_tokens" in asked:
         asked["max_completion_tokens"] = 1
-    return json.dumps(asked).encode()
+    return _encoder.encode(asked)
+
+
+def for_decode(fields: Fields, params: dict[str, Any]) -> bytes:
+    """The request as it came, with the parameters."""
+    return _encoder.encode({**fields, KEY: params})
 
 
 def params_of(answer: bytes) -> dict[str, Any]:
@@ -52,8 +84,8 @@ def params_of(answer: bytes) -> dict[str, Any]:
     server, and without it decode would compute the prompt itself, unseen.
     """
     try:
-        found = json.loads(answer).get(KEY)
-    except (ValueError, AttributeError) as error:
+        found = msgspec.json.decode(answer).get(KEY)
+    except (msgspec.MsgspecError, RecursionError, AttributeError) as error:
         raise Unusable(f"prefill's answer is not a JSON object: {error}") from error
     if not isinstance(found, dict):
         raise Unusable(f"prefill's answer has no {KEY}: is its server a producer with a KV connector?")
@@ -63,8 +95,15 @@ def params_of(answer: bytes) -> dict[str, Any]:
     return found
 
 
-def for_decode(body: bytes, params: dict[str, Any]) -> bytes:
-    """The request as it came, with the parameters at its end."""
-    whole = body.rstrip()[:-1].rstrip()
-    comma = b"" if whole.endswith(b"{") else b","
-    return whole + comma + json.dumps({KEY: params}).encode()[1:]
+def _value(fields: Fields, name: str) -> Any:
+    return msgspec.json.decode(fields[name]) if name in fields else None
+
+
+def _members(raw: msgspec.Raw | None) -> Any:
+    if raw is None:
+        return ()
+    try:
+        found = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Unusable(f"vllm_xargs is not JSON: {error}") from error
+    return found if isinstance(found, dict) else ()

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
+
+from taskrunner.inference.options import COUNT, PORT, SECONDS
 
 USAGE, UNREACHABLE = 2, 3
+KEY = "VLLM_API_KEY"
+OPTIONS = (
+    ("--host", str, "127.0.0.1", "ADDRESS", "where to listen"),
+    ("--port", PORT, 8000, "N", "0: any that is free"),
+    ("--timeout", SECONDS, 600.0, "S", "seconds for an answer"),
+    ("--drain", SECONDS, 30.0, "S", "seconds to end what runs, on SIGTERM"),
+    ("--header-timeout", SECONDS, 10.0, "S", "seconds for the head of a request to come"),
+    ("--body-timeout", SECONDS, 30.0, "S", "seconds for a client to send more, or to take more"),
+    ("--keepalive-timeout", SECONDS, 75.0, "S", "seconds that a connection without a request is kept"),
+    ("--max-header-size", COUNT, 32 << 10, "BYTES", "of the head of a request"),
+    ("--max-body-size", COUNT, 32 << 20, "BYTES", "of a request"),
+    ("--max-buffered", COUNT, 64 << 20, "BYTES", "of all requests together"),
+    ("--max-connections", COUNT, 4096, "N", "of clients"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,17 +31,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prefill", action="append", default=[], metavar="URL", help="a prefill server; several take turns")
     add("--decode", action="append", default=[], metavar="URL", help="a decode server, or one that does both")
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (127.0.0.1)")
-    add("--port", type=int, default=8000, metavar="N", help="0: any that is free (8000)")
-    add("--timeout", type=float, default=600.0, metavar="S", help="seconds for an answer (600)")
-    add(
-        "--drain",
-        type=float,
-        default=30.0,
-        metavar="S",
-        help="seconds to end what runs, on SIGTERM (30)",
-    )
+    for option, kind, default, metavar, said in OPTIONS:
+        add(option, type=kind, default=default, metavar=metavar, help=f"{said} ({default})")
     add("--log", default="", metavar="FILE", help="a line of JSON for each request: what happened when")
+    add(
+        "--api-key-file", default="", metavar="FILE",
+        help=f"the key that clients must send as a Bearer token; the servers get it, too (${KEY})",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
@@ -36,10 +50,13 @@ def main(args: argparse.Namespace) -> int:
         print("proxy: --decode URL is missing", file=sys.stderr)
         return USAGE
     try:
-        proxy = Proxy(
-            Settings(args.prefill, args.decode, args.host, args.port, args.timeout, args.drain, args.log)
-        )
-    except ValueError as error:
+        limits = {option[2:].replace("-", "_") for option, *_ in OPTIONS}
+        settings = Settings(
+            args.prefill, args.decode, log=args.log, api_key=_key(args.api_key_file),
+            **{name: getattr(args, name) for name in limits},
+        )  # fmt: skip
+        proxy = Proxy(settings)
+    except (ValueError, OSError) as error:
         print(f"proxy: {error}", file=sys.stderr)
         return USAGE
     loop = uvloop.new_event_loop()
@@ -51,3 +68,13 @@ def main(args: argparse.Namespace) -> int:
     finally:
         loop.close()
     return 0
+
+
+def _key(file: str) -> str:
+    """The key that is asked for, "" for none; never an argument, which everybody on the machine can read."""
+    key = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(KEY, "")
+    if file and not key:
+        raise ValueError(f"{file}: there is no key in it")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("the API key has characters that no HTTP header may have")
+    return key

@@ -5,17 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import cast
-from urllib.parse import urlsplit
+from typing import Protocol, cast
 
 import httptools
 
+from taskrunner.inference import endpoint
+
+from .request import NOT_PASSED_ON, Headers, Request, passed_on
+
 MOST_IDLE = 1024
+LARGEST_HEAD = 256 << 10
+"""Bytes of the head of an answer."""
+
+
+class Sink(Protocol):
+    """Takes an answer as it comes."""
+
+    def head(self, status: int, reason: str, headers: Headers, length: int | None = None) -> None:
+        """The status and the headers; `length` is that of the body, where it is known."""
+
+    def body(self, data: bytes) -> None:
+        """More of the body."""
 
 
 class Upstream(asyncio.Protocol):
-    """One connection. Bytes of a response go to `sink` as they come; `ended` hears once how it ended: ""
-    when it is complete, else what has gone wrong.
+    """One connection. An answer goes to `sink` as it comes; `ended` hears once how it ended: "" when it is
+    complete, else what has gone wrong.
     """
 
     def __init__(self, server: Server) -> None:
@@ -24,44 +39,88 @@ class Upstream(asyncio.Protocol):
         self.received = 0
         self.used = False
         """Whether it was kept from before: a server may have closed it meanwhile."""
-        self._sink: Callable[[bytes], object] | None = None
+        self._sink: Sink | None = None
         self._ended: Callable[[str], object] | None = None
         self._parser = httptools.HttpResponseParser(self)
-        self._complete = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._reason = b""
+        self._headers: Headers = []
+        self._pieces: list[bytes] = []
+        self._headed = self._complete = self._surplus = self._until_close = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
 
-    def ask(self, request: bytes, sink: Callable[[bytes], object], ended: Callable[[str], object]) -> None:
-        """Send a request."""
+    def ask(self, request: bytes, sink: Sink, ended: Callable[[str], object]) -> None:
+        """Send a request. Not with HEAD: its answer has a length and no body."""
         assert self.transport is not None
-        self._sink, self._ended, self._complete, self.received = sink, ended, False, 0
+        self._sink, self._ended, self.received = sink, ended, 0
         self._parser = httptools.HttpResponseParser(self)
+        self._reset()
         self.transport.write(request)
 
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        self._surplus = self._complete
+        self._reason, self._headers = b"", []
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headed:
+            self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200 or self._surplus or self._sink is None:
+            return  # an answer before the answer (100 Continue) is none
+        known = {name.lower(): value for name, value in self._headers}
+        length = known.get("content-length", "")
+        self._until_close = not length and "transfer-encoding" not in known and status not in (204, 304)
+        self._headed = True
+        self._sink.head(
+            status, self._reason.decode("latin-1"), self._headers, int(length) if length.isdigit() else None
+        )
+
+    def on_body(self, data: bytes) -> None:
+        if self._headed and not self._surplus:
+            self._pieces.append(data)
+
     def on_message_complete(self) -> None:
-        # An answer before the answer (100 Continue) is none.
-        self._complete = self._parser.get_status_code() >= 200
+        self._complete = self._complete or self._headed
+
+    # What asyncio tells.
 
     def data_received(self, data: bytes) -> None:
         if self._sink is None:
             self.drop()  # nobody has asked
             return
         self.received += len(data)
+        problem = ""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._end(f"what it answers is not HTTP: {error}")
-            self.drop()
-            return
-        self._sink(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            problem = f"what it answers is not HTTP: {error}"
+        if not self._headed and self.received > LARGEST_HEAD:
+            problem = "the head of its answer does not end"
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self._sink.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._complete:
-            keep = self._parser.should_keep_alive()
+            # What comes behind a complete answer belongs to nobody.
+            keep = not problem and not self._surplus and self._parser.should_keep_alive()
             self._end("")
             if keep:
                 self.free()
             else:
                 self.drop()
+        elif problem:
+            self._end(problem)
+            self.drop()
 
     @property
     def usable(self) -> bool:
@@ -78,7 +137,8 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self in self.server.idle:
             self.server.idle.remove(self)
-        self._end(str(error) if error else "it has closed the connection")
+        whole = self._headed and self._until_close and error is None
+        self._end("" if whole else str(error) if error else "it has closed the connection")
 
     def drop(self) -> None:
         """Close it; who has asked hears nothing more."""
@@ -96,11 +156,10 @@ class Server:
     """A server, and the connections to it that are free."""
 
     def __init__(self, role: str, url: str) -> None:
-        address = urlsplit(url if "://" in url else f"http://{url}")
-        if address.scheme != "http" or not address.hostname:
-            raise ValueError(f"{url}: expected http://HOST:PORT")
-        self.role, self.host, self.port = role, address.hostname, address.port or 80
-        self.url = f"http://{self.host}:{self.port}"
+        """Raises ValueError for what is no endpoint."""
+        self.role, self.endpoint = role, endpoint.parse(url)
+        self.url = self.endpoint.url
+        self._tls = self.endpoint.tls()
         self.idle: deque[Upstream] = deque()
 
     async def connection(self, fresh: bool = False) -> Upstream:
@@ -111,15 +170,19 @@ class Server:
                 found.used = True
                 return found
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: Upstream(self), self.host, self.port)
+        _, made = await loop.create_connection(
+            lambda: Upstream(self), self.endpoint.host, self.endpoint.port, ssl=self._tls
+        )
         return made
 
-    def framed(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> bytes:
-        """A request to it: end-to-end headers as they came."""
-        kept = [f"{name}: {value}\r\n" for name, value in headers if name.lower() not in OURS]
-        head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{''.join(kept)}"
+    def framed(self, request: Request, headers: Headers, body: bytes) -> bytes:
+        """A request to it: end-to-end headers as they came, the path as it was understood here."""
+        method = "GET" if request.method == "HEAD" else request.method
+        query = f"?{request.query}" if request.query and method == "GET" else ""
+        target = self.endpoint.base + request.path + query
+        own = self.endpoint.headers()
+        left_out = NOT_PASSED_ON | {name.lower() for name in own}
+        kept = [*passed_on(headers, left_out), *own.items()]
+        head = f"{method} {target} HTTP/1.1\r\nHost: {self.endpoint.authority}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in kept)
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
-
-
-OURS = {"host", "content-length", "transfer-encoding", "connection", "keep-alive", "expect", "upgrade", "te"}
-"""Headers that belong to a connection, not to a request."""

@@ -1,0 +1,36 @@
+"""Types of options on the command line: every number is finite and in its range."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def number(
+    low: float, high: float = 1e9, *, whole: bool = False, above: bool = False, infinite: bool = False
+) -> Callable[[str], float]:
+    """A type for argparse: a number from `low` to `high`; `above`: more than `low`; `infinite`: or inf."""
+
+    def read(text: str) -> float:
+        try:
+            value: float = int(text) if whole else float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a {kind}number, got {text!r}") from None
+        if infinite and value == math.inf:
+            return value
+        if not low <= value <= high or (above and value == low):
+            least = f"more than {low:g}" if above else f"at least {low:g}"
+            said = least if value < high else f"at most {high:g}"
+            raise argparse.ArgumentTypeError(f"expected {said}{' or inf' if infinite else ''}, got {text}")
+        return value
+
+    kind = "whole " if whole else ""
+    return read
+
+
+COUNT = number(1, whole=True)
+COUNT_OR_NONE = number(0, whole=True)
+SHARE = number(0, 1)
+SECONDS = number(0, 1e7, above=True)
+PORT = number(0, 65535, whole=True)
