@@ -74,7 +74,7 @@ def test_the_configuration_file(identity: Path) -> None:
     folder = identity.parent
     (folder / "conf.d").mkdir()
     (folder / "conf.d" / "gpu.conf").write_text(
-        "Host gpu*\n  HostName 10.0.0.7\n  User ubuntu\n  Port 2200\n  IdentityFile ~/.ssh/gpu key\n"
+        'Host gpu*\n  HostName 10.0.0.7\n  User ubuntu\n  Port 2200\n  IdentityFile "~/.ssh/gpu key"\n'
         "  IdentitiesOnly yes\n  UserKnownHostsFile ~/.ssh/gpu_hosts\n  ProxyJump a@bastion:222,second\n"
     )
     (folder / "config").write_text(
@@ -90,7 +90,9 @@ def test_the_configuration_file(identity: Path) -> None:
     assert resolve("ssh://x").user == "me"
 
 
-def test_points_in_which_the_file_counts_as_for_openssh(identity: Path) -> None:
+def test_points_in_which_the_file_counts_as_for_openssh(
+    identity: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = identity.parent / "config"
     config.write_text("Host n\n  ProxyCommand nc -x %r %h %p\n")
     assert resolve("ssh://alice@n:2222").proxy_command == "nc -x alice n 2222"
@@ -106,11 +108,11 @@ def test_points_in_which_the_file_counts_as_for_openssh(identity: Path) -> None:
     assert (resolve("ssh://y").port, resolve("ssh://only-this").user) == (77, "other")
     assert (resolve("ssh://x").user, resolve("ssh://x").identities_only) == ("me", True)
     assert not resolve("ssh://y").identities_only
-    config.write_text("Host work\n  Include more\n")
-    with pytest.raises(
-        UsageError, match=r"more:1: a Host or Match line in a file that is included under 'Host work'"
-    ):
-        resolve("ssh://y")
+    config.write_text("Host work\n  Include more\nHost *\n  User me\n")
+    assert (resolve("ssh://only-this").user, resolve("ssh://work").user) == ("me", "me")
+    config.write_text("Host n\n  Port 18022  # not 22\n  IdentityFile ${WHERE}/%n-%r\n  IdentityAgent none\n")
+    monkeypatch.setenv("WHERE", "/keys")
+    assert resolve("ssh://a@n")[2:8] == (18022, "a", ("/keys/n-a",), (), False, "")
     config.write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
     with pytest.raises(UsageError, match="the way to a leads through a: a -> b -> a"):
         reach("ssh://a")
@@ -133,7 +135,7 @@ def test_an_alias_with_everything(sshd: Sshd, identity: Path) -> None:
     (identity.parent / "known_hosts").unlink()
     (identity.parent / "config").write_text(
         f"Host node\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentitiesOnly yes\n"
-        f'  IdentityFile {other}\n  UserKnownHostsFile "{hosts}"\n'
+        f'  IdentityFile "{other}"\n  UserKnownHostsFile "{hosts}"\n'
     )
     reach("ssh://node")
 
@@ -524,3 +526,145 @@ def test_cancelling_what_runs_as_another_user(account: Callable[..., Sshd], writ
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     begun.transport.close()
+
+
+def test_what_ssh_does_not_take_is_told_with_its_line(identity: Path) -> None:
+    (identity.parent / "config").write_text("Host n\n  Port 1\nMatch nonsense work\n  Port 2\n")
+    with pytest.raises(UsageError, match="config line 3"):
+        resolve("ssh://n")
+    (identity.parent / "config").write_text("Host n\n  KnownHostsCommand /bin/echo\n")
+    with pytest.raises(UsageError, match=r"knownhostscommand .* is not understood here"):
+        resolve("ssh://n")
+
+
+def test_without_ssh_a_part_of_the_file_counts(identity: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskrunner.transports.ssh.config.shutil.which", lambda _: None)
+    config = identity.parent / "config"
+    (identity.parent / "more").write_text("User other\n")
+    config.write_text(
+        "Host a* !ab\n  HostName %h.x  # there\n  Port = 18022  # not 22\n  Include more\n"
+        '  IdentityFile "~/.ssh/a key"\n  Compression yes\nHost *\n  Port 1\n  ProxyCommand nc %h %p # it\n'
+    )
+    found = resolve("ssh://a1")
+    assert (found.host, found.port, found.user) == ("a1.x", 18022, "other")
+    assert found.identity_files == (str(identity.parent / "a key"),)
+    assert found.proxy_command == "nc a1.x 18022 # it"
+    assert (resolve("ssh://ab").host, resolve("ssh://ab").port) == ("ab", 1)
+    config.write_text("Host n\n  Port 2\nMatch tagged work\n  Port 1\n")
+    with pytest.raises(UsageError, match=r"config:3: match is understood where ssh is installed only"):
+        resolve("ssh://n")
+    config.write_text("Host n\n  Port x\n")
+    with pytest.raises(UsageError, match="the port of n is 'x'"):
+        resolve("ssh://n")
+
+
+def signed(authority: Path, public: Path, *options: str) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", str(authority), "-I", "test", *options, str(public)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_a_users_certificate(make_sshd: Callable[..., Sshd], identity: Path) -> None:
+    authority = keygen(identity.parent / "authority")
+    server = make_sshd(f"TrustedUserCAKeys {authority}.pub")
+    (identity.parent / "known_hosts").write_text(server.known_as())
+    other = keygen(identity.parent / "other")
+    (identity.parent / "config").write_text(f"Host *\n  IdentitiesOnly yes\n  IdentityFile {other}\n")
+    assert "it takes none of our keys" in refused(server.target)[0]
+    signed(authority, Path(f"{other}.pub"), "-n", server.user)
+    reach(server.target)  # beside the key
+    moved = (identity.parent / "other-cert.pub").rename(identity.parent / "elsewhere.pub")
+    assert "it takes none of our keys" in refused(server.target)[0]
+    (identity.parent / "config").write_text(
+        f"Host *\n  IdentitiesOnly yes\n  IdentityFile {other}\n  CertificateFile {moved}\n"
+    )
+    reach(server.target)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-n", "127.0.0.1,node"), ""),
+        (("-n", "other"), "it is for other, not 127.0.0.1"),
+        (("-n", "127.0.0.1", "-V", "20200101:20200102"), "not valid now"),
+    ],
+)
+def test_an_authority_for_hosts(
+    make_sshd: Callable[..., Sshd], identity: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    authority = keygen(identity.parent / "authority")
+    key = keygen(tmp_path / "host")
+    signed(authority, Path(f"{key}.pub"), "-h", *options)
+    server = make_sshd(f"HostKey {key}\nHostCertificate {key}-cert.pub")
+    known = identity.parent / "known_hosts"
+    line = f"@cert-authority [127.0.0.1]:{server.port} " + Path(f"{authority}.pub").read_text()
+    known.write_text(line)
+    if said:
+        with pytest.raises(HostKeyError, match=said):
+            reach(server.target)
+        return
+    reach(server.target)
+    known.write_text(line.replace("@cert-authority", "@revoked") + line)
+    with pytest.raises(HostKeyError, match="revoked"):
+        reach(server.target)
+    known.write_text(f"@cert-authority * {Path(f'{keygen(tmp_path / chr(97))}.pub').read_text()}")
+    with pytest.raises(HostKeyError, match="an authority that known_hosts does not name"):
+        reach(server.target)
+
+
+def test_an_agent_that_the_file_names(sshd: Sshd, identity: Path, tmp_path: Path) -> None:
+    socket_ = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket_)], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(socket_.exists)
+        key = keygen(tmp_path / "of the agent")
+        sshd.authorize(key)
+        subprocess.run(
+            ["ssh-add", "-q", str(key)], env={**os.environ, "SSH_AUTH_SOCK": str(socket_)}, check=True
+        )
+        key.unlink()
+        base = "Host *\n  IdentityFile none\n"
+        (identity.parent / "config").write_text(base)
+        assert "there is no key to offer" in refused(sshd.target)[0]
+        (identity.parent / "config").write_text(f"{base}  IdentityAgent {socket_}\n")
+        reach(sshd.target)
+        (identity.parent / "config").write_text(f"{base}  IdentityAgent none\n")
+        assert "there is no key to offer" in refused(sshd.target)[0]
+    finally:
+        agent.terminate()
+        agent.wait()
+
+
+def test_a_second_factor_is_told(make_sshd: Callable[..., Sshd], identity: Path) -> None:
+    server = make_sshd("AuthenticationMethods publickey,password", "PasswordAuthentication yes")
+    (identity.parent / "known_hosts").write_text(server.known_as())
+    said, hint = refused(server.target)
+    assert "it has taken" in said
+    assert "wants password besides" in said
+    assert "no terminal" in hint
+
+
+def test_what_a_server_says_is_told_and_it_is_not_asked_again(identity: Path) -> None:
+    asked = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                asked.append(client)
+                client.sendall(b"Not allowed at this time\r\n")
+                client.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        said, _ = refused(f"ssh://127.0.0.1:{listener.getsockname()[1]}")
+        assert "it says: Not allowed at this time" in said
+        assert len(asked) == 1
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)

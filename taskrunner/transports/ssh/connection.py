@@ -31,6 +31,43 @@ PACKET = 1 << 18
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
+OVERLOADED = "MaxStartups"
+
+
+class Heard:
+    """A socket that remembers what came before the other end said that it is SSH."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._heard = b""
+        self._over = False
+
+    def recv(self, size: int) -> bytes:
+        data: bytes = self._sock.recv(size)
+        if not self._over:
+            self._heard += data
+            self._over = len(self._heard) > 1024 or b"SSH-" in self._heard
+        return data
+
+    def words(self) -> str:
+        text = " ".join(self._heard.partition(b"SSH-")[0].decode("utf-8", "replace").split())
+        return text[:300] if text.isprintable() else ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class LastWords(logging.Handler):
+    """Hears why the other end disconnects: the library tells that to its log alone."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("Disconnect (code"):
+            self.said = text.partition("): ")[2].strip()[:300]
+
+
 class Lost(TargetError):
     """The connection broke, or was not made for a reason that may pass."""
 
@@ -44,11 +81,18 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
     import paramiko
 
     transport: Transport | None = None
+    sock: Heard | None = None
+    words = LastWords()
     proxy_errors = tempfile.TemporaryFile() if endpoint.proxy_command else None  # noqa: SIM115
     try:
-        sock = _socket(endpoint, timeout, proxy_errors, behind)
-        transport = paramiko.Transport(sock, default_window_size=WINDOW, default_max_packet_size=PACKET)
+        sock = Heard(_socket(endpoint, timeout, proxy_errors, behind))
+        as_socket: Any = sock
+        transport = paramiko.Transport(as_socket, default_window_size=WINDOW, default_max_packet_size=PACKET)
         transport.daemon = True
+        transport.set_log_channel(f"paramiko.{id(transport)}")
+        log = logging.getLogger(transport.get_log_channel())
+        log.addHandler(words)
+        log.propagate = False
         # The first two are for a peer that says nothing, too: start_client is to see that first.
         transport.banner_timeout = transport.handshake_timeout = 2 * timeout
         transport.auth_timeout = timeout
@@ -67,7 +111,10 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
         if transport is not None:
             transport.close()
         if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
-            raise _explained(endpoint, error, timeout, _last_line(proxy_errors)) from error
+            said = _last_line(proxy_errors) or words.said or (sock.words() if sock is not None else "")
+            raise _explained(endpoint, error, timeout, said) from error
+        if isinstance(error, TargetError) and words.said:
+            raise type(error)(f"{error}: {words.said}", error.hint) from error
         raise
     finally:
         if proxy_errors is not None:
@@ -143,7 +190,7 @@ def _last_line(errors: IO[bytes] | None) -> str:
     with contextlib.suppress(OSError):
         errors.seek(0)
         lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-        return f": {lines[-1]}" if lines else ""
+        return lines[-1] if lines else ""
     return ""
 
 
@@ -160,7 +207,7 @@ def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: s
     import paramiko
 
     if endpoint.proxy_command:
-        what, hint = f"its ProxyCommand failed{said or f': {error}'}", endpoint.proxy_command
+        what, hint = f"its ProxyCommand failed: {said or error}", endpoint.proxy_command
     elif isinstance(error, socket.gaierror):
         what, hint = (
             f"the name {endpoint.host} is not known ({error.strerror})",
@@ -177,10 +224,11 @@ def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: s
     elif isinstance(error, OSError) and error.errno in NETWORK:
         what, hint = NETWORK[error.errno]
     elif "banner" in str(error) or isinstance(error, (EOFError, ConnectionResetError, BrokenPipeError)):
-        what = "it hung up before a login, or is not SSH"
-        return Lost(
-            f"{endpoint}: {what}", "check the port; sshd may be overloaded (MaxStartups), its log tells"
-        )
+        what = "it hung up before a login, or is not SSH" + (f"; it says: {said}" if said else "")
+        hint = "check the port; sshd may be overloaded (MaxStartups), its log tells"
+        # What it says on purpose is not asked for again and again.
+        kind = TargetError if said and OVERLOADED not in said else Lost
+        return kind(f"{endpoint}: {what}", hint)
     else:
         what, hint = f"no SSH connection: {error or type(error).__name__}", ""
     return TargetError(f"{endpoint}: {what}", hint)

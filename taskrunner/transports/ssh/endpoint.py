@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import getpass
-import glob
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from taskrunner.errors import UsageError
+from taskrunner.transports.ssh.config import config_of, expand
 
 EXPECTED = "expected ssh://user@host:port"
 KEY_NAMES = ("id_ed25519", "id_ecdsa", "id_rsa")
-INCLUDE = re.compile(r"^\s*include(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
-BLOCK = re.compile(r"^\s*(host|match)(\s|=)", re.IGNORECASE)
-DEPTH = 16
-"""How deep Include may go, as in OpenSSH."""
 
 
 class Endpoint(NamedTuple):
@@ -29,7 +25,10 @@ class Endpoint(NamedTuple):
     port: int
     user: str
     identity_files: tuple[str, ...]
+    certificate_files: tuple[str, ...]
     identities_only: bool
+    identity_agent: str
+    """The socket of the agent; "" for none."""
     proxy_jump: tuple[str, ...]
     proxy_command: str
     known_hosts: tuple[str, ...]
@@ -42,14 +41,19 @@ class Endpoint(NamedTuple):
         return f"{self.user}@{host}:{self.port}"
 
     @property
+    def name(self) -> str:
+        """Who the host is to be, in known_hosts and in a certificate."""
+        return self.host_key_alias or self.host
+
+    @property
     def known_as(self) -> str:
         """The name in known_hosts."""
-        name = self.host_key_alias or self.host
-        return name if self.port == 22 or self.host_key_alias else f"[{name}]:{self.port}"
+        return self.name if self.port == 22 or self.host_key_alias else f"[{self.name}]:{self.port}"
 
 
 def parse(target: str) -> tuple[str, int | None, str | None]:
     """Host, port and user of `ssh://[user@]host[:port]`. Raises UsageError."""
+    target = re.sub(r"\[([^]:]*)\]", r"\1", target)  # as ssh writes a host of ProxyJump
     try:
         parts = urlsplit(target if "://" in target else f"ssh://{target}")
         host, port = parts.hostname, parts.port
@@ -65,38 +69,61 @@ def parse(target: str) -> tuple[str, int | None, str | None]:
 
 
 def resolve(target: str, *, accept_new: bool = False, config: Path | None = None) -> Endpoint:
-    """The endpoint of `ssh://[user@]host[:port]`, completed from ~/.ssh/config.
+    """The endpoint of `ssh://[user@]host[:port]`, completed from ~/.ssh/config as `ssh` does it.
 
     What the target says wins over the file. Raises UsageError.
     """
     alias, port, user = parse(target)
-    known = _lookup(alias, port, user, config or Path("~/.ssh/config").expanduser())
-    files = known.get("identityfile") or [f"~/.ssh/{name}" for name in KEY_NAMES]
-    hosts = _paths(known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
-    hosts += _paths(known.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts"))
-    # Of the two, the one that comes first counts.
-    proxies = [name for name in known if name in ("proxyjump", "proxycommand")]
-    proxy = known[proxies[0]] if proxies and known[proxies[0]].lower() != "none" else ""
-    jump = proxy if proxies[:1] == ["proxyjump"] else ""
-    command = proxy if proxies[:1] == ["proxycommand"] else ""
-    try:
-        return Endpoint(
-            alias=alias,
-            host=known.get("hostname", alias),
-            port=port or int(known.get("port", 22)),
-            user=user or known.get("user") or _own_name(),
-            identity_files=tuple(os.path.expanduser(file) for file in files if file != "none"),
-            identities_only=known.get("identitiesonly", "no") == "yes",
-            proxy_jump=tuple(part.strip() for part in jump.split(",")) if jump else (),
-            proxy_command=command,
-            known_hosts=tuple(hosts),
-            host_key_alias=known.get("hostkeyalias", ""),
-            # `no` would also take a key that has changed; that is never done here.
-            accept_asked=accept_new,
-            accept_new=accept_new or known.get("stricthostkeychecking", "") in ("accept-new", "no", "off"),
-        )
-    except ValueError as error:
-        raise UsageError(f"~/.ssh/config: the port of {alias}: {error}") from error
+    known = config_of(alias, port, user, config)
+    host = _one(known, "hostname") or alias
+    found_port, found_user = int(_one(known, "port") or 22), user or _one(known, "user") or _own_name()
+    jump = _one(known, "proxyjump")
+    tokens = _tokens(alias, host, found_port, found_user, _one(known, "hostkeyalias") or host, jump)
+
+    def expanded(name: str, *default: str) -> list[str]:
+        return [expand(text, tokens, name) for text in known.get(name, default) if text.lower() != "none"]
+
+    agent = known.get("identityagent", ["SSH_AUTH_SOCK"])[0]
+    if agent == "SSH_AUTH_SOCK":
+        agent = os.environ.get("SSH_AUTH_SOCK", "")
+    elif agent.lower() == "none":
+        agent = ""
+    elif agent.startswith("$") and not agent.startswith("${"):
+        agent = os.environ.get(agent[1:], "")
+    hosts = [path for name in ("userknownhostsfile", "globalknownhostsfile")
+             for value in known.get(name, DEFAULTS[name]) for path in _paths(value)]  # fmt: skip
+    command = _one(known, "proxycommand")
+    return Endpoint(
+        alias=alias,
+        host=host,
+        port=found_port,
+        user=found_user,
+        identity_files=tuple(
+            os.path.expanduser(path)
+            for path in expanded("identityfile", *(f"~/.ssh/{name}" for name in KEY_NAMES))
+        ),
+        certificate_files=tuple(os.path.expanduser(path) for path in expanded("certificatefile")),
+        identities_only=_one(known, "identitiesonly") == "yes",
+        identity_agent=os.path.expanduser(expand(agent, tokens, "identityagent")),
+        proxy_jump=tuple(part.strip() for part in jump.split(",")) if jump else (),
+        proxy_command=expand(command, tokens, "proxycommand", variables=False) if command else "",
+        known_hosts=tuple(os.path.expanduser(expand(path, tokens, "userknownhostsfile")) for path in hosts),
+        host_key_alias=_one(known, "hostkeyalias"),
+        # `no` would also take a key that has changed; that is never done here.
+        accept_asked=accept_new,
+        accept_new=accept_new or _one(known, "stricthostkeychecking") in ("accept-new", "no", "off", "false"),
+    )
+
+
+DEFAULTS = {
+    "userknownhostsfile": ["~/.ssh/known_hosts ~/.ssh/known_hosts2"],
+    "globalknownhostsfile": ["/etc/ssh/ssh_known_hosts"],
+}
+
+
+def _one(known: Mapping[str, list[str]], name: str) -> str:
+    value = known.get(name, [""])[0]
+    return "" if value.lower() == "none" else value
 
 
 def _paths(value: str) -> list[str]:
@@ -114,48 +141,17 @@ def _own_name() -> str:
         raise UsageError("this user has no name here", "name one for the node: ssh://USER@HOST") from error
 
 
-def _lookup(alias: str, port: int | None, user: str | None, path: Path) -> Mapping[str, Any]:
-    from paramiko.config import SSHConfig
-    from paramiko.ssh_exception import ConfigParseError, CouldNotCanonicalize
-
-    # What the target says comes first, and wins; it also counts for %p and %r.
-    said = ["Host *", *([f"Port {port}"] if port else []), *([f"User {user}"] if user else [])]
-    try:
-        text = "\n".join([*said, *_with_includes(path, "Host *", 0)])
-        return SSHConfig.from_text(text).lookup(alias)
-    except (ConfigParseError, CouldNotCanonicalize, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {error}") from error
-
-
-def _with_includes(path: Path, block: str, depth: int) -> list[str]:
-    """The lines of a configuration file, those of the files that it includes in their place.
-
-    `block` is the Host or Match line that they stand under. Raises UsageError.
+def _tokens(alias: str, host: str, port: int, user: str, key: str, jump: str) -> dict[str, str]:
+    """What the TOKENS of ssh_config(5) stand for; those that name a connection that there is already have no
+    value before there is one.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):
-        return []
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    lines = [block]
-    for number, line in enumerate(text.splitlines(), 1):
-        if BLOCK.match(line):
-            if depth and block != "Host *":
-                raise UsageError(
-                    f"{path}:{number}: a Host or Match line in a file that is included under {block!r}",
-                    "move the Include to the top of ~/.ssh/config",
-                )
-            lines.append(line)
-            continue
-        found = INCLUDE.match(line)
-        if found is None or depth == DEPTH:
-            lines.append(line)
-            continue
-        under = next((known.strip() for known in reversed(lines) if BLOCK.match(known)), block)
-        for pattern in found[1].split():
-            place = Path("~/.ssh").expanduser() / os.path.expanduser(pattern.strip('"'))
-            for name in sorted(glob.glob(str(place))):
-                lines += _with_includes(Path(name), under, depth + 1)
-        lines.append(under)  # what follows stands where it stood
-    return lines
+    import hashlib
+    import socket
+
+    name = socket.gethostname()
+    own, short = _own_name(), name.partition(".")[0]
+    hashed = hashlib.sha1(f"{name}{host}{port}{user}{jump}".encode(), usedforsecurity=False).hexdigest()
+    return {
+        "%": "%", "C": hashed, "d": os.path.expanduser("~"), "h": host, "i": str(os.getuid()), "j": jump,
+        "k": key, "L": short, "l": name, "n": alias, "p": str(port), "r": user, "u": own,
+    }  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskrunner.errors import HostKeyError
+from taskrunner.transports.ssh import certificate
 
 if TYPE_CHECKING:
     from paramiko import PKey
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from taskrunner.transports.ssh.endpoint import Endpoint
 
 _appending = threading.Lock()
+REVOKED, AUTHORITY = "@revoked", "@cert-authority"
+"""Markers of sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
+CERTIFICATE = "-cert-v01@openssh.com"
+HOLDING = certificate.FIELDS
+"""Algorithms whose keys certificates are read of."""
 
 
 def algorithms(endpoint: Endpoint, preferred: tuple[str, ...]) -> list[str]:
@@ -28,7 +34,10 @@ def algorithms(endpoint: Endpoint, preferred: tuple[str, ...]) -> list[str]:
     known = {key.get_name() for key in _known(endpoint)}
     if "ssh-rsa" in known:
         known |= {"rsa-sha2-512", "rsa-sha2-256"}
-    return sorted(preferred, key=lambda name: name not in known)
+    found = sorted(preferred, key=lambda name: name not in known)
+    # A certificate is of use only where its authority is known.
+    certified = any(True for _ in _known(endpoint, AUTHORITY))
+    return [name + CERTIFICATE for name in found if name in HOLDING] * certified + found
 
 
 def check(endpoint: Endpoint, key: PKey) -> None:
@@ -38,8 +47,13 @@ def check(endpoint: Endpoint, key: PKey) -> None:
     """
     shown = f"{_kind(key)} {fingerprint(key)}"
     name = endpoint.known_as
-    if any(_same(key, revoked) for revoked in _known(endpoint, revoked=True)):
+    revoked = list(_known(endpoint, REVOKED))
+    if any(_same(key, other) for other in revoked):
         raise HostKeyError(f"{endpoint}: its host key is revoked: {shown}", "do not connect to it")
+    authorities = list(_known(endpoint, AUTHORITY))
+    if key.public_blob is not None and authorities:
+        certificate.check(endpoint, bytes(key.public_blob.key_blob), authorities, revoked)
+        return
     known = list(_known(endpoint))
     if any(_same(key, other) for other in known):
         return
@@ -93,10 +107,10 @@ def _append(file: Path, line: str) -> None:
             raise HostKeyError(f"{file}: the host key cannot be remembered: {error.strerror}") from error
 
 
-def _known(endpoint: Endpoint, revoked: bool = False) -> Iterator[PKey]:
-    """The keys that the files have for a host."""
+def _known(endpoint: Endpoint, marker: str = "") -> Iterator[PKey]:
+    """The keys that the files have for a host, with this marker."""
     for file in endpoint.known_hosts:
-        for entry in _entries(file, _version(file), revoked):
+        for entry in _entries(file, _version(file), marker):
             if entry.key is not None and _matches(endpoint.known_as, entry.hostnames):
                 yield entry.key
 
@@ -125,7 +139,7 @@ def _version(file: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def _entries(file: str, version: tuple[int, int], revoked: bool) -> list[HostKeyEntry]:
+def _entries(file: str, version: tuple[int, int], wanted: str) -> list[HostKeyEntry]:
     from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
     from paramiko.ssh_exception import SSHException
 
@@ -136,12 +150,10 @@ def _entries(file: str, version: tuple[int, int], revoked: bool) -> list[HostKey
         return []
     for number, line in enumerate(lines, 1):
         marker, _, rest = line.strip().partition(" ")
-        if marker.startswith("@"):
-            if marker != "@revoked" or not revoked:
-                continue
-            line = rest.strip()
-        elif revoked or not marker or marker.startswith("#"):
+        if not marker or marker.startswith("#") or (marker if marker.startswith("@") else "") != wanted:
             continue
+        if wanted:
+            line = rest.strip()
         try:
             entry = HostKeyEntry.from_line(line, number)
         except (SSHException, InvalidHostKey, ValueError):

@@ -21,6 +21,7 @@ ATTEMPTS = 3
 """How often a passphrase may be mistyped, as with OpenSSH."""
 
 _asking = threading.Lock()
+_connecting = threading.Lock()
 
 
 class LockedKeyError(Exception):
@@ -28,13 +29,16 @@ class LockedKeyError(Exception):
 
 
 def authenticate(transport: Transport, endpoint: Endpoint) -> None:
-    """Log in with the first key that the host takes. Raises TargetError with all that was tried."""
+    """Log in with the first key that the host takes, and with what it wants besides. Raises TargetError with
+    all that was tried.
+    """
     from paramiko.ssh_exception import AuthenticationException, BadAuthenticationType, SSHException
 
     tried: list[str] = []
+    wanted: list[str] = []
     for name, key in _offered(endpoint, tried):
         try:
-            transport.auth_publickey(endpoint.user, key)
+            wanted = transport.auth_publickey(endpoint.user, key)
         except BadAuthenticationType as error:
             kinds = ", ".join(error.allowed_types)
             raise _refused(endpoint, tried, f"it takes no keys, only {kinds}") from error
@@ -44,8 +48,47 @@ def authenticate(transport: Transport, endpoint: Endpoint) -> None:
             tried.append(f"{name} ({error or 'it hung up'})")
             raise _refused(endpoint, tried, "it ended the connection") from error
         if transport.is_authenticated():
-            return
-    raise _refused(endpoint, tried, "it takes none of our keys" if tried else "there is no key to offer")
+            return None
+        if wanted and "publickey" not in wanted:
+            return _second(transport, endpoint, name, wanted)
+        if wanted:
+            tried.append(f"{name} (taken, but not enough)")
+    why = "it wants several keys, and takes not enough of ours" if wanted else "it takes none of our keys"
+    raise _refused(endpoint, tried, why if tried else "there is no key to offer")
+
+
+def _second(transport: Transport, endpoint: Endpoint, name: str, wanted: list[str]) -> None:
+    """Give what the host wants besides a key that it has taken: a person is asked. Raises TargetError."""
+    from getpass import getpass
+
+    from paramiko.ssh_exception import SSHException
+
+    kinds = ", ".join(wanted)
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise TargetError(
+            f"{endpoint}: login as {endpoint.user} failed: it has taken {name}, and wants {kinds} besides",
+            "there is no terminal to ask for it; a ProxyCommand that uses a connection of ssh's own"
+            " (ControlMaster) does without",
+        )
+
+    def answered(title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
+        for text in filter(None, (title, instructions)):
+            print(text, file=sys.stderr)
+        asked = [(f"{endpoint}: {text}", shown) for text, shown in prompts]
+        return [input(text) if shown else getpass(text) for text, shown in asked]
+
+    try:
+        with _asking:
+            if "keyboard-interactive" in wanted:
+                transport.auth_interactive(endpoint.user, answered)
+            else:
+                transport.auth_password(endpoint.user, getpass(f"{endpoint}: password: "), fallback=False)
+    except (SSHException, EOFError, OSError) as error:
+        raise TargetError(
+            f"{endpoint}: login as {endpoint.user} failed: it has taken {name}, but not {kinds}: {error}"
+        ) from error
+    if not transport.is_authenticated():
+        raise TargetError(f"{endpoint}: login as {endpoint.user} failed: {name} and {kinds} are not enough")
 
 
 def _refused(endpoint: Endpoint, tried: list[str], why: str) -> TargetError:
@@ -57,26 +100,69 @@ def _refused(endpoint: Endpoint, tried: list[str], why: str) -> TargetError:
 
 
 def _offered(endpoint: Endpoint, tried: list[str]) -> Iterator[tuple[str, PKey]]:
-    """The agent's keys, then those of the files that it does not hold; `tried` takes what cannot be used."""
-    from paramiko import Agent
-
+    """The agent's keys, then those of the files that it does not hold, each first with its certificate;
+    `tried` takes what cannot be used.
+    """
     files = {path: _public(path) for path in endpoint.identity_files}
-    agent = Agent()
+    certificates = [path for path in endpoint.certificate_files if os.path.isfile(path)]
+    certificates += [f"{path}-cert.pub" for path in files if os.path.isfile(f"{path}-cert.pub")]
+    agent = _agent(endpoint.identity_agent)
     try:
-        held = {key.asbytes(): key for key in agent.get_keys()}
+        held = {key.asbytes(): key for key in agent.get_keys()} if agent is not None else {}
         configured = [blob for blob in files.values() if blob in held]
         others = [] if endpoint.identities_only else [blob for blob in held if blob not in configured]
         for blob in [*configured, *others]:
-            yield f"{held[blob].get_name()} of the agent", held[blob]
+            yield from _certified(f"{held[blob].get_name()} of the agent", held[blob], certificates, tried)
         for path, blob in files.items():
             if blob in held or not os.path.isfile(path):
                 continue
             try:
-                yield path, load(path)
+                yield from _certified(path, load(path), certificates, tried)
             except LockedKeyError as error:
                 tried.append(f"{path} ({error})")
     finally:
-        agent.close()
+        if agent is not None:
+            agent.close()
+
+
+def _certified(name: str, key: PKey, certificates: list[str], tried: list[str]) -> Iterator[tuple[str, PKey]]:
+    """A key with each of the certificates that are for it, then alone."""
+    from copy import copy
+
+    from paramiko.ssh_exception import SSHException
+
+    for path in dict.fromkeys(certificates):
+        certified = copy(key)
+        certified.public_blob = None
+        try:
+            certified.load_certificate(path)
+        except (ValueError, OSError, SSHException) as error:
+            if "not match" not in str(error):
+                tried.append(f"{path} ({error})")
+            continue
+        yield f"{name} with {path}", certified
+    yield name, key
+
+
+def _agent(socket: str) -> Any:
+    """The agent at a socket; None where there is none."""
+    from paramiko import Agent
+
+    if not socket:
+        return None
+    with _connecting:
+        # The library knows the agent of the environment alone.
+        before = os.environ.get("SSH_AUTH_SOCK")
+        os.environ["SSH_AUTH_SOCK"] = socket
+        try:
+            return Agent()
+        except OSError:
+            return None
+        finally:
+            if before is None:
+                del os.environ["SSH_AUTH_SOCK"]
+            else:
+                os.environ["SSH_AUTH_SOCK"] = before
 
 
 def _public(path: str) -> bytes:
