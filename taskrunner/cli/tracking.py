@@ -26,7 +26,9 @@ def _log(args: Namespace) -> int:
     store.ready()
     to = store.uri(args.to)
     for file in args.files:
-        for sent in spool.sync(spool.spool(file, to, args.experiment, args.artifact)):
+        for sent in spool.sync(
+            spool.spool(file, to, args.experiment, args.artifact, wished=store.named(args.to) != "")
+        ):
             _show(args, sent)
     return 0
 

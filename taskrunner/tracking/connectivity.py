@@ -52,7 +52,7 @@ def check(uri: str, as_json: bool = False) -> bool:
 
 def _set_up(state: dict[str, Any]) -> str:
     state["client"] = store.client(state["uri"])
-    return str(state["uri"])
+    return store.shown(str(state["uri"]))
 
 
 def _experiment(state: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,8 @@ SCALARS = (
 )
 PARAMETERS = ("model", "mode", "prompt_tokens", "max_tokens", "concurrency", "rate", "warmup", "iterations",
               "prefix_cache", "prefix_share", "fabric", "backend", "instance_type")  # fmt: skip
+LONGEST_NAME, LONGEST_TAG = 250, 5000
+"""Characters that every MLflow takes of a name, and of a tag."""
 LONGEST = 500
 """Characters of a parameter that every MLflow takes."""
 
@@ -60,7 +64,7 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
         or f"{about.get('backend', about['mode'])}-{about['prompt_tokens']}-c{about['concurrency']}"
     )
     tags = {
-        name: str(value) for name, value in about.items()
+        _name(name): str(value)[:LONGEST_TAG] for name, value in about.items()
         if name not in PARAMETERS and isinstance(value, (str, int, float, bool))
     }  # fmt: skip
     tags["valid"] = str(results["valid"]).lower()
@@ -83,5 +87,14 @@ def metrics(results: dict[str, Any]) -> dict[str, float]:
     found.update({name: results[name] for name in SCALARS if name in results})
     for name, value in results.get("kv_transfer", {}).items():
         if isinstance(value, (int, float)):
-            found[f"kv_{name}"] = value
-    return found
+            found[_name(f"kv_{name}")] = value
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def _name(text: str) -> str:
+    """A name as MLflow takes it."""
+    return re.sub(r"[^\w .:/-]|^[./]", "_", text, flags=re.ASCII)[:LONGEST_NAME] or "_"

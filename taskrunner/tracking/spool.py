@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskrunner.engine import layout
-from taskrunner.errors import StateError, TargetError
+from taskrunner.errors import StateError, TargetError, UsageError
 from taskrunner.tracking import store
 from taskrunner.tracking.record import Record, record_of
 
 KEY = "taskrunner.key"
+OF_THE_RECORD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+"""Codes of MLflow's errors that say what is wrong with what is sent, and not with who sends or takes it."""
 
 
 class Sent(NamedTuple):
@@ -29,14 +31,21 @@ class Sent(NamedTuple):
     problem: str
 
 
-def spool(path: str | Path, to: str, experiment: str, files: Sequence[str | Path] = ()) -> str:
+class Refused(TargetError):
+    """The server does not take this record, whenever it is sent."""
+
+
+def spool(
+    path: str | Path, to: str, experiment: str, files: Sequence[str | Path] = (), wished: bool = True
+) -> str:
     """Keep a result, and files that belong to it, to be sent `to` a tracking URI; its key.
 
-    Raises UsageError, StateError.
+    For one that is kept already, where it goes is what was `wished` last. Raises UsageError, StateError.
     """
     record = record_of(path, experiment)
     place = os.path.join(store.folder(), "pending", record.key)
     if os.path.isdir(place):
+        _changed(Path(place), to if wished else "", experiment, files)
         return record.key
     temporary = layout.temporary_name(place)
     try:
@@ -53,6 +62,31 @@ def spool(path: str | Path, to: str, experiment: str, files: Sequence[str | Path
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return record.key
+
+
+def _changed(place: Path, to: str, experiment: str, files: Sequence[str | Path]) -> None:
+    try:
+        with alone():
+            about = _about(place)
+            wish = {"to": to or about.get("to", ""), "experiment": experiment or about.get("experiment", "")}
+            for file in files:
+                shutil.copy(file, place / "files")
+            layout.write_atomic(str(place / "about.json"), json.dumps(wish).encode())
+    except OSError as error:
+        if place.is_dir():  # else it has been sent just now
+            raise StateError(f"{error.filename}: {error.strerror}") from error
+
+
+def _about(place: Path) -> dict[str, str]:
+    try:
+        found = json.loads((place / "about.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return (
+        {name: str(found[name]) for name in ("to", "experiment") if name in found}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def pending() -> list[str]:
@@ -79,18 +113,20 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
             if only and key != only:
                 continue
             place = Path(store.folder()) / "pending" / key
-            about = json.loads((place / "about.json").read_text())
-            record = record_of(place / "files" / "result.json", about["experiment"])
-            to = about["to"]
-            if to in deaf:
-                sent = Sent(record.name, "", deaf[to])
-            else:
-                try:
-                    sent = Sent(record.name, send(record, to, place / "files"), "")
-                    shutil.rmtree(place)
-                except TargetError as error:
-                    deaf[to] = str(error)
-                    sent = Sent(record.name, "", str(error))
+            name, to = key[:12], _about(place).get("to", "")
+            try:
+                record = record_of(place / "files" / "result.json", _about(place).get("experiment", ""))
+                name = record.name
+                if to in deaf:
+                    raise TargetError(deaf[to])
+                sent = Sent(name, send(record, to or store.uri(), place / "files"), "")
+                shutil.rmtree(place)
+            except (Refused, UsageError) as error:
+                # This one alone: the others are sent.
+                sent = Sent(name, "", str(error))
+            except TargetError as error:
+                deaf[to] = str(error)
+                sent = Sent(name, "", str(error))
             done.append(sent)
             if told is not None:
                 told(sent)
@@ -123,8 +159,9 @@ def send(record: Record, to: str, files: Path) -> str:
         client.log_artifacts(id, str(files))
         client.set_terminated(id, "FINISHED", record.ended)
     except (MlflowException, OSError) as error:
-        raise TargetError(
-            f"{to}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
+        refused = getattr(error, "error_code", "") in OF_THE_RECORD
+        raise (Refused if refused else TargetError)(
+            f"{store.shown(to)}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
         ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in (
@@ -136,7 +173,7 @@ def send(record: Record, to: str, files: Path) -> str:
         ):
             raise
         raise TargetError(
-            f"{to}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
+            f"{store.shown(to)}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
         ) from error
     return id
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from taskrunner.engine import layout
+from taskrunner.engine.masking import PASSWORD
 from taskrunner.errors import UsageError
 
 ARN = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/\S+")
@@ -20,20 +21,27 @@ def uri(given: str = "") -> str:
 
     Raises UsageError.
     """
-    named = given or os.environ.get("MLFLOW_TRACKING_ARN", "") or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not named:
+    wanted = named(given)
+    if not wanted:
         return f"sqlite:///{folder()}/mlflow.db"
-    if named.startswith("arn:"):
-        if not ARN.fullmatch(named):
+    if wanted.startswith("arn:"):
+        if not ARN.fullmatch(wanted):
             raise UsageError(
-                f"{named} is not the ARN of an MLflow server",
+                f"{wanted} is not the ARN of an MLflow server",
                 "arn:aws:sagemaker:REGION:ACCOUNT:mlflow-tracking-server/NAME, or mlflow-app/ID",
             )
         if find_spec("sagemaker_mlflow") is None:
             raise UsageError("an ARN needs sagemaker-mlflow", "pip install 'taskrunner[mlflow]'")
-    elif "://" not in named:
-        raise UsageError(f"{named} is no tracking URI", "an ARN, http://HOST:PORT, or sqlite:////PATH")
-    return named
+    elif "://" not in wanted:
+        raise UsageError(
+            f"{shown(wanted)} is no tracking URI", "an ARN, http://HOST:PORT, or sqlite:////PATH"
+        )
+    return wanted
+
+
+def named(given: str) -> str:
+    """The tracking URI that somebody has named, "" for none."""
+    return given or os.environ.get("MLFLOW_TRACKING_ARN", "") or os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
 def folder() -> str:
@@ -52,9 +60,14 @@ def client(to: str) -> Any:
     return mlflow.MlflowClient()
 
 
+def shown(text: str) -> str:
+    """A tracking URI, or a text with some in it, without passwords."""
+    return PASSWORD.sub(lambda found: found[0].replace(found[1], "***"), text)
+
+
 def short(error: Exception) -> str:
     """What an error says, in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return shown(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def ready() -> None:
@@ -64,4 +77,5 @@ def ready() -> None:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # Its plugins warn of servers that are not theirs; what goes wrong is an exception, too.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")

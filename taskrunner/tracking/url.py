@@ -16,7 +16,9 @@ def browser(uri: str) -> str:
     Raises UsageError, TargetError.
     """
     if uri.startswith(("http://", "https://")):
-        return uri
+        scheme, _, rest = uri.partition("://")
+        authority, slash, path = rest.partition("/")
+        return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"  # a browser asks for the rest
     if not uri.startswith("arn:"):
         raise UsageError(f"{uri} has no page of its own", f"mlflow server --backend-store-uri {uri}")
     import boto3

@@ -28,6 +28,7 @@ from taskrunner.tracking.record import record_of
 from tests.aws.front import KEY, SECRET, _key
 from tests.conftest import Process, command, wait_for
 from tests.relay import Relay
+from tests.sshd import free_port
 
 Cli = Callable[..., Process]
 pytestmark = pytest.mark.slow
@@ -358,3 +359,48 @@ def test_what_is_no_result(tmp_path: Path, cli: Cli) -> None:
         record_of(other)
     done = cli("mlflow", "log", tmp_path / "none.json")
     assert (done.returncode, "No such file" in done.stderr) == (2, True)
+
+
+def test_names_are_made_such_as_mlflow_takes(server: Server, result: Any, cli: Cli) -> None:
+    done = cli("mlflow", "log", result(**{"gpu(type)": "H100", "note": "x" * 9000}), "--experiment", "names")
+    assert "run " in done.stdout, done.stderr
+    assert done.stderr == ""  # nor does a library say anything
+    (run,) = server.runs("names")
+    assert run.data.tags["gpu_type_"] == "H100"
+
+
+def test_a_record_that_is_refused_holds_up_no_other(
+    server: Server, result: Any, cli: Cli, home: Path
+) -> None:
+    from taskrunner.tracking import spool
+
+    keys = [spool.spool(result(number), server.url, "mixed") for number in range(3)]
+    pending = home / "tracking" / "pending"
+    (pending / keys[0] / "about.json").write_text(json.dumps({"to": server.url, "experiment": "x" * 9000}))
+    (pending / keys[1] / "files" / "result.json").write_text("{}")
+    done = cli("mlflow", "sync")
+    assert done.returncode == 3
+    assert done.stderr.count("kept here, not sent") == 2
+    assert len(server.runs("mixed")) == 1
+    assert sorted(os.listdir(pending)) == sorted(keys[:2])
+
+
+def test_where_a_result_goes_is_what_was_wished_last(
+    server: Server, result: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    path = result()
+    cli("mlflow", "log", path, "--to", f"http://127.0.0.1:{free_port()}", "--experiment", "first")
+    done = cli("mlflow", "log", path, "--to", server.url, "--experiment", "second")
+    assert "run " in done.stdout, done.stderr
+    assert len(server.runs("second")) == 1
+    assert not server.runs("first")
+
+
+def test_no_password_is_told(server: Server, result: Any, cli: Cli) -> None:
+    port = free_port()
+    uri = f"http://svc:hunter2hunter2@127.0.0.1:{port}"
+    for words in (("log", result(), "--to", uri), ("sync",), ("test", "--to", uri), ("url", "--to", uri)):
+        done = cli("mlflow", *words)
+        assert "hunter2" not in done.stdout + done.stderr, words
+    assert done.stdout == f"http://127.0.0.1:{port}\n"
