@@ -1,6 +1,6 @@
 """`python -m taskrunner` is the command `taskrunner`."""
 
-from taskrunner.cli.main import command
+from taskrunner.cli.start import command
 
 if __name__ == "__main__":
     command()

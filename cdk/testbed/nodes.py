@@ -45,7 +45,11 @@ class NixlEfaStack(Stack):
         group = security_group(self, where, settings)
         bucket = private_bucket(
             self, "Scripts", removal_policy=RemovalPolicy.DESTROY, auto_delete_objects=True,
-            lifecycle_rules=[s3.LifecycleRule(prefix=f"{SCRIPTS}/", expiration=Duration.days(KEPT))],
+            lifecycle_rules=[
+                s3.LifecycleRule(prefix=f"{SCRIPTS}/", expiration=Duration.days(KEPT)),
+                # Plans with secrets, where who has put them there was killed before a node had them.
+                s3.LifecycleRule(prefix=f"{SCRIPTS}/once/", expiration=Duration.days(1)),
+            ],
         )  # fmt: skip
         output = logs.LogGroup(
             self,
@@ -53,7 +57,7 @@ class NixlEfaStack(Stack):
             retention=logs.RetentionDays.ONE_MONTH,
             removal_policy=RemovalPolicy.DESTROY,
         )
-        profile = iam.CfnInstanceProfile(self, "Profile", roles=[self._role(bucket, output).role_name])
+        profile = iam.CfnInstanceProfile(self, "Profile", roles=[self._role(output).role_name])
         placement = (
             None if settings.reserved else ec2.CfnPlacementGroup(self, "Placement", strategy="cluster")
         )
@@ -83,8 +87,9 @@ class NixlEfaStack(Stack):
         parameter = IMAGES[row.kind].format(ubuntu=self.settings.ubuntu)
         return ec2.MachineImage.from_ssm_parameter(parameter).get_image(self).image_id
 
-    def _role(self, bucket: s3.IBucket, output: logs.ILogGroup) -> iam.Role:
-        """What a node may do: be reached, fetch its plans, log its results, read its own secrets.
+    def _role(self, output: logs.ILogGroup) -> iam.Role:
+        """What a node may do: be reached, log its results, read its own secrets. For the scripts bucket it
+        is given signed URLs: it could put other plans there otherwise.
 
         The agent's policy lets it read every parameter of the account; all but the stack's are denied.
         """
@@ -94,7 +99,6 @@ class NixlEfaStack(Stack):
         )
         artifacts = self.mlflow.export_value(self.mlflow.bucket.bucket_arn)
         statements = [
-            *permissions.of_prefix(bucket.bucket_arn, SCRIPTS),
             *permissions.of_prefix(artifacts, ARTIFACTS),
             permissions.of_mlflow(self.mlflow.kind, self.mlflow.arn),
             iam.PolicyStatement(
@@ -114,8 +118,7 @@ class NixlEfaStack(Stack):
         )  # fmt: skip
         policy = f"IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{AGENT}]"
         accept(role, "The agent's own policy, which AWS keeps up to date.", policy)
-        prefixes = below(self, bucket.bucket_arn, SCRIPTS), below(self, artifacts, ARTIFACTS)
-        accept(role, "Objects below one prefix each.", *prefixes)
+        accept(role, "Objects below one prefix.", below(self, artifacts, ARTIFACTS))
         return role
 
     def _template(
@@ -158,7 +161,7 @@ class NixlEfaStack(Stack):
                 iam_instance_profile=template.IamInstanceProfileProperty(arn=profile.attr_arn),
                 user_data=data, network_interfaces=cards, block_device_mappings=[root], ebs_optimized=True,
                 metadata_options=template.MetadataOptionsProperty(
-                    http_tokens="required", http_endpoint="enabled", http_put_response_hop_limit=2
+                    http_tokens="required", http_endpoint="enabled", http_put_response_hop_limit=1
                 ),
                 placement=template.PlacementProperty(group_name=placement.ref) if placement else None,
                 **reserved,

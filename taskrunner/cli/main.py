@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -50,17 +51,17 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
         return 1
 
 
-def runner() -> NoReturn:
-    """The command `runner` as a process."""
-    command("runner")
-
-
 def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
     gc.disable()
     streams.open_streams()
-    status = main(program=program)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status = main(program=program)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     try:
         sys.stdout.flush()
         sys.stderr.flush()

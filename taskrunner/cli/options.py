@@ -59,7 +59,12 @@ def selection(parser: Parser) -> None:
 
 
 def run(parser: Parser) -> None:
-    parser.add_argument("--dry-run", "-n", action="store_true", help="say what would run, run nothing")
+    parser.add_argument(
+        "--dry-run",
+        "-n",
+        action="store_true",
+        help="say what would run: only guards (skip_if) are run, nothing is copied",
+    )
     parser.add_argument("--list", "-l", action="store_true", help="list the steps")
     parser.add_argument("--detach", "-d", action="store_true", help="start it and return")
 

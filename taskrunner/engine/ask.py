@@ -7,6 +7,7 @@ Each request may come twice, and does the same then as if it had come once.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -107,7 +108,13 @@ class Asked(Verbs):
         with tempfile.TemporaryFile() as file:
             self._bring(file, url, digest, parts)
             file.seek(0)
-            return json.load(file)
+            text = file.read()
+        if hashlib.sha256(text).hexdigest() != digest:
+            # Who can write to the bucket could have put another one in its place.
+            raise OSError(
+                errno.EBADMSG, "the plan that has come is not the one that was sent", url.partition("?")[0]
+            )
+        return json.loads(text)
 
     def _bring(self, file: IO[bytes], url: str, digest: str, parts: int) -> None:
         if url:

@@ -10,6 +10,7 @@ import errno
 import importlib
 import json
 import os
+import stat
 import sys
 
 TYPE_CHECKING = False
@@ -90,10 +91,28 @@ def _root(home: str) -> str:
 def _engine(root: str, digest: str, get: "Callable[[], bytes]") -> str:
     """The folder of the engine; `get` gives its zip where it is missing."""
     folder = os.path.join(root, "engine", digest)
+    if os.path.isdir(folder) and not _ours(folder):
+        # The root is shared, and somebody else was first: what others can write is not run.
+        folder = "%s-%d" % (folder, os.geteuid())
     if not os.path.isdir(folder):
         _unpack(folder, get)
+    if not _ours(folder):
+        raise OSError(errno.EPERM, "others can change the engine there", folder)
     os.utime(folder)
     return folder
+
+
+def _ours(folder: str) -> bool:
+    """Whether all of a folder belongs to this user, or root, and nobody else can write to it."""
+    top = os.lstat(folder)
+    if top.st_uid == os.geteuid() and not top.st_mode & 0o077 and not stat.S_ISLNK(top.st_mode):
+        return True  # nobody else gets into it
+    for inside, folders, names in os.walk(folder):
+        for name in ["", *folders, *names]:
+            found = os.lstat(os.path.join(inside, name) if name else inside)
+            if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022 or stat.S_ISLNK(found.st_mode):
+                return False
+    return True
 
 
 def _unpack(folder: str, get: "Callable[[], bytes]") -> None:
@@ -104,7 +123,7 @@ def _unpack(folder: str, get: "Callable[[], bytes]") -> None:
     # Before anything is sent: a full or read-only disk shows here.
     # A home may be shared with other machines, where another process has this one's number.
     temporary = "%s.%s.tmp" % (folder, os.urandom(8).hex())
-    os.makedirs(temporary)
+    os.makedirs(temporary, mode=0o700)
     try:
         with zipfile.ZipFile(io.BytesIO(get())) as archive:
             archive.extractall(temporary)

@@ -37,7 +37,7 @@ def stage(plan: dict[str, Any], folder: str, place: Callable[[Files], str]) -> d
                 for number, pair in enumerate(step["outputs"])
             ]
         steps.append(step)
-    if sent:
+    if sent and not plan.get("dry"):
         root = place(list(sent.values()))
         for step in steps:
             if not step.get("skip"):

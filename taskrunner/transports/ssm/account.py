@@ -48,6 +48,7 @@ class Account:
         self._lock = threading.RLock()
         self._session: Any = None
         self._clients: dict[tuple[str, str], Any] = {}
+        self._number = ""
 
     @property
     def region(self) -> str:
@@ -58,6 +59,15 @@ class Account:
                 "no AWS region is named", "--region us-east-1, AWS_REGION, or region= in ~/.aws/config"
             )
         return str(found)
+
+    def number(self) -> str:
+        """The account's number. Raises TargetError."""
+        if not self._number:
+            try:
+                self._number = str(self.client("sts").get_caller_identity()["Account"])
+            except Exception as error:
+                raise explained(error, "sts:GetCallerIdentity") from error
+        return self._number
 
     def client(self, service: str, region: str = "") -> Any:
         """A client of boto3. Raises UsageError, CredentialsError."""

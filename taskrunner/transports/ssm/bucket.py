@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import threading
 import time
 import uuid
@@ -18,6 +19,10 @@ from typing import IO, Any
 from taskrunner.errors import TargetError
 from taskrunner.transports.ssm.account import Account, code_of, explained
 
+LARGEST_SEGMENT = 32 << 20
+"""Bytes that a node may put into one object."""
+OWNER = "TASKRUNNER_BUCKET_OWNER"
+"""The account that a bucket belongs to, where it is not that of who runs this."""
 LIFE = 3600
 """Seconds for which a URL is good; less when the credentials that sign it end before."""
 FRESH = LIFE / 2
@@ -48,7 +53,7 @@ class Bucket:
             if not self._region:
                 client = self.account.client("s3")
                 try:
-                    found = client.head_bucket(Bucket=self.name)["ResponseMetadata"]["HTTPHeaders"]
+                    found = client.head_bucket(**self._ours())["ResponseMetadata"]["HTTPHeaders"]
                     self._region = found.get("x-amz-bucket-region", self.account.region)
                 except Exception as error:
                     headers = (
@@ -59,6 +64,13 @@ class Bucket:
                         self._region = ""
                         raise self._explained(error) from error
             return self.account.client("s3", self._region)
+
+    def _owner(self) -> dict[str, str]:
+        """Whose bucket it must be: a name that somebody else has taken meanwhile is refused."""
+        return {"ExpectedBucketOwner": os.environ.get(OWNER, "") or self.account.number()}
+
+    def _ours(self) -> dict[str, str]:
+        return {"Bucket": self.name, **self._owner()}
 
     def url(self, data: bytes | Path, kind: str) -> str:
         """A URL to fetch this content from, which is uploaded where it is not there yet.
@@ -88,10 +100,10 @@ class Bucket:
         client = self.client()
         try:
             with contextlib.suppress(client.exceptions.ClientError):
-                client.head_object(Bucket=self.name, Key=key)
+                client.head_object(**self._ours(), Key=key)
                 return
             with _opened(data) as content:
-                client.upload_fileobj(content, self.name, key)
+                client.upload_fileobj(content, self.name, key, ExtraArgs=self._owner())
         except Exception as error:
             raise self._explained(error) from error
 
@@ -103,7 +115,7 @@ class Bucket:
         key = f"{self.prefix}/once/{uuid.uuid4().hex}"
         try:
             with _opened(data) as content:
-                extra = {"ServerSideEncryption": "AES256"}
+                extra = {"ServerSideEncryption": "AES256", **self._owner()}
                 self.client().upload_fileobj(content, self.name, key, ExtraArgs=extra)
         except Exception as error:
             raise self._explained(error) from error
@@ -124,7 +136,10 @@ class Bucket:
             try:
                 signed = self.client().generate_presigned_post(
                     self.name, self.session + "${filename}",
-                    Conditions=[["starts-with", "$key", self.session]], ExpiresIn=LIFE,
+                    Conditions=[
+                        ["starts-with", "$key", self.session], ["content-length-range", 0, LARGEST_SEGMENT],
+                    ],
+                    ExpiresIn=LIFE,
                 )  # fmt: skip
             except Exception as error:
                 raise self._explained(error) from error
@@ -151,7 +166,12 @@ class Bucket:
 
     def _get(self, key: str) -> bytes:
         try:
-            return bytes(self.client().get_object(Bucket=self.name, Key=key)["Body"].read())
+            found = self.client().get_object(**self._ours(), Key=key)
+            if found["ContentLength"] > LARGEST_SEGMENT:
+                raise TargetError(f"bucket {self.name}: {key} is too large to be from a node")
+            return bytes(found["Body"].read())
+        except TargetError:
+            raise
         except Exception as error:
             raise self._explained(error) from error
 
@@ -159,7 +179,7 @@ class Bucket:
         """How many segments of an answer are there, from one on without a gap. Raises TargetError."""
         start = {"StartAfter": self._key(token, after - 1)} if after else {}
         try:
-            found = self.client().list_objects_v2(Bucket=self.name, Prefix=f"{self.session}{token}/", **start)
+            found = self.client().list_objects_v2(**self._ours(), Prefix=f"{self.session}{token}/", **start)
         except Exception as error:
             raise self._explained(error) from error
         keys = {entry["Key"] for entry in found.get("Contents", ())}
@@ -171,7 +191,7 @@ class Bucket:
         """Remove objects, if that is allowed."""
         with contextlib.suppress(Exception):
             for key in keys:
-                self.client().delete_object(Bucket=self.name, Key=key)
+                self.client().delete_object(**self._ours(), Key=key)
 
     def close(self) -> None:
         """Remove what nodes have left for this process."""
@@ -179,7 +199,7 @@ class Bucket:
             return
         self._used = False
         with contextlib.suppress(Exception):
-            found = self.client().list_objects_v2(Bucket=self.name, Prefix=self.session)
+            found = self.client().list_objects_v2(**self._ours(), Prefix=self.session)
             self.delete([entry["Key"] for entry in found.get("Contents", ())])
 
     def _explained(self, error: BaseException) -> TargetError:

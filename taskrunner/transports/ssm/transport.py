@@ -156,16 +156,16 @@ class SsmTransport(RemoteTransport):
     def _with_plan(self, plan: dict[str, Any], secret: bool) -> Callable[[], dict[str, Any]]:
         """What gives the plan as a request can hold it: as it is, or where it is fetched from now."""
         text, bucket = json.dumps(plan).encode(), self.bucket
+        digest = hashlib.sha256(text).hexdigest()
         if secret:
             assert bucket is not None
             key = bucket.once(text)
             self._secret.append(key)
-            return lambda: {"url": bucket.signed(key)}
+            return lambda: {"url": bucket.signed(key), "digest": digest}
         if self.talk.fits("start", {"plan": plan}):
             return lambda: {"plan": plan}
         if bucket is not None:
-            return lambda: {"url": bucket.url(text, "plans")}
-        digest = hashlib.sha256(text).hexdigest()
+            return lambda: {"url": bucket.url(text, "plans"), "digest": digest}
         parts = self.talk.send_parts(zlib.compress(text, 9), digest)
         return lambda: {"digest": digest, "parts": parts}
 
