@@ -102,6 +102,8 @@ class Unpacker:
             if not end or len(data) < whole:
                 self._pieces, self._missing = [data[start:]], whole - len(data)
                 self._line = 0 if end else len(data) - start
+                if self._line > self._longest:
+                    raise ValueError("a message is too large")
                 return
             yield message, data[end:whole]
             start = whole
