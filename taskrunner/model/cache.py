@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from taskrunner import __version__
+from taskrunner.engine.layout import private_folder
 
 KEEP_DAYS = 30
 
@@ -53,7 +54,7 @@ class Mark:
         if self.found == what:
             return
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(str(self._path.parent))
             for old in self._path.parent.iterdir():
                 if time.time() - old.stat().st_mtime > KEEP_DAYS * 86400:
                     old.unlink()
