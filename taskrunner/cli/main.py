@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
         return 1
 
 
+def runner() -> NoReturn:
+    """The command `runner` as a process."""
+    command("runner")
+
+
 def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
