@@ -10,7 +10,7 @@ from . import layout, processes, script
 from .control import Control
 from .events import ROOM, EventLog
 from .journal import Journal
-from .masking import Masker, Pump
+from .masking import SHORTEST, Masker, Pump
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ class Context:
         self._env.update(plan["variables"])
         self._env["TASKRUNNER_RUN"] = self.run
         self._env["TASKRUNNER_LIB"] = LIB
+
+    def named(self, name: str) -> str:
+        """A name that files are given, without what the task file declares to be secret; another secret, as
+        of the environment, may come and go.
+        """
+        plan = self.plan
+        declared = [plan["variables"].get(name, "") for name in plan["secrets"]]
+        held = any(len(secret) >= SHORTEST and secret in name for secret in declared)
+        return Masker(declared).text(name) if held else name
 
     def begins(self) -> None:
         """The current step changes something: what comes after it is not done because of an earlier time."""

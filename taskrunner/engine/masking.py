@@ -58,7 +58,9 @@ class Masker:
             found.update(form for form in forms if len(form) >= SHORTEST)
         plain = [form.encode("utf-8", "surrogateescape") for form in sorted(found, key=len, reverse=True)]
         self._plain = [(spelling.rarest(form), form) for form in plain]
+        alone = [form for form in plain if not any(form in other for other in plain if other is not form)]
         self._pattern = re.compile(b"|".join(map(re.escape, plain)))
+        self._alone = re.compile(b"|".join(map(re.escape, alone)))
         self._spellings = [found for form in plain for found in spelling.spellings(form)]
         self._longest = max((found.longest for found in self._spellings), default=0)
         self._held = self._before = b""
@@ -109,8 +111,9 @@ class Masker:
         places: list[tuple[int, int]] = []
         if any(rare in data and form in data for rare, form in self._plain):
             places = [found.span() for found in self._pattern.finditer(data)]
-            # What is found already is not looked at again, character by character.
-            data = self._pattern.sub(lambda found: b"\0" * len(found[0]), data)
+            # What is found already is not looked at again, character by character; what is a part of another
+            # secret may be of that, otherwise spelled.
+            data = self._alone.sub(lambda found: b"\0" * len(found[0]), data)
         text = spelling.Text(data)
         for found in self._spellings:
             places += found.places(text)

@@ -177,6 +177,7 @@ def _note(path: str, status: int) -> None:
     while os.path.exists(path):
         try:
             script.write_end(path, status)
+            script.forget(path)
             return
         except OSError:
             time.sleep(AGAIN)

@@ -177,6 +177,13 @@ def forget_secrets(directory: str) -> None:
 
     A plan that cannot be written without them, on a full disk, goes itself.
     """
+    steps = os.path.join(directory, "steps")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(steps):
+            program = os.path.join(steps, name)
+            known = script.read_marks(layout.read_bytes(program)).process
+            if known is not None and not processes.alive(known):
+                script.forget(program)
     path = os.path.join(directory, layout.PLAN)
     try:
         plan = load_plan(directory)

@@ -163,6 +163,21 @@ def write_end(path: str, status: int) -> None:
         os.close(fd)
 
 
+def forget(path: str) -> None:
+    """Overwrite the program of a process that has ended, and keep its marks. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        end = os.pread(fd, os.fstat(fd).st_size, 0).find(b"\0")
+    finally:
+        os.close(fd)
+    if end > 0:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, b" " * end, 0)
+        finally:
+            os.close(fd)
+
+
 def read_marks(data: bytes) -> Marks:
     """The marks behind the program in a script file's content."""
     found: dict[str, Any] = {}

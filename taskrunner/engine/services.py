@@ -42,7 +42,7 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     Raises StepError with the last lines of its log when it exits, when its log matches `fail_on`,
     or when it is not ready in time.
     """
-    service = {**service, "name": ctx.masker.text(service["name"])}  # it names files, and is told
+    service = {**service, "name": ctx.named(service["name"])}
     directory = layout.service_dir(ctx.root, ctx.project, service["name"])
     layout.private_folder(directory)
     with _locked(ctx, directory):
@@ -150,7 +150,7 @@ def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[
 def log_of(ctx: Context, name: str | None) -> str:
     if not name:
         return ""
-    return os.path.join(layout.service_dir(ctx.root, ctx.project, ctx.masker.text(name)), "log")
+    return os.path.join(layout.service_dir(ctx.root, ctx.project, ctx.named(name)), "log")
 
 
 def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> str:

@@ -51,13 +51,14 @@ def parse(url: str, api_key: str = "") -> Endpoint:
 
     Raises ValueError, whose text shows no password.
     """
-    shown = re.sub(r"//[^/@]*@", "//***@", url if "://" in url else f"//{url}").removeprefix("//")
+    shown = re.sub(r"(//)?[^/]*.*@", r"\1***@", url) if "@" in url else url
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{shown}: {error}; {EXPECTED}") from None
-    if parts.scheme not in PORTS or not parts.hostname or parts.query or parts.fragment or port == 0:
+    except ValueError:
+        raise ValueError(f"{shown}: {EXPECTED}") from None
+    odd = parts.query or parts.fragment or port == 0 or "@" in parts.path
+    if parts.scheme not in PORTS or not parts.hostname or odd:
         raise ValueError(f"{shown}: {EXPECTED}")
     if not TOKEN.fullmatch(parts.netloc.rpartition("@")[2] + parts.path):
         raise ValueError(f"{shown}: a space or a control character in it; {EXPECTED}")

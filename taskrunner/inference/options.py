@@ -30,6 +30,7 @@ def number(
 
 
 COUNT = number(1, whole=True)
+SIZE = number(1, 1 << 40, whole=True)
 COUNT_OR_NONE = number(0, whole=True)
 SHARE = number(0, 1)
 SECONDS = number(0, 1e7, above=True)

@@ -157,8 +157,8 @@ def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:
     return problems
 
 
-NOT_CHECKED = "the commands from here on are too many that are not valid, or not whole, to be looked at"
-SIMPLER = "put a long script into a file of its own"
+NOT_CHECKED = "too many commands span several elements, or are not valid, to be looked at in time"
+SIMPLER = "put a long script into a file of its own, or into one element"
 
 
 def commands(
@@ -185,32 +185,24 @@ def commands(
     problems: list[Problem] = []
     bad: dict[int, list[int]] = {}
     bash = shell.Bash()
-    refused, looked_at = shell.check([text for _, text in snippets], bash)
-    for number, message in refused.items():
-        place = snippets[number][0]
-        if place[2] == "commands":
-            # Alone it is not whole; it may be with those behind it.
-            bad.setdefault(int(place[1]), []).append(int(place[3]))
-        else:
-            problems.append(document.problem(place, f"not valid bash: {message}"))
     joined = []
-    if looked_at < len(snippets):
-        for index, elements in bad.items():
-            for element in elements:
-                place = ("tasks", index, "commands", element)
-                message = refused[snippets.index((place, tasks[index]["commands"][element]))]
+    try:
+        refused = shell.check([text for _, text in snippets], bash)
+        for number, message in refused.items():
+            place = snippets[number][0]
+            if place[2] == "commands":
+                # Alone it is not whole; it may be with those behind it.
+                bad.setdefault(int(place[1]), []).append(int(place[3]))
+            else:
                 problems.append(document.problem(place, f"not valid bash: {message}"))
-        return [], [*problems, document.problem(snippets[looked_at][0], NOT_CHECKED, SIMPLER)]
-    for index, task in enumerate(tasks):
-        try:
+        for index, task in enumerate(tasks):
             groups, errors = shell.group(task.get("commands") or [], bad.get(index, ()), bash)
-        except shell.Exhausted as exhausted:
-            place = ("tasks", index, "commands", exhausted.element)
-            return [], [*problems, document.problem(place, NOT_CHECKED, SIMPLER)]
-        joined.append(groups)
-        for error in errors:
-            place = ("tasks", index, "commands", error.element)
-            problems.append(document.problem(place, f"not valid bash: {error.message}"))
+            joined.append(groups)
+            for error in errors:
+                place = ("tasks", index, "commands", error.element)
+                problems.append(document.problem(place, f"not valid bash: {error.message}"))
+    except shell.Exhausted:
+        problems.append(document.problem(("tasks",), NOT_CHECKED, SIMPLER))
     if not problems:
         mark.remember(json.dumps([[[group.first, group.last] for group in own] for own in joined]))
     return joined, problems

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import time
+import resource
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,10 +17,8 @@ from taskrunner.model.variables import HERE_DOCUMENT
 
 INCOMPLETE = re.compile(r"unexpected end of file|unexpected EOF|delimited by end-of-file")
 WANTED = re.compile(r"delimited by end-of-file \(wanted `(.+)'\)")
-PATIENCE, ALWAYS = 2.0, 40
-"""Seconds for which bash is asked about one file, and how often in any case: a file without errors needs
-it once, and once more for each line of a command that spans several elements.
-"""
+PATIENCE = 2.5
+"""Seconds of processor time for which bash is asked about one file."""
 UNFINISHED_LINE = re.compile(r"(?:^|[^\\])(?:\\\\)*\\$")
 """Ends in a backslash that continues the line."""
 
@@ -41,34 +39,33 @@ class ShellError(NamedTuple):
 
 
 class Exhausted(Exception):
-    """Bash was asked for too long about one file. `element` is where it was given up."""
-
-    def __init__(self, element: int = 0) -> None:
-        super().__init__()
-        self.element = element
+    """Bash was asked for too long about one file."""
 
 
 class Bash:
     """Asks bash, for a while."""
 
     def __init__(self) -> None:
-        self._until = time.monotonic() + PATIENCE
-        self._left = ALWAYS
+        self._began = _spent()
 
     def complaint(self, text: str) -> str:
         """What bash says against a text, "" when nothing. Raises Exhausted."""
-        left = self._until - time.monotonic()
-        self._left -= 1
-        if left <= 0 and self._left < 0:
+        if _spent() - self._began > PATIENCE:
             raise Exhausted
-        return _complaint(text, max(left, PATIENCE))
+        return _complaint(text)
 
 
-def check(snippets: Sequence[str], bash: Bash) -> tuple[dict[int, str], int]:
-    """Which snippets are not valid bash, and what bash says of each; and how many were looked at.
+def _spent() -> float:
+    """Seconds of processor time that the processes have used which this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def check(snippets: Sequence[str], bash: Bash) -> dict[int, str]:
+    """Which snippets are not valid bash, and what bash says of each.
 
     All go through one bash process; only when it refuses them are the culprits looked for, by
-    halves.
+    halves. Raises Exhausted.
     """
     bad: dict[int, str] = {}
 
@@ -84,11 +81,8 @@ def check(snippets: Sequence[str], bash: Bash) -> tuple[dict[int, str], int]:
         visit(low, middle)
         visit(middle, high)
 
-    try:
-        visit(0, len(snippets))
-    except Exhausted:
-        return bad, max(bad, default=-1) + 1
-    return bad, len(snippets)
+    visit(0, len(snippets))
+    return bad
 
 
 def _fenced(snippet: str) -> str:
@@ -123,19 +117,14 @@ def group(elements: Sequence[str], bad: Sequence[int], bash: Bash) -> tuple[list
     first = 0
     while first < len(elements):
         last, text = first, elements[first]
-        try:
-            complaint = bash.complaint(text) if first in bad else ""
-            refused = first in bad
-            while last + 1 < len(elements) and (
-                _incomplete(complaint, refused) or UNFINISHED_LINE.search(text)
-            ):
-                more = _until_delimiter(elements, last + 1, complaint)
-                text = "\n".join([text, *elements[last + 1 : more + 1]])
-                last = more
-                complaint = bash.complaint(text)
-                refused = bool(complaint)
-        except Exhausted:
-            raise Exhausted(first) from None
+        complaint = bash.complaint(text) if first in bad else ""
+        refused = first in bad
+        while last + 1 < len(elements) and (_incomplete(complaint, refused) or UNFINISHED_LINE.search(text)):
+            more = _until_delimiter(elements, last + 1, complaint)
+            text = "\n".join([text, *elements[last + 1 : more + 1]])
+            last = more
+            complaint = bash.complaint(text)
+            refused = bool(complaint)
         if not refused and UNFINISHED_LINE.search(text):
             # It continues on a line that never comes: is it whole without that?
             complaint = bash.complaint(whole(text))
@@ -165,21 +154,17 @@ def _until_delimiter(elements: Sequence[str], start: int, complaint: str) -> int
     return start
 
 
-def _complaint(text: str, within: float) -> str:
-    """What bash says against a text, "" when nothing. The text is parsed, never run. Raises Exhausted."""
+def _complaint(text: str) -> str:
+    """What bash says against a text, "" when nothing. The text is parsed, never run."""
     import subprocess
 
-    try:
-        result = subprocess.run(
-            ["bash", "--norc", "--noprofile", "-O", "extglob", "-n"],
-            input=text.encode("utf-8", "surrogateescape"),
-            capture_output=True,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            check=False,
-            timeout=within,
-        )
-    except subprocess.TimeoutExpired:
-        raise Exhausted from None
+    result = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-O", "extglob", "-n"],
+        input=text.encode("utf-8", "surrogateescape"),
+        capture_output=True,
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        check=False,
+    )
     said = result.stderr.decode("utf-8", "replace").strip()
     if result.returncode == 0 and not said:
         return ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from taskrunner.engine.feed import Chunk, Position
@@ -85,6 +85,19 @@ def chunk(name: str, message: dict[str, Any], data: bytes) -> Chunk:
 def number(name: str, found: object) -> int:
     """A count. Raises TargetError."""
     return int(known(name, {"number": found}, {"number": int})["number"])
+
+
+def missing(name: str, found: object, files: Sequence[Any]) -> list[tuple[int, int]]:
+    """Which files are to be sent, each from an offset on. Raises TargetError."""
+    wanted = []
+    for item in found if isinstance(found, list) else [None]:
+        if not (isinstance(item, list) and [type(part) for part in item] == [int, int]):
+            raise strange(name)
+        index, offset = item
+        if not (0 <= index < len(files) and 0 <= offset <= files[index][1]["size"]):
+            raise strange(name)
+        wanted.append((index, offset))
+    return wanted
 
 
 def known(name: str, found: object, fields: Mapping[str, Any]) -> dict[str, Any]:

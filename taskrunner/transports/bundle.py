@@ -58,9 +58,9 @@ def refused(name: str, python: str, about: dict[str, Any]) -> TargetError:
         return TargetError(
             f"{name}: there is no user {about['user']} on the node", "`user` in the nodes file, or in the URL"
         )
-    full = about["errno"] in (errno.ENOSPC, errno.EDQUOT)
+    full = about.get("errno") in (errno.ENOSPC, errno.EDQUOT)
     return TargetError(
-        f"{name}: its state folder cannot be written: {about['path']}: {about['error']}",
+        f"{name}: its state folder cannot be written: {about.get('path', '')}: {about.get('error', '')}",
         "make room there"
         if full
         else "choose another one that this user may write: `state` in the nodes file",

@@ -19,6 +19,8 @@ from taskrunner.transports.staging import BY_HAND, Files, described
 
 BLOCK = 1 << 20
 BUSY = 0.3
+GROWN = 64 << 20
+"""Bytes by which a file may be longer than it was when it was listed."""
 MODE, OF_DATA = 0o755, 0o644
 """Bits of a node's modes that count here: nobody else gets to write."""
 
@@ -129,8 +131,8 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mod
             digest: bytes | str = ""
             for digest in session.content(origin, content.tell()):
                 if isinstance(digest, bytes):
-                    if content.tell() + len(digest) > file["size"]:
-                        break  # it has grown
+                    if content.tell() + len(digest) > 2 * file["size"] + GROWN:
+                        raise StateError(f"{session.name}: {origin}: more comes than there was")
                     content.write(digest)
                     found.update(digest)
             if found.hexdigest() == digest:

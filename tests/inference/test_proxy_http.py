@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import time
@@ -30,7 +31,9 @@ def said(url: str, *writes: bytes, wait: float = 5.0) -> bytes:
     host, _, port = url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=wait) as client:
         for data in writes:
-            client.sendall(data)
+            with contextlib.suppress(ConnectionError):
+                client.sendall(data)
+            time.sleep(0.01 * (len(writes) > 20))
         found = b""
         try:
             while data := client.recv(65536):
@@ -332,6 +335,27 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(truth: Start, proxy: Start) 
         client.close()
 
 
+def test_trailers_do_not_go_on_for_ever(truth: Start, proxy: Start) -> None:
+    at = proxy("--decode", truth().url)
+    raw = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: "
+    assert statuses(said(at.url, raw, *[b"a" * 10_000] * 60)) == [431]
+    assert statuses(said(at.url, post("/health").replace(b"POST", b"GET"))) == [400]
+
+
+def test_connections_to_servers_are_used_again(truth: Start, proxy: Start) -> None:
+    p, d = truth("--role", "prefill", "--ttft", 1), truth("--role", "decode", "--ttft", 1, "--gap", 1)
+    at = proxy("--prefill", p.url, "--decode", d.url)
+    seen = set()
+    for _ in range(6):
+        assert statuses(said(at.url, post("/v1/completions"))) == [200]
+        seen |= {line.split()[2] for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
+                 if int(line.split()[2].split(":")[1], 16) in (int(p.url.rpartition(":")[2]), int(d.url.rpartition(":")[2]))
+                 and line.split()[3] == "01"}  # fmt: skip
+    opened = [line.split()[1] for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
+              if line.split()[2] in seen and line.split()[3] in ("01", "06")]  # fmt: skip
+    assert len(opened) == 2
+
+
 def test_blocks_that_decode_has_refused_are_released(truth: Start, proxy: Start) -> None:
     p = truth("--role", "prefill", "--ttft", 1)
     d = truth("--role", "decode", "--fault", "http_500")
@@ -396,6 +420,29 @@ def spoken(writes: list[bytes]) -> tuple[list[tuple[str, str, bytes]], list[int]
         return proxy.seen, statuses(wire.written), proxy
 
     return asyncio.run(talk())
+
+
+def test_who_reads_nothing_is_ended() -> None:
+    """While it is answered, between two requests, and when the connection is to be closed."""
+
+    async def talk(closing: bool) -> bool:
+        proxy, wire = Recorder(), Wire()
+        front = Front(proxy)
+        front.connection_made(wire)  # type: ignore[arg-type]
+        front.pause_writing()
+        front.data_received(
+            b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"Connection: close\r\n" * closing + b"\r\n"
+        )
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert 0 < front.deadline <= asyncio.get_running_loop().time() + 80
+        wire.closed = False
+        front.overdue(asyncio.get_running_loop().time() + 100)
+        front.connection_lost(None)
+        return wire.closed
+
+    assert asyncio.run(talk(False))
+    assert asyncio.run(talk(True))
 
 
 PIECES = st.sampled_from([

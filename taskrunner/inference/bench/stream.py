@@ -47,7 +47,7 @@ class Stream(asyncio.Protocol):
         self._scheduled = self._began = 0.0
         self._pieces: list[tuple[float, bytes]] = []
         self._parser = httptools.HttpResponseParser(self)
-        self._complete = False
+        self._complete = self._keep = False
 
     @property
     def usable(self) -> bool:
@@ -77,7 +77,8 @@ class Stream(asyncio.Protocol):
             self._transport.write(request[sent:])
 
     def on_message_complete(self) -> None:
-        self._complete = True
+        # Asked for here: the parser forgets it with the end of what it is fed.
+        self._complete, self._keep = True, self._parser.should_keep_alive()
 
     def data_received(self, data: bytes) -> None:
         now = self._clock()
@@ -89,8 +90,7 @@ class Stream(asyncio.Protocol):
             self.close()
             return
         if self._complete:
-            keep = self._parser.should_keep_alive()
-            self._end(now, "", closing=not keep)
+            self._end(now, "", closing=not self._keep)
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._socket is not None:

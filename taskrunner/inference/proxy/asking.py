@@ -39,11 +39,12 @@ class Answer:
     """A whole answer of a server: a Sink."""
 
     status: int = 0
+    reason: str = ""
     headers: Headers = field(default_factory=list)
     content: bytearray = field(default_factory=bytearray)
 
     def head(self, status: int, reason: str, headers: Headers, length: int | None = None) -> None:
-        self.status, self.headers = status, headers
+        self.status, self.reason, self.headers = status, reason, headers
 
     def body(self, data: bytes) -> None:
         if len(self.content) + len(data) <= LARGEST:
@@ -76,9 +77,10 @@ async def asked(upstream: Upstream, front: Front, raw: bytes, sink: Sink, timeou
     front.left = left
     watch = loop.call_later(timeout, late)
     try:
-        upstream.ask(raw, sink, ended)
         if front.gone:
-            left()
+            upstream.free()
+            raise Gone
+        upstream.ask(raw, sink, ended)
         problem = await over
         if gone and (problem or not isinstance(sink, Answer)):
             raise Gone
@@ -109,6 +111,11 @@ async def quietly(
     finally:
         if upstream is not None:
             upstream.drop()
+
+
+def is_stale(upstream: Upstream, problem: str) -> bool:
+    """Whether a connection that was kept had been closed meanwhile, so that the server has seen nothing."""
+    return bool(problem) and upstream.used and not upstream.received and not problem.startswith(TIMED_OUT)
 
 
 def status_of(problem: str) -> int:

@@ -4,6 +4,7 @@ blocks on prefill that nobody fetches. Types and ranges are those of OpenAI's AP
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,11 @@ import msgspec
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PATHS = (COMPLETIONS, CHAT)
 ONE = "a hand-over is of one sequence: ask once for each"
+ONE_OF_A_LIST = re.compile(rb'\[\s*(?:"[^"\\]*(?:\\.[^"\\]*)*"|\[[^][{}"]*\])\s*\]\s*', re.DOTALL)
 MOST_TOKENS = 1 << 31
 INT64 = 1 << 63
+LARGEST_FIELD = 4 << 20
+"""Bytes of one member, but for the prompt and the messages: what it becomes in memory is many times that."""
 
 
 class Unusable(Exception):
@@ -30,6 +34,8 @@ class Number:
     whole: bool = False
 
     def __call__(self, value: Any) -> bool:
+        if self.whole and isinstance(value, float) and value.is_integer():
+            value = int(value)  # as 16.0, which other languages write, and vLLM takes
         kinds = (int,) if self.whole else (int, float)
         return isinstance(value, kinds) and not isinstance(value, bool) and self.low <= value <= self.high
 
@@ -77,7 +83,8 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "stream": BOOL,
     "stream_options": Of(
         "an object of true and false",
-        lambda value: isinstance(value, dict) and all(isinstance(item, bool) for item in value.values()),
+        lambda value: isinstance(value, dict)
+        and all(item is None or isinstance(item, bool) for item in value.values()),
     ),
     "stream_interval": COUNT,
     "temperature": Number(0, 1e6),
@@ -155,14 +162,10 @@ def _prompt(fields: Mapping[str, msgspec.Raw]) -> None:
         embeds = embeds[0]
     if isinstance(embeds, list) or (embeds is not None and raw not in (b"", b"null")):
         raise Unusable(f"prompt_embeds: expected one; {ONE}")
-    if raw[:1] != b"[":
-        return
-    try:
-        prompts = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise Unusable(f"prompt: {error}") from error
-    if len(prompts) > 1 and bytes(prompts[0])[:1] in (b'"', b"[", b"{"):
-        raise Unusable(f"prompt: expected one, got {len(prompts)}; {ONE}")
+    # Looked at as text: what a long prompt becomes in memory is many times that.
+    several = raw[:1] == b"[" and raw[1:].lstrip()[:1] in (b'"', b"[", b"{")
+    if several and not ONE_OF_A_LIST.fullmatch(raw):
+        raise Unusable(f"prompt: expected one text, or one list of tokens; {ONE}")
 
 
 def _tool_choice(fields: Mapping[str, msgspec.Raw]) -> None:
@@ -181,11 +184,17 @@ def _tool_choice(fields: Mapping[str, msgspec.Raw]) -> None:
 
 def _names(fields: Mapping[str, msgspec.Raw]) -> list[Any]:
     tools = _value("tools", fields["tools"]) if "tools" in fields else None
-    functions = [tool.get("function") for tool in tools or () if isinstance(tool, dict)]
+    functions = [tool.get("function") for tool in _listed(tools) if isinstance(tool, dict)]
     return [function.get("name") for function in functions if isinstance(function, dict)]
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _value(name: str, raw: msgspec.Raw) -> Any:
+    if len(bytes(raw)) > LARGEST_FIELD:
+        raise Unusable(f"{name}: more than {LARGEST_FIELD >> 20} MiB of it")
     try:
         return msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -22,6 +22,8 @@ PIPELINED = 32
 """Requests on one connection that may wait for their turn."""
 WAITING = 64 << 10
 """Bytes behind a request under way that are read; a client's leaving is seen until then."""
+FRAMING = 8
+"""Bytes that say how long a chunk is, for each byte of it: who sends single bytes is odd, but may."""
 LINGER = 2.0
 """Seconds in which a client that is refused may still send: else it may lose the answer."""
 NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
@@ -53,13 +55,19 @@ class Front(asyncio.Protocol):
         self._url, self._head = b"", 0
         self._headers: Headers = []
         self._chunked = self._begun = self._bodiless = False
-        self._paused = self._deaf = self._closing = False
+        self.paused = self._deaf = self._closing = False
+        self.since = 0.0
+        """By the loop's clock, since when it has waited for a request."""
+        self._unread = 0
+        """Bytes since the head that are not of the body: chunks' sizes, trailers."""
+        self._behind = 0
 
     # What asyncio tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
         self._expect(self.proxy.settings.keepalive_timeout)
+        self.since = asyncio.get_running_loop().time()
         self.proxy.came(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -74,13 +82,15 @@ class Front(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self.source is not None:
             self.source.pause_reading()
-        self._paused = True
+        self.paused = True
         self._expect(self.proxy.settings.body_timeout)
 
     def resume_writing(self) -> None:
         if self.source is not None and not self.source.is_closing():
             self.source.resume_reading()
-        self._paused = False
+        self.paused = False
+        if self._closing:
+            return
         if self._task is not None:
             self.deadline = 0.0
         else:
@@ -92,7 +102,8 @@ class Front(asyncio.Protocol):
         if self._task is not None:
             # A request behind the one that is being answered waits for its turn.
             self._waiting.append(data)
-            if sum(map(len, self._waiting)) > WAITING and self.transport is not None:
+            self._behind += len(data)
+            if self._behind > WAITING and self.transport is not None:
                 self.transport.pause_reading()
             return
         if self._coming is None and not self._head:
@@ -101,6 +112,8 @@ class Front(asyncio.Protocol):
             self._expect(self.proxy.settings.body_timeout)
         if self._coming is None:
             self._head += len(data)
+        else:
+            self._unread += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -112,7 +125,9 @@ class Front(asyncio.Protocol):
             self._give_up(refused or Refused(HTTPStatus.BAD_REQUEST, "not HTTP"))
         except httptools.HttpParserError as error:
             self._give_up(Refused(HTTPStatus.BAD_REQUEST, f"not HTTP: {error}"))
-        if self._coming is None and self._head > self.proxy.settings.max_header_size and not self._closing:
+        most = self.proxy.settings.max_header_size
+        taken = self._head if self._coming is None else self._unread - FRAMING * self.receiving
+        if taken > most and not self._closing:
             self._give_up(self._too_large())
 
     def eof_received(self) -> bool:
@@ -139,7 +154,9 @@ class Front(asyncio.Protocol):
         size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
         if size > self.proxy.settings.max_header_size:
             raise self._too_large()
-        self._head = 0
+        if self._closing or self._deaf:
+            return
+        self._head = self._unread = 0
         request = self._coming = Request(
             self._parser.get_method().decode("latin-1"), self._url.decode("latin-1"),
             self._parser.get_http_version(), self._headers, self._parser.should_keep_alive(),
@@ -162,6 +179,7 @@ class Front(asyncio.Protocol):
         if self._coming is None or self._closing:
             return
         self._coming.held.append(data)
+        self._unread -= len(data)
         self.receiving += len(data)
         self.proxy.held += len(data)
         if self.receiving > self.proxy.settings.max_body_size:
@@ -187,7 +205,8 @@ class Front(asyncio.Protocol):
     def _next(self) -> None:
         self._request = self._queue.popleft()
         self._begun = self._chunked = self._bodiless = False
-        self.deadline = 0.0
+        if not self.paused:
+            self.deadline = 0.0
         self._task = asyncio.get_running_loop().create_task(self._answer(self._request))
 
     async def _answer(self, request: Request) -> None:
@@ -196,7 +215,7 @@ class Front(asyncio.Protocol):
                 raise request.problem
             await self.proxy.answer(self, request)
         except Refused as error:
-            self.refuse(error.status, str(error))
+            self.refuse(error.status, str(error), headers=error.headers)
         except Exception as error:
             self.proxy.say(f"{request.method} {request.path}: {type(error).__name__}: {error}")
             self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the proxy has failed; its log says how")
@@ -215,7 +234,8 @@ class Front(asyncio.Protocol):
             self._expect(self.proxy.settings.body_timeout)
         else:
             self._expect(self.proxy.settings.keepalive_timeout)
-        waiting, self._waiting = b"".join(self._waiting), []
+            self.since = asyncio.get_running_loop().time()
+        waiting, self._waiting, self._behind = b"".join(self._waiting), [], 0
         if self.transport is not None:
             self.transport.resume_reading()
         if waiting:
@@ -225,6 +245,16 @@ class Front(asyncio.Protocol):
     def busy(self) -> bool:
         """Whether a request is being answered."""
         return self._task is not None
+
+    @property
+    def evictable(self) -> bool:
+        """Whether it could go for another one."""
+        return self._task is None and not self._closing
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a request is coming."""
+        return self._coming is not None or self._head > 0
 
     def head(self, status: int, reason: str, headers: Headers, length: int | None = None) -> None:
         """Begin an answer: end-to-end headers as they are, the framing that of this connection."""
@@ -277,7 +307,7 @@ class Front(asyncio.Protocol):
         """End a connection whose time is over."""
         if self.deadline == 0.0 or now < self.deadline or self.gone:
             return
-        if self._closing or self._paused:
+        if self._closing or self.paused:
             self._abort()
         elif self._coming is not None or self._head:
             self._give_up(Refused(HTTPStatus.REQUEST_TIMEOUT, "the request has not come in time"))
@@ -292,6 +322,7 @@ class Front(asyncio.Protocol):
         """End the connection when what was written has been sent."""
         self._closing = True
         self._forget()
+        self._expect(self.proxy.settings.body_timeout)  # for what it has still to take
         if self.transport is not None:
             self.transport.close()
 
@@ -308,7 +339,7 @@ class Front(asyncio.Protocol):
         self._closing, self._coming = True, None
         self._request = Request("GET", "/", "1.1", [], False)
         self._begun = self._chunked = False
-        self.refuse(refused.status, str(refused))
+        self.refuse(refused.status, str(refused), headers=refused.headers)
         self._expect(LINGER)
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()

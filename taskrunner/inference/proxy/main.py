@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from taskrunner.inference.options import COUNT, PORT, SECONDS
+from taskrunner.inference.options import COUNT, PORT, SECONDS, SIZE
 
 USAGE, UNREACHABLE = 2, 3
 KEY = "VLLM_API_KEY"
@@ -19,9 +19,9 @@ OPTIONS = (
     ("--header-timeout", SECONDS, 10.0, "S", "seconds for the head of a request to come"),
     ("--body-timeout", SECONDS, 30.0, "S", "seconds for a client to send more, or to take more"),
     ("--keepalive-timeout", SECONDS, 75.0, "S", "seconds that a connection without a request is kept"),
-    ("--max-header-size", COUNT, 32 << 10, "BYTES", "of the head of a request"),
-    ("--max-body-size", COUNT, 32 << 20, "BYTES", "of a request"),
-    ("--max-buffered", COUNT, 64 << 20, "BYTES", "of all requests together"),
+    ("--max-header-size", SIZE, 32 << 10, "BYTES", "of the head of a request"),
+    ("--max-body-size", SIZE, 32 << 20, "BYTES", "of a request"),
+    ("--max-buffered", SIZE, 64 << 20, "BYTES", "of all requests together"),
     ("--max-connections", COUNT, 4096, "N", "of clients"),
 )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
+Headers = list[tuple[str, str]]
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9]{0,5})?")
 TARGET = re.compile(r"/[\x21\x24-\x7e\x22]*")
 ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -18,15 +19,13 @@ HOP_BY_HOP = {
 NOT_PASSED_ON = HOP_BY_HOP | {"host", "content-length", "expect", "x-data-parallel-rank"}
 """The same of requests; the last one names an engine within a server, which differ from server to server."""
 
-Headers = list[tuple[str, str]]
-
 
 class Refused(Exception):
     """A request that is not answered otherwise: the status, and what the client is told."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, headers: Headers | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.headers = status, headers or []
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from . import checks, handover
-from .asking import Answer, Broken, Gone, asked, healthy, quietly, status_of
+from .asking import Answer, Broken, Gone, asked, healthy, is_stale, quietly, status_of
 from .front import Front
 from .measured import Measured
 from .request import Headers, Refused, Request
@@ -111,6 +111,11 @@ class Passing:
         self._front.body(data)
 
 
+def _plain(headers: Headers) -> Headers:
+    """What goes to a server whose answer is read here."""
+    return [pair for pair in headers if pair[0].lower() not in ("accept", "accept-encoding")]
+
+
 class Proxy:
     """Answers requests. `fronts` are the connections of clients."""
 
@@ -142,9 +147,9 @@ class Proxy:
         self.fronts.add(front)
         if len(self.fronts) <= self.settings.max_connections:
             return
-        idle = [other for other in self.fronts if not other.busy and other is not front]
+        idle = [other for other in self.fronts if other.evictable and other is not front]
         if idle:
-            min(idle, key=lambda other: other.deadline).close()
+            min(idle, key=lambda other: (other.at_work, other.since)).close()
         else:
             front.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
             front.close()
@@ -154,13 +159,19 @@ class Proxy:
         if self._key and request.path not in OPEN:
             scheme, _, token = request.header("authorization").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._key):
-                raise Refused(HTTPStatus.UNAUTHORIZED, "an API key is needed: Authorization: Bearer KEY")
+                raise Refused(
+                    HTTPStatus.UNAUTHORIZED, "an API key is needed: Authorization: Bearer KEY",
+                    [("WWW-Authenticate", "Bearer")],
+                )  # fmt: skip
         methods = PASSED_ON.get(request.path)
         if methods is None:
             known = ", ".join(PASSED_ON)
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no {request.path} here; there are {known}")
         if request.method not in methods:
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.path} takes {' and '.join(methods)}")
+            said = f"{request.path} takes {' and '.join(methods)}"
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, said, [("Allow", ", ".join(methods))])
+        if "GET" in methods and (request.header("content-length") or request.header("transfer-encoding")):
+            raise Refused(HTTPStatus.BAD_REQUEST, f"a {request.method} has no body here")
 
     def make_room(self) -> None:
         """Forget the largest of the bodies that have not come whole."""
@@ -219,9 +230,9 @@ class Proxy:
             if answer.status != 200:
                 reserved.free()
                 # As the server has said it: a client knows its own server's errors.
-                kinds = (value for name, value in answer.headers if name.lower() == "content-type")
-                stage = [("X-Proxy-Stage", "prefill")]
-                front.reply(answer.status, next(kinds, "text/plain"), bytes(answer.content), stage)
+                headers = [*answer.headers, ("X-Proxy-Stage", "prefill")]
+                front.head(answer.status, answer.reason, headers, len(answer.content))
+                front.body(bytes(answer.content))
                 return answer.status
             times["extracted"] = time.perf_counter()
             timing = [
@@ -244,6 +255,7 @@ class Proxy:
                 # Decode has not seen it, and these parameters are not to be used twice: prefill once more.
                 if again or not error.stale:
                     raise
+                self._release(server, asking, fields, params)
                 continue
             if failed:
                 self._release(server, asking, fields, params)
@@ -258,7 +270,7 @@ class Proxy:
         """
         body = handover.for_prefill(fields, params)
         task = asyncio.get_running_loop().create_task(
-            quietly(server, asking.request, asking.headers, body, RELEASED_WITHIN)
+            quietly(server, asking.request, _plain(asking.headers), body, RELEASED_WITHIN)
         )
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
@@ -266,15 +278,14 @@ class Proxy:
     async def _whole(self, server: Server, asking: Asking, body: bytes) -> Answer:
         """A whole answer of a prefill server. Raises Broken, Gone."""
         times = asking.times
-        headers = [pair for pair in asking.headers if pair[0].lower() != "accept"]
-        raw = server.framed(asking.request, headers, body)
+        raw = server.framed(asking.request, _plain(asking.headers), body)
         for fresh in (False, True):
             upstream = await self._connected(server, fresh)
             answer = Timed(times)
             times["prefill_sent"] = time.perf_counter()
             problem = await asked(upstream, asking.front, raw, answer, self.settings.timeout)
             times["prefill_done"] = time.perf_counter()
-            if problem and upstream.used and not upstream.received:
+            if is_stale(upstream, problem):
                 continue
             if problem:
                 raise Broken("prefill", f"{server.url}: {problem}", status_of(problem))
@@ -290,12 +301,15 @@ class Proxy:
         front, server = asking.front, upstream.server
         raw = server.framed(asking.request, asking.headers, body)
         front.source = upstream.transport
+        if front.paused and upstream.transport is not None:
+            upstream.transport.pause_reading()
         passing = Passing(front, asking.times, timing)
         asking.times["decode_sent"] = time.perf_counter()
         problem = await asked(upstream, front, raw, passing, self.settings.timeout)
         if problem:
-            stale = upstream.used and not upstream.received
-            raise Broken("decode", f"{server.url}: {problem}", status_of(problem), stale)
+            raise Broken(
+                "decode", f"{server.url}: {problem}", status_of(problem), is_stale(upstream, problem)
+            )
         front.end()
         return passing.status, passing.failed
 
@@ -350,6 +364,8 @@ class Proxy:
         for front in list(self.fronts):
             front.close()
         await asyncio.sleep(0.05)
+        if self._releasing:
+            await asyncio.wait(self._releasing, timeout=RELEASED_WITHIN)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

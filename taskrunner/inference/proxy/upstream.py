@@ -48,7 +48,7 @@ class Upstream(asyncio.Protocol):
         self._reason = b""
         self._headers: Headers = []
         self._pieces: list[bytes] = []
-        self._headed = self._complete = self._surplus = self._until_close = False
+        self._headed = self._complete = self._keep = self._surplus = self._until_close = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
@@ -91,7 +91,9 @@ class Upstream(asyncio.Protocol):
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        self._complete = self._complete or self._headed
+        if self._headed and not self._complete:
+            # Asked for here: the parser forgets it with the end of what it is fed.
+            self._complete, self._keep = True, self._parser.should_keep_alive()
 
     # What asyncio tells.
 
@@ -112,7 +114,7 @@ class Upstream(asyncio.Protocol):
             self._sink.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._complete:
             # What comes behind a complete answer belongs to nobody.
-            keep = not problem and not self._surplus and self._parser.should_keep_alive()
+            keep = self._keep and not problem and not self._surplus
             self._end("")
             if keep:
                 self.free()

@@ -19,7 +19,10 @@ WITHIN = 10.0
 """Seconds: `Match exec` runs commands."""
 NO_NAME = "No user exists for uid"
 MANY = ("identityfile", "certificatefile")
-UNSUPPORTED = {"knownhostscommand": "none", "proxyusefdpass": "no", "pkcs11provider": "none"}
+UNSUPPORTED = {
+    "knownhostscommand": "none", "proxyusefdpass": "no", "pkcs11provider": "none", "revokedhostkeys": "none",
+    "bindaddress": "none", "bindinterface": "none", "addressfamily": "any",
+}  # fmt: skip
 """Settings that change who is trusted or how a host is reached, and the value at which they do not."""
 READ_HERE = {
     "hostname", "port", "user", "identityfile", "certificatefile", "identitiesonly", "identityagent",

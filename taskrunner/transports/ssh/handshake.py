@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
 import time
@@ -11,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrunner.engine import VERSION, bootstrap
+from taskrunner.engine.frames import loads
 from taskrunner.errors import TargetError
+from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import Endpoint
@@ -80,6 +81,7 @@ def _begun(channel: Channel, node: Node) -> dict[str, Any]:
         word, about = _word(channel, node)
     if word == "failed":
         raise refused(str(node.endpoint), node.python, about)
+    about = answers.known(str(node.endpoint), about, answers.HELLO)
     if about["version"] != VERSION:
         raise TargetError(f"{node.endpoint}: its engine is version {about['version']}, not {VERSION}")
     return about
@@ -92,7 +94,11 @@ def _word(channel: Channel, node: Node) -> tuple[str, dict[str, Any]]:
     while True:
         found = WORD.search(data)
         if found:
-            return found[1].decode(), json.loads(found[2])
+            try:
+                about = loads(found[2])
+            except ValueError as error:
+                raise answers.strange(str(node.endpoint), error) from error
+            return found[1].decode(), about if isinstance(about, dict) else {}
         if time.monotonic() > deadline:
             raise TimeoutError
         piece = channel.recv(BLOCK)
@@ -106,7 +112,8 @@ def _no_engine(channel: Channel, node: Node, printed: bytes) -> TargetError:
     status = channel.exit_status if channel.exit_status_ready() else -1
     errors = b""
     with contextlib.suppress(TimeoutError):
-        errors = b"".join(iter(lambda: channel.recv_stderr(BLOCK), b""))
+        while len(errors) < BLOCK and (piece := channel.recv_stderr(BLOCK)):
+            errors += piece
     said = [text.decode("utf-8", "replace").strip().splitlines() for text in (errors, printed)]
     last = next((lines[-1] for lines in said if lines), "")
     if status in (126, 127):

@@ -25,7 +25,7 @@ _appending = threading.Lock()
 REVOKED, AUTHORITY = "@revoked", "@cert-authority"
 """Markers of sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
 CERTIFICATE = "-cert-v01@openssh.com"
-HOLDING = certificate.FIELDS
+HOLDING = {*certificate.FIELDS, "rsa-sha2-512", "rsa-sha2-256"}
 """Algorithms whose keys certificates are read of."""
 
 

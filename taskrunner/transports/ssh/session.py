@@ -202,7 +202,7 @@ class Session:
         while True:
             if self._waiting:
                 message, data = self._waiting.popleft()
-                self._behind -= len(data)
+                self._behind -= len(data) + LEAST
                 yield message, data
                 continue
             found = self._next(IDLE)
@@ -251,8 +251,10 @@ class Session:
     def _messages(self) -> Iterator[tuple[dict[str, Any], bytes]]:
         try:
             for message, data in self._whole:
-                if not isinstance(message, dict):
-                    raise self._odd("no object")
+                if not isinstance(message, dict) or not all(
+                    isinstance(message.get(name), (int, type(None))) for name in ("id", "piece", "feed")
+                ):
+                    raise self._odd("it is no message")
                 yield message, data
         except ValueError as error:
             raise self._odd(str(error)) from error

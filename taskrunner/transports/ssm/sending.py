@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskrunner.errors import UsageError
+from taskrunner.transports import answers
 from taskrunner.transports.ssm.courier import Ask
 from taskrunner.transports.ssm.talk import PARTS_LIMIT, Talk, drained
 from taskrunner.transports.staging import Files
@@ -29,7 +30,7 @@ def send(talk: Talk, root: str, files: Files) -> int:
     for first in range(0, len(files), AT_ONCE):
         some = files[first : first + AT_ONCE]
         found = talk.request("missing", root=root, files=[file for _, file in some])
-        wanted = [some[index] for index, _ in found]
+        wanted = [some[index] for index, _ in answers.missing(talk.name, found, some)]
         if wanted:
             with tempfile.TemporaryDirectory(prefix="taskrunner-") as folder:
                 _bring(talk, root, wanted, Path(folder) / "files.zip")
