@@ -15,6 +15,7 @@ TaskrunnerError                exit status
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 
@@ -115,5 +116,9 @@ def closest(name: str, known: Iterable[str]) -> str:
     """A "did you mean" for a name that is not known, or ""."""
     import difflib
 
-    found = difflib.get_close_matches(name, list(known)[:1000], n=3, cutoff=0.55)
+    names = list(islice(known, 1000))
+    if len(names) > 300:
+        # To compare with all of very many takes longer than a reader would.
+        names = [other for other in names if other[:1] == name[:1]][:50]
+    found = difflib.get_close_matches(name, names, n=3, cutoff=0.55)
     return "did you mean " + " or ".join(found) + "?" if found else ""

@@ -46,7 +46,10 @@ def meaning(document: Document, given: Mapping[str, str], explicit: Mapping[str,
     """As much as can be said of a document whose shape is not right."""
     if not isinstance(document.data, dict):
         return []
-    variables, problems = var.resolve(document, given, explicit, placeholders=True)
+    try:
+        variables, problems = var.resolve(document, given, explicit, placeholders=True)
+    except (TypeError, ValueError, AttributeError, KeyError):
+        return []  # the shape is wrong in a way that leaves nothing to look at
     try:
         undefined, values = templates(document, variables)
         tasks = [var.render_task(_texts(task), values) for _, task in _tasks(document)]

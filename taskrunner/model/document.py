@@ -16,7 +16,7 @@ from taskrunner.errors import NotFoundError, Problem, TaskFileError, in_order
 Place = tuple[str | int, ...]
 """The way to a value: names of members and indices of elements, from the top."""
 
-MOST_PROBLEMS = 100
+MOST_PROBLEMS = 2000
 TOKEN = re.compile(r'[ \t\n\r]*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
 ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u.{4}|.)|.", re.DOTALL)
 

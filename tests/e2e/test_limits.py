@@ -93,7 +93,7 @@ def test_whatever_a_file_says_it_is_looked_at_within_seconds(file: dict[str, Any
     assert status == 0
     assert time.monotonic() - began < 15  # 5 on a machine that has nothing else to do
     assert kib < 300_000
-    assert 0 < len(validate(path)) <= 102
+    assert 0 < len(validate(path)) <= 2001
 
 
 def test_a_pattern_that_takes_for_ever_ends_the_wait_for_its_service(write: Write) -> None:
