@@ -7,6 +7,7 @@ terminal, a control sequence in them could hide lines, rename the window or writ
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
@@ -23,6 +24,8 @@ ESCAPES = re.compile(
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
 ESCAPES_OR_COLOUR = re.compile(r"(?P<kept>\x1b\[[0-9;:]*m|\r)|" + ESCAPES.pattern)
+IDENTIFIERS = ("type", "step", "run", "id", "node", "status", "reason")
+"""Members of JSON that others know a thing by: what is a secret by chance must not change them."""
 _masker: Masker | None = None
 
 
@@ -41,13 +44,34 @@ def protect(plans: Iterable[dict[str, Any]]) -> Masker:
 
 
 def shown(text: str) -> str:
-    """A message as it may be shown."""
+    """A message as it may be shown; of JSON, for machines, the texts in it."""
+    if _masker and text[:1] in ("{", "["):
+        try:
+            return json.dumps(_told("", json.loads(text)), indent=2 if "\n" in text else None)
+        except ValueError:
+            pass
     text = _masker.text(text) if _masker else text
     if "://" in text:
         from taskrunner.engine.masking import PASSWORD
 
         text = PASSWORD.sub(lambda found: found[0].replace(found[1], "***"), text)
     return harmless(text)
+
+
+def _told(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return (
+            value if name in IDENTIFIERS else shown(value) if value[:1] not in ("{", "[") else _masked(value)
+        )
+    if isinstance(value, list):
+        return [_told(name, item) for item in value]
+    if isinstance(value, dict):
+        return {name: _told(name, item) for name, item in value.items()}
+    return value
+
+
+def _masked(text: str) -> str:
+    return _masker.text(text) if _masker else text
 
 
 class Messages(io.TextIOBase):

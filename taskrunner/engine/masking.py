@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any, Iterable, Mapping
 
 MASK = b"***"
+FEW, TELLING = 3, 16
+"""Lines of a secret that are each masked in every spelling; characters of a line of more that is masked."""
 SHORTEST = 4
 """Shorter values cannot be masked: they would hide half of any output."""
 BLOCK = 1 << 20
@@ -38,9 +40,14 @@ def passwords(texts: Iterable[str]) -> set[str]:
         if "://" in text:
             for password in PASSWORD.findall(text):
                 # One that stands for a variable of a shell is none.
-                if not password.startswith(("$", "{")):
-                    from urllib.parse import unquote  # slow to import, and seldom needed
+                if password.startswith(("$", "{")):
+                    continue
+                from urllib.parse import unquote  # slow to import, and seldom needed
 
+                if password.isalpha() and password.islower():
+                    # A word, as many a database on this machine has: it is one there, and nowhere else.
+                    found.add(":%s@" % password)
+                else:
                     found.update((password, unquote(password)))
     return found
 
@@ -50,18 +57,30 @@ class Masker:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         found: set[str] = set()
+        of_many: set[str] = set()
         for secret in secrets:
             # A line of a secret is one, too: what shows line by line puts something between them.
-            forms = {secret.strip(), *(line.strip() for line in secret.splitlines())}
+            lines = {line.strip() for line in secret.splitlines()}
+            forms = {secret.strip()}
+            if len(lines) <= FEW:
+                forms |= lines
+            else:
+                # Of a key or a document: those that say something, as they are.
+                of_many.update(line for line in lines if len(line) >= TELLING)
             if len(secret.strip()) < SHORTEST:
                 forms.add(secret)
             found.update(form for form in forms if len(form) >= SHORTEST)
-        plain = [form.encode("utf-8", "surrogateescape") for form in sorted(found, key=len, reverse=True)]
+        of_many -= found
+        both = sorted(found | of_many, key=len, reverse=True)
+        plain = [form.encode("utf-8", "surrogateescape") for form in both]
         self._plain = [(spelling.rarest(form), form) for form in plain]
         alone = [form for form in plain if not any(form in other for other in plain if other is not form)]
         self._pattern = re.compile(b"|".join(map(re.escape, plain)))
         self._alone = re.compile(b"|".join(map(re.escape, alone)))
-        self._spellings = [found for form in plain for found in spelling.spellings(form)]
+        as_they_are = {line.encode("utf-8", "surrogateescape") for line in of_many}
+        self._spellings = [
+            found for form in plain for found in spelling.spellings(form, literal=form in as_they_are)
+        ]
         self._longest = max((found.longest for found in self._spellings), default=0)
         self._held = self._before = b""
 

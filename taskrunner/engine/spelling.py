@@ -149,8 +149,9 @@ def _encoded(point: int) -> bytes:
 class Spelling:
     """A secret, or one alignment of it in base64, to be found in texts."""
 
-    def __init__(self, elements: list[Element], wrapped: bool) -> None:
-        """With `wrapped`, lines may end anywhere in it."""
+    def __init__(self, elements: list[Element], wrapped: bool, literal: bool = False) -> None:
+        """With `wrapped`, lines may end anywhere in it; `literal`: no character is written otherwise."""
+        self._literal = literal
         self._elements, self.wrapped = elements, wrapped
         self.longest = LONGEST_UNIT * len(elements)
         """Bytes that it takes at most, in texts that somebody can be meant to read."""
@@ -182,7 +183,7 @@ class Spelling:
         data = text.data
         start = max(0, len(data) - self.longest)
         tail = data[start:]
-        if any(lead in tail for lead in LEADS):
+        if not self._literal and any(lead in tail for lead in LEADS):
             start += len(tail.rstrip(self._within + LEADS + IN_ESCAPES))
         else:
             start += len(tail.rstrip(self._within))
@@ -201,12 +202,14 @@ class Spelling:
     def _candidates(self, text: Text) -> list[int]:
         data = text.data
         if not self._anchors:
+            if self._literal:
+                return [found.start() for found in re.finditer(re.escape(b"".join(self._elements)), data)]
             return [found.start() for found in self._starts.finditer(data)]
         near = []
         for offset, anchor, rare in self._anchors:
             if rare in data:
                 near += [(found.start(), offset) for found in re.finditer(re.escape(anchor), data)]
-        if text.escapes and not self.wrapped:
+        if text.escapes and not self.wrapped and not self._literal:
             ((offset, anchor, _),) = self._anchors
             if self._escaped is None:
                 self._escaped = _escapes_of(anchor, self._elements[offset + len(anchor) :])
@@ -265,7 +268,7 @@ def _anchors(elements: list[Element], wrapped: bool) -> list[tuple[int, bytes, i
     """Parts that stand as they are, each with its offset and its rarest byte. Of a `wrapped` one two, so
     short that a line ends in one of them at most.
     """
-    begin, end = _plain_run(elements)
+    begin, end = _plain_run(elements, 48 if wrapped else 6)
     core = b"".join(elements[begin:end])
     if len(core) < 2:
         return []
@@ -305,20 +308,26 @@ def rarest(text: bytes) -> int:
     return max(text, key=lambda byte: FREQUENT.find(byte) % 256)
 
 
-def _plain_run(elements: list[Element]) -> tuple[int, int]:
-    """The longest run of elements that a text without escapes shows as they are."""
+def _plain_run(elements: list[Element], enough: int) -> tuple[int, int]:
+    """The first run of elements that a text without escapes shows as they are which is long enough, else the
+    longest: the farther from the beginning it is, the more has to be looked at before it.
+    """
     best, begin = (0, 0), 0
     for end in range(len(elements) + 1):
         if end == len(elements) or len(elements[end]) > 1 or elements[end] in SPACES + QUOTES:
             if end - begin > best[1] - best[0]:
                 best = (begin, end)
+            if end - begin >= enough:
+                break
             begin = end + 1
     return best
 
 
-def spellings(secret: bytes) -> Iterator[Spelling]:
-    """The spelling of a secret, then its three alignments in base64."""
-    yield Spelling([bytes([byte]) for byte in secret], wrapped=False)
+def spellings(secret: bytes, literal: bool = False) -> Iterator[Spelling]:
+    """The spelling of a secret, then its three alignments in base64; `literal`: as it is, alone."""
+    yield Spelling([bytes([byte]) for byte in secret], wrapped=False, literal=literal)
+    if literal:
+        return
     for before in range(3):
         yield Spelling(_base64(secret, before), wrapped=True)
 

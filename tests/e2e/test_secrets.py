@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -84,9 +85,13 @@ def test_passwords_in_urls_are_secrets(
     write: Write, home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ELSEWHERE", "http://me:other-password@host/")
+    monkeypatch.setenv("DATABASE", "postgres://postgres:postgres@localhost/x")
     done = cli(
         write(
-            {"id": "a", "commands": ["echo $TRACKING $ELSEWHERE", "echo <<TRACKING>>; exit 3"]},
+            {
+                "id": "a-postgres",
+                "commands": ["echo $TRACKING $ELSEWHERE", "echo <<TRACKING>>; echo $DATABASE; exit 3"],
+            },
             variables={"TRACKING": "https://svc:p%40ss-word@host:5000/x"},
         ),
         "-v",
@@ -95,6 +100,17 @@ def test_passwords_in_urls_are_secrets(
     assert "https://svc:***@host:5000/x http://me:***@host/\n" in said
     assert "p%40ss-word" not in said
     assert "other-password" not in said
+    assert "postgres:postgres@" not in said
+    assert "a-postgres" in said
+
+
+def test_json_stays_json_whatever_is_secret(write: Write, cli: Cli) -> None:
+    path = write({"id": "a", "commands": ["echo <<PIN>>; exit 1"]},
+                 variables={"PIN": {"secret": True, "default": "1795"}, "WORD": {"secret": True, "default": "type"}})  # fmt: skip
+    done = cli(path, "--json")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["type"] for event in events][-1] == "run.finished"
+    assert "1795" not in json.dumps([event.get("tail") for event in events])
 
 
 def test_what_the_controller_says_holds_no_secret(write: Write, cli: Cli, home: Path) -> None:
