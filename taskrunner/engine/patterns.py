@@ -48,7 +48,7 @@ def found_in(pattern: str, path: str) -> bool:
             end = data.rfind(b"\n") + 1 if data else 0
             # A line is searched when it is whole; what is no line in pieces that overlap.
             now = rest + (data[:end] if end or not data else data)
-            if now and search(wanted, now):
+            if search(wanted, now):
                 return True
             if not data:
                 return False

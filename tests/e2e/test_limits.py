@@ -112,6 +112,8 @@ def test_a_search_is_the_same_over_blocks(tmp_path: Path) -> None:
     assert not patterns.found_in("^is ready$", str(log))
     log.write_bytes(b"x" * (patterns.BLOCK - 3) + b"ready")
     assert patterns.found_in("ready", str(log))
+    log.write_bytes(b"")
+    assert patterns.found_in("^", str(log))
 
 
 def test_a_dry_run_runs_guards_alone_and_stages_nothing(write: Write, cli: Cli, sshd: Sshd) -> None:
