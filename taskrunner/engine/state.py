@@ -187,6 +187,8 @@ def _forget_secrets(root: str) -> None:
     folder = os.path.join(root, "secrets")
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         directory = os.path.join(root, "runs", name)
+        if not _ours(root, name.partition("@")[0]):
+            continue  # only its own machine knows whether it goes on
         if _changed(os.path.join(folder, name)) < time.time() - BEGUN_WITHIN and not lock.engine_alive(
             directory
         ):
