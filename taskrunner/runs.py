@@ -274,7 +274,8 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
             "", f"{plan['file']} is being run already, by a run that starts just now", "try again"
         )
     theirs = transport.plan(holder)
-    if theirs and theirs["fingerprint"] == plan["fingerprint"] and not transport.followed(holder):
+    same = bool(theirs and theirs["fingerprint"] == plan["fingerprint"])
+    if same and not transport.followed(holder):
         transport.join(holder)
         found = Run(holder, transport, attached=True)
         found.plan = refused.plan  # it says the same, and was made here

@@ -32,7 +32,8 @@ EVENTS = "events.jsonl"
 ENGINE = "engine.json"
 EARLY = "cancel"
 ENGINE_LOG = "engine.log"
-FOLLOWERS = "followers"
+FOLLOWERS, FOLLOWERS_AWAY = "followers", "followers-away"
+"""Locked by who follows the run here, and by who does for a controller elsewhere and hears of it."""
 RESERVE = "reserve"
 RESERVE_BYTES = 64 * 1024
 

@@ -89,6 +89,9 @@ class Server(Verbs):
                 data = os.read(0, 1 << 20)
                 if not data:
                     return
+                if now - heard > 1.0:
+                    for run in self.joined:
+                        state.heard(self.root, run)
                 heard = now
                 for message, payload in unpacker.feed(data):
                     self._asked(message, payload)
@@ -129,7 +132,8 @@ class Server(Verbs):
 
     def do_join(self, run: str) -> None:
         if run not in self.joined:
-            self.joined[run] = state.join(self.root, run)
+            self.joined[run] = state.join(self.root, run, layout.FOLLOWERS_AWAY)
+            state.heard(self.root, run)
 
     def do_leave(self, run: str) -> None:
         if run in self.joined:

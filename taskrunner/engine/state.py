@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16
 KEEP_RUNS = 500
 KEEP_DAYS = 30
+HEARD_WITHIN = 8.0
+"""Seconds in which a controller is heard of: it says something every five."""
 BEGUN_WITHIN = 60.0
 """Seconds that an engine may take from its plan to its first sign of life."""
 KEEP_ALWAYS = 20
@@ -36,17 +38,28 @@ def create(root: str, run: str, plan: dict[str, Any]) -> str:
     return directory
 
 
-def join(root: str, run: str) -> int:
+def join(root: str, run: str, name: str = layout.FOLLOWERS) -> int:
     """Note that somebody follows the run, for as long as the returned descriptor is open."""
-    path = os.path.join(layout.run_dir(root, run), layout.FOLLOWERS)
+    path = os.path.join(layout.run_dir(root, run), name)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_SH)
     return fd
 
 
 def followed(root: str, run: str) -> bool:
-    """Whether somebody follows the run."""
-    return lock.held(os.path.join(layout.run_dir(root, run), layout.FOLLOWERS))
+    """Whether somebody follows the run. Who does so from elsewhere, and has not been heard of for a while,
+    does not: his connection may be lost without a sign of it.
+    """
+    directory = layout.run_dir(root, run)
+    away = os.path.join(directory, layout.FOLLOWERS_AWAY)
+    heard = time.time() - _changed(away) < HEARD_WITHIN
+    return lock.held(os.path.join(directory, layout.FOLLOWERS)) or (heard and lock.held(away))
+
+
+def heard(root: str, run: str) -> None:
+    """Note that who follows the run from elsewhere has just been heard of."""
+    with contextlib.suppress(OSError):
+        os.utime(os.path.join(layout.run_dir(root, run), layout.FOLLOWERS_AWAY))
 
 
 def alive(root: str, run: str) -> bool:

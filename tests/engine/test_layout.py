@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,16 @@ def test_the_lock_of_format_1_is_respected_and_its_runs_are_looked_after(tmp_pat
     assert held is not None
     assert unsettled.of(root, "key") == ["20261101-000000-000000"]
     assert not old.exists()
+
+
+def test_who_follows_from_elsewhere_and_is_not_heard_of_does_not_follow(tmp_path: Path) -> None:
+    root, run = str(tmp_path), "20261125-183839-422689"
+    directory = state.create(root, run, {})
+    held = state.join(root, run, layout.FOLLOWERS_AWAY)
+    assert state.followed(root, run)
+    os.utime(f"{directory}/{layout.FOLLOWERS_AWAY}", (1, 1))
+    assert not state.followed(root, run)
+    state.heard(root, run)
+    assert state.followed(root, run)
+    os.close(held)
+    assert not state.followed(root, run)
