@@ -6,7 +6,6 @@ import contextlib
 import gc
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -60,6 +59,8 @@ def command(program: str = "taskrunner") -> NoReturn:
     """The command as a process: nothing is left to clean up at its end, so Python need not look."""
     # What is loaded at start stays; collecting it on the way only costs time.
     gc.disable()
+    import signal  # not for who asks for the version only
+
     streams.open_streams()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
