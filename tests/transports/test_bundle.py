@@ -94,3 +94,16 @@ def test_usage(tmp_path: Path) -> None:
     )
     assert gone.returncode == 70
     assert "there is no whole plan" in gone.stderr
+
+
+def test_what_is_shipped_imports_nothing_that_is_not(tmp_path: Path) -> None:
+    """On a node, `inference` is not below `taskrunner`."""
+    import io
+    import zipfile
+
+    zipfile.ZipFile(io.BytesIO(engine_zip())).extractall(tmp_path)
+    modules = [".".join(path.relative_to(tmp_path).with_suffix("").parts) for path in tmp_path.rglob("*.py")
+               if path.stem not in ("__init__", "__main__")]  # fmt: skip
+    script = "import importlib, sys; sys.modules['taskrunner'] = None; [importlib.import_module(name) for name in sys.argv[1:]]"
+    done = subprocess.run([sys.executable, "-c", script, *modules], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

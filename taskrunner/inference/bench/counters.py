@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from taskrunner.inference.endpoint import Endpoint
-
+from ..endpoint import Endpoint
 from .http import get
 
 LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?\s+(\S+)")

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from taskrunner.inference.endpoint import Endpoint
+from ..endpoint import Endpoint
 
 TIMEOUT = 30.0
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from taskrunner.inference.endpoint import Endpoint
-
+from ..endpoint import Endpoint
 from .priority import realtime
 from .stream import Exchange, Stream
 

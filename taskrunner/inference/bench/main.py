@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from taskrunner.inference.endpoint import parse
-from taskrunner.inference.options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
+from ..endpoint import parse
+from ..options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
 
 FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
 KEY = "OPENAI_API_KEY"

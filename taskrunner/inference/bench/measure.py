@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from taskrunner.inference import endpoint
-from taskrunner.inference.endpoint import Endpoint
-
+from .. import endpoint
+from ..endpoint import Endpoint
 from . import counters, statistics
 from .http import NotServed, get
 from .load import Load, Run, run

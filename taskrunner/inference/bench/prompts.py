@@ -7,8 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from taskrunner.inference.endpoint import Endpoint
-
+from ..endpoint import Endpoint
 from .http import NotServed, ask
 
 TEXT = (

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from taskrunner.inference.options import COUNT, PORT, SECONDS, SIZE
+from ..options import COUNT, PORT, SECONDS, SIZE
 
 USAGE, UNREACHABLE = 2, 3
 KEY = "VLLM_API_KEY"

@@ -9,8 +9,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from taskrunner.inference import endpoint
-
+from .. import endpoint
 from .request import NOT_PASSED_ON, Headers, Request, passed_on
 
 MOST_IDLE = 1024
