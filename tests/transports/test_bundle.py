@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,5 +106,7 @@ def test_what_is_shipped_imports_nothing_that_is_not(tmp_path: Path) -> None:
     modules = [".".join(path.relative_to(tmp_path).with_suffix("").parts) for path in tmp_path.rglob("*.py")
                if path.stem not in ("__init__", "__main__")]  # fmt: skip
     script = "import importlib, sys; sys.modules['taskrunner'] = None; [importlib.import_module(name) for name in sys.argv[1:]]"
-    done = subprocess.run([sys.executable, "-c", script, *modules], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *modules], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
