@@ -92,7 +92,9 @@ class Masker:
         if not self._spellings:
             return text
         data = text.encode("utf-8", "surrogateescape")
-        return _masked(data, self._places(data, b""), len(data)).decode("utf-8", "surrogateescape")
+        return _masked(data, self._places(spelling.Text(data), b""), len(data)).decode(
+            "utf-8", "surrogateescape"
+        )
 
     def value(self, value: Any) -> Any:
         """A JSON value with every string in it masked; the names of its members stay."""
@@ -109,31 +111,31 @@ class Masker:
         data = self._held + data
         text = spelling.Text(data)
         hold = min((found.cut(text) for found in self._spellings), default=len(data))
-        places = self._places(data, self._before)
+        places = self._places(text, self._before)
         for begin, end in places:
             # A secret found across the point where another may begin is written as a mask now.
             if begin < hold < end:
                 hold = end
         self._held = data[hold:]
-        self._before = (self._before + data[:hold])[-spelling.BEGUN :]
+        self._before = (self._before + data[max(0, hold - spelling.BEGUN) : hold])[-spelling.BEGUN :]
         return _masked(data, places, hold)
 
     def flush(self) -> bytes:
         """The rest, at the end of the stream."""
         data, before, self._held, self._before = self._held, self._before, b"", b""
-        return _masked(data, self._places(data, before), len(data))
+        return _masked(data, self._places(spelling.Text(data), before), len(data))
 
-    def _places(self, data: bytes, before: bytes) -> list[tuple[int, int]]:
+    def _places(self, text: spelling.Text, before: bytes) -> list[tuple[int, int]]:
         """Where there are secrets, in order; they may overlap. `before` was written already: what has begun
         there is masked from here on.
         """
         places: list[tuple[int, int]] = []
+        data = text.data
         if any(rare in data and form in data for rare, form in self._plain):
             places = [found.span() for found in self._pattern.finditer(data)]
             # What is found already is not looked at again, character by character; what is a part of another
             # secret may be of that, otherwise spelled.
-            data = self._alone.sub(lambda found: b"\0" * len(found[0]), data)
-        text = spelling.Text(data)
+            text = spelling.Text(self._alone.sub(lambda found: b"\0" * len(found[0]), data))
         for found in self._spellings:
             places += found.places(text)
         if before:
