@@ -14,6 +14,7 @@ from taskrunner.errors import Problem, TaskFileError, closest
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
 from taskrunner.model.document import Document, Place
+from taskrunner.model.here_documents import literals
 from taskrunner.model.variables import Variables
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -138,7 +139,7 @@ def kept(document: Document, known: Container[str]) -> Iterator[Problem]:
     """Templates of known variables inside of quoted here-documents, where nothing is replaced."""
     for index, task in _tasks(document):
         commands = [text if isinstance(text, str) else "" for text in task.get("commands") or ()]
-        for element, spans in enumerate(var.literals(commands)):
+        for element, spans in enumerate(literals(commands)):
             for start, end in spans:
                 for mark in var.TEMPLATE.finditer(commands[element], start, end):
                     if (mark["new"] or mark["old"]) in known and not mark["escape"]:

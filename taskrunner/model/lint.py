@@ -24,11 +24,11 @@ from taskrunner.errors import NotFoundError, Problem, in_order
 from taskrunner.model import checks, shell
 from taskrunner.model.compile import SHORTEST_SECRET
 from taskrunner.model.document import Document, Place
+from taskrunner.model.here_documents import literals
 from taskrunner.model.variables import (
     TEMPLATE,
     Variables,
     declared,
-    literals,
     render_task,
     resolve,
     text_of,

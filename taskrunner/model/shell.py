@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from taskrunner.engine.script import whole
-from taskrunner.model.variables import HERE_DOCUMENT
+from taskrunner.model.here_documents import HERE_DOCUMENT
 
 INCOMPLETE = re.compile(r"unexpected end of file|unexpected EOF|delimited by end-of-file")
 WANTED = re.compile(r"delimited by end-of-file \(wanted `(.+)'\)")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskrunner.engine.script import quote
 from taskrunner.errors import Problem, TaskFileError, closest
 from taskrunner.model.document import Document, Place, strings
+from taskrunner.model.here_documents import Following, Span, literals
 
 TEMPLATE = re.compile(
     r"(?P<escape>(?<!\\)\\(?:\\\\)*(?!\\))?"
@@ -18,13 +19,6 @@ TEMPLATE = re.compile(
     r"|\{\{(?P<old>[A-Za-z_][A-Za-z0-9_]*)(?P<old_q>:q)?\}\})"
 )
 """A backslash before it says that the text itself is meant; two are two."""
-HERE_DOCUMENT = re.compile(
-    r"""(?<!<)<<(?!<)(?P<tabs>-)?[ \t]*"""
-    r"""(?:"(?P<double>[^"\n]+)"|'(?P<single>[^'\n]+)'|(?P<escape>\\)?(?P<bare>[^\s;&|<>()'"`\\]+))"""
-)
-"""The operator of a here-document and its delimiter, which is quoted where nothing in its body is
-replaced.
-"""
 NODE = re.compile(r"NODE[0-9]+_[A-Z0-9_]+")
 """Variables that describe nodes, taken from the environment of the controller."""
 
@@ -38,9 +32,6 @@ LARGEST_VARIABLE = 131_072
 DEEPEST = 100
 LINE = re.compile("^.*$", re.MULTILINE)
 NOT_TEMPLATED = {"id", "name", "description", "when", "on_failure", "always"}
-
-
-Span = tuple[int, int]
 
 
 class Template(NamedTuple):
@@ -63,20 +54,6 @@ class Variables(NamedTuple):
 
 class TooLong(Exception):
     """With the values of its variables, a text grows to more than `LARGEST` characters."""
-
-
-class Following:
-    """The lines that follow an element in the same shell."""
-
-    def __init__(self, elements: Sequence[str]) -> None:
-        self._last: dict[str, int] = {}
-        self.index = 0
-        for index, element in enumerate(elements):
-            for line in element.split("\n"):
-                self._last[line] = self._last[line.lstrip("\t")] = index
-
-    def __contains__(self, line: object) -> bool:
-        return self._last.get(str(line), -1) > self.index
 
 
 def templates(text: str, rest: Container[str] = (), literal: Sequence[Span] = ()) -> Iterator[Template]:
@@ -138,53 +115,6 @@ def render(
     return "".join(pieces) + text[last:]
 
 
-def literals(elements: Sequence[str]) -> list[list[Span]]:
-    """For each of the elements that are read by one shell, where the body of a quoted here-document
-    stands in it.
-    """
-    spans: list[list[Span]] = [[] for _ in elements]
-    if not any("<<" in element for element in elements):
-        return spans
-    lines = [(index, line) for index, element in enumerate(elements) for line in element.split("\n")]
-    starts: list[int] = []
-    for element in elements:
-        offset = 0
-        for line in element.split("\n"):
-            starts.append(offset)
-            offset += len(line) + 1
-    ends: dict[str, list[int]] = {}
-    """Of each line the numbers of those like it; with tabs before it, of those behind a tab."""
-    for number, (_, line) in enumerate(lines):
-        ends.setdefault(line, []).append(number)
-        if line.startswith("\t"):
-            ends.setdefault("\t" + line.lstrip("\t"), []).append(number)
-    number = 0
-    while number < len(lines):
-        line = lines[number][1]
-        opened = [] if line.lstrip().startswith("#") else list(HERE_DOCUMENT.finditer(line))
-        number += 1
-        for match in opened:
-            delimiter = match["double"] or match["single"] or match["bare"]
-            end = _end_of(ends, number, delimiter, bool(match["tabs"]))
-            if end is None:
-                continue
-            for inside in range(number, end) if not match["bare"] or match["escape"] else ():
-                index, body = lines[inside]
-                spans[index].append((starts[inside], starts[inside] + len(body)))
-            number = end + 1
-    return spans
-
-
-def _end_of(ends: Mapping[str, Sequence[int]], start: int, delimiter: str, tabs: bool) -> int | None:
-    """The number of the line that ends a here-document; None where there is none, so that it is not one."""
-    found: list[int] = []
-    for line in (delimiter, "\t" + delimiter) if tabs else (delimiter,):
-        numbers = ends.get(line, ())
-        place = bisect_left(numbers, start)
-        found += numbers[place : place + 1]
-    return min(found, default=None)
-
-
 def task_strings(
     task: dict[str, Any], place: Place = ()
 ) -> Iterator[tuple[Place, str, Container[str], Sequence[Span]]]:
@@ -203,16 +133,27 @@ def task_strings(
             yield (*place, *inner), text, (), literals([text])[0]
 
 
+class Room:
+    """How many characters the texts of a file may still have, with the values of its variables."""
+
+    def __init__(self) -> None:
+        self.left = LARGEST
+
+    def take(self, text: str) -> str:
+        """The text. Raises TooLong."""
+        self.left -= len(text)
+        if self.left < 0:
+            raise TooLong
+        return text
+
+
 def render_tasks(document: Document, values: Mapping[str, str]) -> list[dict[str, Any]]:
     """The steps with every template in them replaced. Raises TaskFileError where that makes them too long."""
     tasks: list[dict[str, Any]] = []
-    left = LARGEST
+    room = Room()
     for index, task in enumerate(document.data["tasks"]):
         try:
-            tasks.append(render_task(task, values, left))
-            left -= sum(len(text) for _, text in strings(tasks[-1]))
-            if left < 0:
-                raise TooLong
+            tasks.append(render_task(task, values, room))
         except TooLong:
             message = f"with the values of its variables, the file grows to more than {LARGEST >> 20} MiB"
             hint = "put a large text into a file, or read it from the environment"
@@ -220,33 +161,34 @@ def render_tasks(document: Document, values: Mapping[str, str]) -> list[dict[str
     return tasks
 
 
-def render_task(task: dict[str, Any], values: Mapping[str, str], most: int = LARGEST) -> dict[str, Any]:
+def render_task(task: dict[str, Any], values: Mapping[str, str], room: Room | None = None) -> dict[str, Any]:
     """The step with every template in it replaced; comments are left out. Raises TooLong."""
+    room = room or Room()
+
+    def rendered(text: str, rest: Container[str], literal: Sequence[Span]) -> str:
+        return room.take(render(text, values, rest, literal, room.left))
 
     def walk(value: Any) -> Any:
-        nonlocal most
         if isinstance(value, str):
-            found = render(value, values, (), literals([value])[0], most)
-            most -= len(found)
-            return found
+            return rendered(value, (), literals([value])[0])
         if isinstance(value, list):
             texts = [item if isinstance(item, str) else "" for item in value]
             bodies, following = literals(texts), Following(texts)
-            items = []
-            for following.index, item in enumerate(value):
-                if isinstance(item, str):
-                    item = render(item, values, following, bodies[following.index], most)
-                    most -= len(item)
-                else:
-                    item = walk(item)
-                items.append(item)
-            return items
+            return [
+                rendered(item, following, bodies[following.index]) if isinstance(item, str) else walk(item)
+                for following.index, item in enumerate(value)
+            ]
         if isinstance(value, dict):
             return {name: walk(item) for name, item in value.items() if not name.startswith("_")}
         return value
 
+    def kept(value: Any) -> Any:
+        for _, text in strings(value):
+            room.take(text)
+        return value
+
     return {
-        name: value if name in NOT_TEMPLATED else walk(value)
+        name: kept(value) if name in NOT_TEMPLATED else walk(value)
         for name, value in task.items()
         if not name.startswith("_")
     }
