@@ -42,9 +42,8 @@ def logs(args: Namespace) -> int:
     with runs.attach(args.run, transport_of(args)) as run:
         run.collects = False
         if args.step and not args.follow:
-            decoder = codecs.getincrementaldecoder("utf-8")("replace")
-            for piece in run.printed(args.step):
-                write_output(decoder.decode(piece))
+            for text in codecs.iterdecode(run.printed(args.step), "utf-8", "replace"):
+                write_output(text)
             return 0
         if args.step:
             run.index(args.step)  # an unknown step is an error, not silence

@@ -44,25 +44,18 @@ def protect(plans: Iterable[dict[str, Any]]) -> Masker:
 
 
 def shown(text: str) -> str:
-    """A message as it may be shown; of JSON, for machines, the texts in it."""
+    """What may be shown of a message; of JSON, for machines, of the texts in it."""
     if _masker and text[:1] in ("{", "["):
         try:
             return json.dumps(_told("", json.loads(text)), indent=2 if "\n" in text else None)
         except ValueError:
             pass
-    text = _masker.text(text) if _masker else text
-    if "://" in text:
-        from taskrunner.engine.masking import PASSWORD
-
-        text = PASSWORD.sub(lambda found: found[0].replace(found[1], "***"), text)
-    return harmless(text)
+    return _message(text)
 
 
 def _told(name: str, value: Any) -> Any:
     if isinstance(value, str):
-        return (
-            value if name in IDENTIFIERS else shown(value) if value[:1] not in ("{", "[") else _masked(value)
-        )
+        return value if name in IDENTIFIERS else _message(value)
     if isinstance(value, list):
         return [_told(name, item) for item in value]
     if isinstance(value, dict):
@@ -70,8 +63,13 @@ def _told(name: str, value: Any) -> Any:
     return value
 
 
-def _masked(text: str) -> str:
-    return _masker.text(text) if _masker else text
+def _message(text: str) -> str:
+    text = _masker.text(text) if _masker else text
+    if "://" in text:
+        from taskrunner.engine.masking import without_passwords
+
+        text = without_passwords(text)
+    return harmless(text)
 
 
 class Messages(io.TextIOBase):

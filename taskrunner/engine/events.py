@@ -158,10 +158,10 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
     if event is None or not isinstance(event.get("type"), str):
         return None
     needed = (("time", (int, float)), *FIELDS.get(event["type"], ()))
-    return event if all(_is(event.get(name), kind) for name, kind in needed) else None
+    return event if all(fits(event.get(name), kind) for name, kind in needed) else None
 
 
-def _is(value: Any, kind: Any) -> bool:
+def fits(value: Any, kind: Any) -> bool:
     """Whether a value is of a type; a number is one that can be reckoned with."""
     if isinstance(value, (int, float)):
         return isinstance(value, kind) and not isinstance(value, bool) and abs(value) < MOST
@@ -169,6 +169,7 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 MOST = 1e15
+"""More than any number that there is to tell, in any of its units."""
 _STEP = (("step", str), ("index", int))
 FIELDS: dict[str, tuple[tuple[str, Any], ...]] = {
     "run.started": (("name", str), ("file", str), ("steps", list)),

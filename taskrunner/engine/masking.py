@@ -33,6 +33,11 @@ def secrets_of(plan: Mapping[str, Any], environment: Mapping[str, str]) -> set[s
     return secrets | passwords([*variables.values(), *environment.values()])
 
 
+def without_passwords(text: str) -> str:
+    """A text without the passwords in its URLs."""
+    return PASSWORD.sub(lambda found: found[0].replace(found[1], "***"), text) if "://" in text else text
+
+
 def passwords(texts: Iterable[str]) -> set[str]:
     """The passwords in URLs, as they are and as they are written there."""
     found: set[str] = set()

@@ -168,14 +168,9 @@ def forget(path: str) -> None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         end = os.pread(fd, os.fstat(fd).st_size, 0).find(b"\0")
+        os.pwrite(fd, b" " * end, 0)
     finally:
         os.close(fd)
-    if end > 0:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, b" " * end, 0)
-        finally:
-            os.close(fd)
 
 
 def read_marks(data: bytes) -> Marks:

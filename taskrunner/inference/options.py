@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 def number(
@@ -27,6 +28,17 @@ def number(
 
     kind = "whole " if whole else ""
     return read
+
+
+Option = tuple[str, Callable[[str], Any], Any, str, str]
+"""An option, its type, default, placeholder and help."""
+
+
+def add(parser: argparse.ArgumentParser, table: Iterable[Option]) -> None:
+    """Add options; their help shows the default."""
+    for option, kind, default, metavar, said in table:
+        shown = "" if default == "" else f" ({default if isinstance(default, str) else f'{default:.10g}'})"
+        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
 
 
 COUNT = number(1, whole=True)

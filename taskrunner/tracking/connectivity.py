@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from taskrunner.engine.masking import without_passwords
 from taskrunner.tracking import spool, store
 
 EXPERIMENT = "taskrunner-connectivity"
@@ -52,7 +53,7 @@ def check(uri: str, as_json: bool = False) -> bool:
 
 def _set_up(state: dict[str, Any]) -> str:
     state["client"] = store.client(state["uri"])
-    return store.shown(str(state["uri"]))
+    return without_passwords(str(state["uri"]))
 
 
 def _experiment(state: dict[str, Any]) -> str:

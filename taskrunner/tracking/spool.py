@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskrunner.engine import layout
+from taskrunner.engine.masking import without_passwords
 from taskrunner.errors import StateError, TargetError, UsageError
 from taskrunner.tracking import store
 from taskrunner.tracking.record import Record, record_of
@@ -113,9 +114,10 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
             if only and key != only:
                 continue
             place = Path(store.folder()) / "pending" / key
-            name, to = key[:12], _about(place).get("to", "")
+            about = _about(place)
+            name, to = key[:12], about.get("to", "")
             try:
-                record = record_of(place / "files" / "result.json", _about(place).get("experiment", ""))
+                record = record_of(place / "files" / "result.json", about.get("experiment", ""))
                 name = record.name
                 if to in deaf:
                     raise TargetError(deaf[to])
@@ -161,7 +163,7 @@ def send(record: Record, to: str, files: Path) -> str:
     except (MlflowException, OSError) as error:
         refused = getattr(error, "error_code", "") in OF_THE_RECORD
         raise (Refused if refused else TargetError)(
-            f"{store.shown(to)}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
+            f"{without_passwords(to)}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
         ) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] not in (
@@ -173,7 +175,7 @@ def send(record: Record, to: str, files: Path) -> str:
         ):
             raise
         raise TargetError(
-            f"{store.shown(to)}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
+            f"{without_passwords(to)}: {store.short(error)}", "kept here; `taskrunner mlflow sync` sends it"
         ) from error
     return id
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from taskrunner.engine import layout
-from taskrunner.engine.masking import PASSWORD
+from taskrunner.engine.masking import without_passwords
 from taskrunner.errors import UsageError
 
 ARN = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/\S+")
@@ -34,7 +34,7 @@ def uri(given: str = "") -> str:
             raise UsageError("an ARN needs sagemaker-mlflow", "pip install 'taskrunner[mlflow]'")
     elif "://" not in wanted:
         raise UsageError(
-            f"{shown(wanted)} is no tracking URI", "an ARN, http://HOST:PORT, or sqlite:////PATH"
+            f"{without_passwords(wanted)} is no tracking URI", "an ARN, http://HOST:PORT, or sqlite:////PATH"
         )
     return wanted
 
@@ -60,14 +60,9 @@ def client(to: str) -> Any:
     return mlflow.MlflowClient()
 
 
-def shown(text: str) -> str:
-    """A tracking URI, or a text with some in it, without passwords."""
-    return PASSWORD.sub(lambda found: found[0].replace(found[1], "***"), text)
-
-
 def short(error: Exception) -> str:
     """What an error says, in one line."""
-    return shown(" ".join(str(error).split()))[:300] or type(error).__name__
+    return without_passwords(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def ready() -> None:

@@ -7,11 +7,11 @@ be, or is an error; it never decides where something is written here.
 from __future__ import annotations
 
 import errno
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from taskrunner.engine.events import fits
 from taskrunner.engine.feed import Chunk, Position
 from taskrunner.engine.frames import Unpacker, inflated
 from taskrunner.errors import StateError, TargetError
@@ -19,8 +19,6 @@ from taskrunner.errors import StateError, TargetError
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NUMBER = (int, float)
 MAYBE_NUMBER = (int, float, type(None))
-MOST = 1e15
-"""More than any number that a node has to tell, in any of its units."""
 HELLO: Mapping[str, Any] = {"version": str, "python": str, "root": str, "home": str, "time": NUMBER}
 INFO: Mapping[str, Any] = {
     "run": str, "name": str, "file": str, "started": NUMBER, "status": str, "duration": MAYBE_NUMBER,
@@ -106,10 +104,8 @@ def known(name: str, found: object, fields: Mapping[str, Any]) -> dict[str, Any]
         raise strange(name)
     for member, kind in fields.items():
         got = found.get(member)
-        if not isinstance(got, kind) or (isinstance(got, bool) and kind is not bool):
-            raise strange(name, f"{member} is {type(got).__name__}")
-        if isinstance(got, (int, float)) and not (math.isfinite(got) and abs(got) < MOST):
-            raise strange(name, f"{member} is {got}")
+        if not fits(got, kind):
+            raise strange(name, f"{member} is {got if isinstance(got, (int, float)) else type(got).__name__}")
     return {member: found[member] for member in fields}
 
 

@@ -91,12 +91,12 @@ class RemoteTransport(ABC):
 
     def get(self, source: str, target: str | Path, name: str = "") -> int:
         """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
-        return self._again(lambda: copying.get(self._conversation(), source, str(target), name))
+        return self._get(source, str(target), name, False)
+
+    def _get(self, source: str, target: str, name: str, data_only: bool) -> int:
+        return self._again(
+            lambda: copying.get(self._conversation(), source, target, name, data_only=data_only)
+        )
 
     def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
-        def get(there: str, here: str, name: str, data_only: bool) -> int:
-            return self._again(
-                lambda: copying.get(self._conversation(), there, here, name, data_only=data_only)
-            )
-
-        staging.collect(plan, index, source, get)
+        staging.collect(plan, index, source, self._get)

@@ -7,15 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
+from .. import options
 from ..endpoint import parse
 from ..options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
 
 FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
 KEY = "OPENAI_API_KEY"
-OPTIONS: tuple[tuple[str, Callable[[str], Any], Any, str, str], ...] = (
+OPTIONS: tuple[options.Option, ...] = (
     ("--model", str, "", "NAME", "the model's name there (default: the first it serves)"),
     ("--prompt-tokens", COUNT, 1024, "N", "exactly so many in each prompt"),
     ("--output-tokens", COUNT, 128, "N", "exactly so many in each answer"),
@@ -63,9 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", nargs="?", metavar="FILE", help="to import: a result of vllm bench serve, GuideLLM or LLMPerf"
     )
-    for option, kind, default, metavar, said in OPTIONS:
-        shown = "" if default in ("", None) else f" ({default:g})"
-        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
+    options.add(parser, OPTIONS)
     for option, metavar, said in LISTS:
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
     parser.add_argument("--constant", action="store_true", help="open loop: evenly, not as a Poisson process")

@@ -5,6 +5,7 @@ waiting.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -51,15 +52,21 @@ class Answer:
             self.content += data
 
 
-async def asked(upstream: Upstream, front: Front, raw: bytes, sink: Sink, timeout: float) -> str:
-    """Ask, and wait for the end of the answer; what went wrong with it. Raises Gone."""
-    loop = asyncio.get_running_loop()
-    over: asyncio.Future[str] = loop.create_future()
-    gone = False
+def _ending() -> tuple[asyncio.Future[str], Callable[[str], None]]:
+    """A future for the end of an answer, and the function that sets it; only its first call counts."""
+    over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def ended(problem: str) -> None:
         if not over.done():
             over.set_result(problem)
+
+    return over, ended
+
+
+async def asked(upstream: Upstream, front: Front, raw: bytes, sink: Sink, timeout: float) -> str:
+    """Ask, and wait for the end of the answer; what went wrong with it. Raises Gone."""
+    over, ended = _ending()
+    gone = False
 
     def left() -> None:
         nonlocal gone
@@ -75,7 +82,7 @@ async def asked(upstream: Upstream, front: Front, raw: bytes, sink: Sink, timeou
         ended(f"{TIMED_OUT} {timeout:g} s")
 
     front.left = left
-    watch = loop.call_later(timeout, late)
+    watch = asyncio.get_running_loop().call_later(timeout, late)
     try:
         if front.gone:
             upstream.free()
@@ -95,12 +102,7 @@ async def quietly(
 ) -> Answer | None:
     """Ask for what no client waits for; None where it is not answered in that many seconds."""
     answer = Answer()
-    over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def ended(problem: str) -> None:
-        if not over.done():
-            over.set_result(problem)
-
+    over, ended = _ending()
     upstream: Upstream | None = None
     try:
         upstream = await asyncio.wait_for(server.connection(fresh=True), within)

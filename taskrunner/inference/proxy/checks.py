@@ -21,6 +21,10 @@ LARGEST_FIELD = 4 << 20
 """Bytes of one member, but for the prompt and the messages: what it becomes in memory is many times that."""
 
 
+Fields = Mapping[str, msgspec.Raw]
+"""A request, each member as it was written."""
+
+
 class Unusable(Exception):
     """What came cannot be handed on. The text is for the client."""
 
@@ -121,15 +125,14 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
 """What does not go to prefill, so that prefill would not refuse it; null is as good as absent."""
 
 
-def check(path: str, fields: Mapping[str, msgspec.Raw]) -> None:
+def check(path: str, fields: Fields) -> None:
     """Raises Unusable for what is not exactly one sequence, or would not be taken."""
     values: dict[str, Any] = {}
     for name, fits in FIELDS.items():
-        if name in fields:
-            value = values[name] = _value(name, fields[name])
-            if value is not None and not fits(value):
-                raise Unusable(f"{name}: expected {fits}")
-    logprobs = _value("logprobs", fields["logprobs"]) if "logprobs" in fields else None
+        value = values[name] = value_of(fields, name)
+        if value is not None and not fits(value):
+            raise Unusable(f"{name}: expected {fits}")
+    logprobs = value_of(fields, "logprobs")
     right: Callable[[Any], bool] = Number(0, 1 << 20, whole=True) if path == COMPLETIONS else BOOL
     if logprobs is not None and not right(logprobs):
         raise Unusable(f"logprobs: expected {right}")
@@ -154,10 +157,10 @@ def _together(path: str, values: Mapping[str, Any], logprobs: Any) -> None:
         raise Unusable("top_logprobs needs logprobs")
 
 
-def _prompt(fields: Mapping[str, msgspec.Raw]) -> None:
+def _prompt(fields: Fields) -> None:
     """One text, or one list of tokens, also as the only one of a list."""
     raw = bytes(fields.get("prompt", b"")).lstrip()
-    embeds = _value("prompt_embeds", fields["prompt_embeds"]) if "prompt_embeds" in fields else None
+    embeds = value_of(fields, "prompt_embeds")
     if isinstance(embeds, list) and len(embeds) == 1:
         embeds = embeds[0]
     if isinstance(embeds, list) or (embeds is not None and raw not in (b"", b"null")):
@@ -168,34 +171,34 @@ def _prompt(fields: Mapping[str, msgspec.Raw]) -> None:
         raise Unusable(f"prompt: expected one text, or one list of tokens; {ONE}")
 
 
-def _tool_choice(fields: Mapping[str, msgspec.Raw]) -> None:
-    choice = _value("tool_choice", fields["tool_choice"]) if "tool_choice" in fields else None
+def _tool_choice(fields: Fields) -> None:
+    choice = value_of(fields, "tool_choice")
     if choice in (None, "none", "auto", "required"):
         if choice == "required" and not _names(fields):
             raise Unusable("tool_choice: there are no tools")
         return
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if choice.get("type") != "function" if isinstance(choice, dict) else True:
+    if not isinstance(choice, dict) or choice.get("type") != "function":
         raise Unusable("tool_choice: expected none, auto, required or a function")
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
     if name not in _names(fields):
         raise Unusable("tool_choice: there is no such tool")
 
 
-def _names(fields: Mapping[str, msgspec.Raw]) -> list[Any]:
-    tools = _value("tools", fields["tools"]) if "tools" in fields else None
-    functions = [tool.get("function") for tool in _listed(tools) if isinstance(tool, dict)]
+def _names(fields: Fields) -> list[Any]:
+    tools = value_of(fields, "tools")
+    listed = tools if isinstance(tools, list) else []
+    functions = [tool.get("function") for tool in listed if isinstance(tool, dict)]
     return [function.get("name") for function in functions if isinstance(function, dict)]
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _value(name: str, raw: msgspec.Raw) -> Any:
-    if len(bytes(raw)) > LARGEST_FIELD:
+def value_of(fields: Fields, name: str) -> Any:
+    """The value of a member; None where it is not there. Raises Unusable."""
+    if name not in fields:
+        return None
+    if memoryview(fields[name]).nbytes > LARGEST_FIELD:
         raise Unusable(f"{name}: more than {LARGEST_FIELD >> 20} MiB of it")
     try:
-        return msgspec.json.decode(raw)
+        return msgspec.json.decode(fields[name])
     except (msgspec.MsgspecError, RecursionError) as error:
         raise Unusable(f"{name}: {error}") from error

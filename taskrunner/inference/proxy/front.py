@@ -66,8 +66,7 @@ class Front(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
-        self._expect(self.proxy.settings.keepalive_timeout)
-        self.since = asyncio.get_running_loop().time()
+        self._idle()
         self.proxy.came(self)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -233,8 +232,7 @@ class Front(asyncio.Protocol):
             self._go_on(self._coming)
             self._expect(self.proxy.settings.body_timeout)
         else:
-            self._expect(self.proxy.settings.keepalive_timeout)
-            self.since = asyncio.get_running_loop().time()
+            self._idle()
         waiting, self._waiting, self._behind = b"".join(self._waiting), [], 0
         if self.transport is not None:
             self.transport.resume_reading()
@@ -296,8 +294,7 @@ class Front(asyncio.Protocol):
         """
         if self._begun:
             self._request.keep = False
-            if self.transport is not None:
-                self.transport.abort()
+            self._abort()
             return
         error = {"message": message, "type": "proxy_error", "code": int(status), "stage": stage}
         body = json.dumps({"error": error}).encode()
@@ -309,7 +306,7 @@ class Front(asyncio.Protocol):
             return
         if self._closing or self.paused:
             self._abort()
-        elif self._coming is not None or self._head:
+        elif self.at_work:
             self._give_up(Refused(HTTPStatus.REQUEST_TIMEOUT, "the request has not come in time"))
         else:
             self.close()
@@ -366,6 +363,11 @@ class Front(asyncio.Protocol):
         if self.transport is not None and not self.gone:
             self._begun = True
             self.transport.write(data)
+
+    def _idle(self) -> None:
+        """From now on it waits for a request."""
+        self._expect(self.proxy.settings.keepalive_timeout)
+        self.since = asyncio.get_running_loop().time()
 
     def _expect(self, seconds: float) -> None:
         self.deadline = asyncio.get_running_loop().time() + seconds

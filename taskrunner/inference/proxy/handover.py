@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from . import checks
-from .checks import Unusable
+from .checks import Fields, Unusable, value_of
 
 KEYS = ("kv_transfer_params", "ec_transfer_params")
 """Where a server is told to fetch what from which other one: nothing that a client may say."""
@@ -27,10 +27,8 @@ ANSWER_ONLY = {
     *checks.FIELDS.keys() - {"max_tokens", "max_completion_tokens"},
 }  # fmt: skip
 """What shapes the answer and not the prompt: prefill has no use for it, and may refuse it."""
-Fields = dict[str, msgspec.Raw]
-"""A request, each member as it was written."""
 
-_decoder = msgspec.json.Decoder(Fields)
+_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder = msgspec.json.Encoder()
 
 
@@ -44,8 +42,9 @@ def request_of(body: bytes) -> Fields:
         raise Unusable("the body is nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Unusable(f"the body is not a JSON object in UTF-8: {error}") from error
+    more = value_of(found, "vllm_xargs")
     for key in KEYS:
-        if key in found or key in _members(found.get("vllm_xargs")):
+        if key in found or (isinstance(more, dict) and key in more):
             raise Unusable(f"{key} is the proxy's to set")
     return found
 
@@ -57,15 +56,15 @@ def checked(path: str, fields: Fields) -> bool:
     One that asks for the prompt's own probabilities is decode's alone: it computes the prompt anyway.
     """
     checks.check(path, fields)
-    of_prompt = _value(fields, "prompt_logprobs") is not None
-    echoed = _value(fields, "echo") is True and _value(fields, "logprobs") is not None
+    of_prompt = value_of(fields, "prompt_logprobs") is not None
+    echoed = value_of(fields, "echo") is True and value_of(fields, "logprobs") is not None
     return not (of_prompt or echoed)
 
 
 def for_prefill(fields: Fields, params: dict[str, Any] | None = None) -> bytes:
     """The same request for one token, not streamed; with `params`, as decode is asked for that."""
     asked: dict[str, Any] = {name: value for name, value in fields.items() if name not in ANSWER_ONLY}
-    if _value(fields, "tool_choice") != "none" and ("tools" in fields or "tool_choice" in fields):
+    if value_of(fields, "tool_choice") != "none" and ("tools" in fields or "tool_choice" in fields):
         # Which tool is to be called shapes the answer; which there are, the prompt.
         asked["tool_choice"] = None
     asked.update({"stream": False, "max_tokens": 1, KEY: params or ASKED})
@@ -93,17 +92,3 @@ def params_of(answer: bytes) -> dict[str, Any]:
     if missing:
         raise Unusable(f"prefill's {KEY} has no {', '.join(missing)}")
     return found
-
-
-def _value(fields: Fields, name: str) -> Any:
-    return msgspec.json.decode(fields[name]) if name in fields else None
-
-
-def _members(raw: msgspec.Raw | None) -> Any:
-    if raw is None:
-        return ()
-    try:
-        found = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise Unusable(f"vllm_xargs is not JSON: {error}") from error
-    return found if isinstance(found, dict) else ()

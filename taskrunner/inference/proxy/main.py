@@ -7,11 +7,12 @@ import os
 import sys
 from pathlib import Path
 
+from .. import options
 from ..options import COUNT, PORT, SECONDS, SIZE
 
 USAGE, UNREACHABLE = 2, 3
 KEY = "VLLM_API_KEY"
-OPTIONS = (
+OPTIONS: tuple[options.Option, ...] = (
     ("--host", str, "127.0.0.1", "ADDRESS", "where to listen"),
     ("--port", PORT, 8000, "N", "0: any that is free"),
     ("--timeout", SECONDS, 600.0, "S", "seconds for an answer"),
@@ -31,8 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--prefill", action="append", default=[], metavar="URL", help="a prefill server; several take turns")
     add("--decode", action="append", default=[], metavar="URL", help="a decode server, or one that does both")
-    for option, kind, default, metavar, said in OPTIONS:
-        add(option, type=kind, default=default, metavar=metavar, help=f"{said} ({default})")
+    options.add(parser, OPTIONS)
     add("--log", default="", metavar="FILE", help="a line of JSON for each request: what happened when")
     add(
         "--api-key-file", default="", metavar="FILE",

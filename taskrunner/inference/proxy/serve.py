@@ -215,7 +215,7 @@ class Proxy:
             self.measured.note(name, stage, status, times)
         return None
 
-    async def _handed_over(self, asking: Asking, fields: handover.Fields) -> int:
+    async def _handed_over(self, asking: Asking, fields: checks.Fields) -> int:
         front, times = asking.front, asking.times
         question = handover.for_prefill(fields)
         for again in (False, True):
@@ -262,9 +262,7 @@ class Proxy:
             return status
         raise AssertionError
 
-    def _release(
-        self, server: Server, asking: Asking, fields: handover.Fields, params: dict[str, Any]
-    ) -> None:
+    def _release(self, server: Server, asking: Asking, fields: checks.Fields, params: dict[str, Any]) -> None:
         """Have a decode server fetch what it has refused, or was never asked for: prefill keeps the blocks
         of a request until somebody does, or their lease ends.
         """

@@ -62,13 +62,18 @@ def config_of(alias: str, port: int | None, user: str | None, config: Path | Non
 
 def _own(home: Path) -> Path | None:
     """The file, where $HOME is another folder than ssh takes for the home; else None: ssh finds it."""
+    theirs = _home_of_ssh()
+    return None if theirs is not None and theirs / ".ssh" / "config" == home else home
+
+
+def _home_of_ssh() -> Path | None:
+    """The home in the password database, which alone counts for ssh; None for a user without an entry."""
     import pwd
 
     try:
-        theirs = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
-        return home
-    return None if theirs == home else home
+        return None
 
 
 def _asked(
@@ -107,16 +112,10 @@ def _asked(
             found[name] = [value]
     if config is not None:
         # Its defaults are in the home that ssh knows of.
-        theirs = os.path.expanduser("~" + _name()) + "/.ssh/"
-        found = {name: [text.replace(theirs, "~/.ssh/") if theirs in text else text for text in values]
+        theirs = f"{_home_of_ssh()}/.ssh/"
+        found = {name: [text.replace(theirs, "~/.ssh/") for text in values]
                  for name, values in found.items()}  # fmt: skip
     return found
-
-
-def _name() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _read(alias: str, user: str | None, path: Path) -> Settings:
