@@ -47,7 +47,7 @@ class NixlEfaStack(Stack):
             self, "Scripts", removal_policy=RemovalPolicy.DESTROY, auto_delete_objects=True,
             lifecycle_rules=[
                 s3.LifecycleRule(prefix=f"{SCRIPTS}/", expiration=Duration.days(KEPT)),
-                # Plans with secrets, where who has put them there was killed before a node had them.
+                # Plans with secrets left behind when the controller is killed before a node fetches them.
                 s3.LifecycleRule(prefix=f"{SCRIPTS}/once/", expiration=Duration.days(1)),
             ],
         )  # fmt: skip

@@ -109,8 +109,8 @@ def _ours(folder: str) -> bool:
         return True  # nobody else gets into it
     for inside, folders, names in os.walk(folder):
         for name in ["", *folders, *names]:
-            found = os.lstat(os.path.join(inside, name) if name else inside)
-            if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022 or stat.S_ISLNK(found.st_mode):
+            entry = os.lstat(os.path.join(inside, name) if name else inside)
+            if entry.st_uid not in (0, os.geteuid()) or entry.st_mode & 0o022 or stat.S_ISLNK(entry.st_mode):
                 return False
     return True
 

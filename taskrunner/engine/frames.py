@@ -52,13 +52,13 @@ def _integer(text: str) -> int:
 def inflated(data: bytes, most: int = LARGEST_PAYLOAD) -> bytes:
     """What was compressed with zlib, if it is not larger. Raises ValueError."""
     try:
-        whole = zlib.decompressobj()
-        found = whole.decompress(data, most)
+        decompressor = zlib.decompressobj()
+        content = decompressor.decompress(data, most)
     except zlib.error as error:
         raise ValueError("it cannot be decompressed: %s" % error) from error
-    if not whole.eof:
+    if not decompressor.eof:
         raise ValueError("it is cut, or too large")
-    return found
+    return content
 
 
 class Unpacker:

@@ -31,10 +31,10 @@ def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
     path = os.path.join(folder, os.path.expanduser(wanted["log"].get("path") or own_log))
     pattern = wanted["log"]["pattern"]
     try:
-        found = patterns.found_in(pattern, path)
+        matches = patterns.found_in(pattern, path)
     except (OSError, patterns.TooSlow) as error:
         return "%s: %s" % (path, getattr(error, "strerror", None) or error)
-    return "" if found else "%s does not match %r" % (path, pattern)
+    return "" if matches else "%s does not match %r" % (path, pattern)
 
 
 def describe(wanted: Mapping[str, Any]) -> str:

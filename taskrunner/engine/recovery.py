@@ -173,7 +173,7 @@ def scrub(directory: str) -> None:
 
 
 def forget_secrets(directory: str) -> None:
-    """Remove the secrets from the plan of a run that does not go on; what is left does to recover from.
+    """Remove the secrets from the plan of a run that does not go on; recovery needs none of them.
 
     A plan that cannot be written without them, on a full disk, goes itself.
     """
