@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def new_app(**options: Any) -> App:
 
 
 def main() -> int:
-    """Write the templates; 2 with a line for each parameter that is wrong."""
+    """Write the templates; 2 with a line for each parameter that is wrong, or what the CDK finds wrong."""
     app = new_app()
     try:
         settings = read({name: app.node.try_get_context(name) for name in PARAMETERS})
@@ -51,8 +52,31 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     build(app, settings)
-    app.synth()
+    try:
+        app.synth()
+    except RuntimeError as error:
+        report = re.search(r"\S+validation-report\.json", str(error))
+        if not report:
+            raise
+        print("\n".join(_violations(Path(report.group()))), file=sys.stderr)
+        return 2
     return 0
+
+
+def _violations(report: Path) -> list[str]:
+    """A line for each place that the CDK's own validation has found wrong, and what to do."""
+    return [
+        f"{where['constructPath']}: {violation['description']}{_hint(violation['description'])}"
+        for plugin in json.loads(report.read_text())["pluginReports"]
+        for violation in plugin["violations"]
+        for where in violation["violatingConstructs"]
+    ]
+
+
+def _hint(description: str) -> str:
+    if "does not exist in" not in description:
+        return ""
+    return "; give another region" + (", or mlflow=tracking-server" if "::MlflowApp'" in description else "")
 
 
 if __name__ == "__main__":

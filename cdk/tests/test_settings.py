@@ -73,6 +73,18 @@ def test_the_app_ends_with_a_message_and_no_traceback() -> None:
     ]
 
 
+@pytest.mark.parametrize("region", ["cn-north-1", "us-gov-west-1"])
+def test_a_region_without_mlflow_ends_with_a_message_and_no_traceback(region: str) -> None:
+    env = {**os.environ, "CDK_VALIDATION": "true", "CDK_CONTEXT_JSON": json.dumps({"region": region})}
+    done = subprocess.run(
+        [sys.executable, "app.py"], cwd=HERE, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    said = f"mlflow-prod-{region.removeprefix('us-')}/App: Type: Resource type 'AWS::SageMaker::MlflowApp' does not exist"
+    assert f"{said} in '{region}'; give another region, or mlflow=tracking-server\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_names_are_the_same_at_every_synth() -> None:
     settings = read({}, {"DEPLOYMENT_ID": "phase2", "AWS_REGION": "eu-west-1"})
     assert settings.stack_name("nixl-efa", "dev") == "phase2-nixl-efa-dev-eu-west-1"
