@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,28 @@ def test_every_pack_is_valid_described_and_free_of_findings(pack: packs.Pack) ->
     assert json.loads(pack.path.read_text())["$schema"] == "schema/task-file.schema.json"
     findings = [problem for problem in lint(Document.read(pack.path)) if problem.rule != "no-guard"]
     assert findings == []
+
+
+LOCKS = [*CHECKOUT.glob("requirements/*.txt"), *CHECKOUT.glob("tasks/setup-environment/*.txt")]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
+def test_lock_files_pin_everything_with_hashes_and_name_no_host(lock: Path) -> None:
+    entry = r"[\w.-]+==[^\s;]+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.fullmatch(f"({entry})+", lock.read_text())
+
+
+def test_what_is_installed_from_lock_files_must_have_their_hashes() -> None:
+    packs = json.loads((CHECKOUT / "tasks/setup-environment.json").read_text())
+    lines = [line for task in packs["tasks"] for line in task.get("commands", [])]
+    lines += (CHECKOUT / "scripts/setup").read_text().splitlines()
+    installs = [line for line in lines if re.search(r"pip\b.* -r ", line)]
+    assert len(installs) == 4
+    assert all("--require-hashes" in line and "extra-index" not in line for line in installs)
+    pinned = (CHECKOUT / "tasks/setup-environment/vllm-gpu.txt").read_text()
+    for package in ("vllm", "nixl"):
+        version = packs["variables"][f"{package.upper()}_VERSION"]["default"]
+        assert f"\n{package}=={version} \\\n" in pinned
 
 
 def test_quickstart_and_its_resume(cli: Cli, tmp_path: Path) -> None:
