@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,13 @@ def listening(pids: Iterable[int] | None) -> set[int]:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine, by its usual names."""
-    return host in ("", "localhost", "0.0.0.0", "::", "::1") or host.startswith("127.")  # noqa: S104
+    """Whether a host is this machine: only its own addresses can be bound."""
+    with contextlib.suppress(OSError, UnicodeError):
+        for family, _, _, _, address in socket.getaddrinfo(host or None, 0, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as own:
+                own.bind(address)
+                return True
+    return False
 
 
 def owner(port: int) -> str:

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from taskrunner import run, start
+from taskrunner.engine import ports
 from tests.conftest import left_of
 from tests.e2e.steps import ran
 from tests.sshd import Sshd, free_port
@@ -34,6 +37,14 @@ def test_ready_is_told_by_a_port_of_the_services_own(write: Write, home: Path) -
     assert f"port {port} is answered by another process, by pid" in result.failures[0]["detail"]
     for pid in left_of(home):
         os.kill(pid, 9)
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("", True), ("localhost", True), ("0.0.0.0", True), ("127.0.0.2", True), ("192.0.2.1", False), ("no such host", False)],
+)  # fmt: skip
+def test_a_host_is_this_machine_when_its_address_can_be_bound(host: str, here: bool) -> None:
+    assert ports.is_local(host) is here
 
 
 def test_two_projects_have_services_of_the_same_name(write: Write, home: Path) -> None:

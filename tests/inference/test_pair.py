@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,19 @@ def test_the_installed_vllm_takes_what_we_start_it_with(pair: Pair, mode: str) -
 
 
 def test_one_server_for_both(pair: Pair) -> None:
-    done = pair.run("measure-unified", timeout=300, PROMPT_TOKENS=240, OUTPUT_TOKENS=16)
+    """It listens where it is told alone, and wants its key."""
+    keyed = {"NODE1_PRIVATE": "127.0.0.2", "VLLM_API_KEY": "sk-pair-0123456789"}
+    done = pair.run("measure-unified", timeout=300, PROMPT_TOKENS=240, OUTPUT_TOKENS=16, **keyed)
     assert done.returncode == 0, done.stdout
     found = pair.measured("unified-240-c1")
     assert (found["completed"], found["failed"]) == (30, 0)
+    with socket.socket() as elsewhere:
+        assert elsewhere.connect_ex(("127.0.0.1", pair.ports["PREFILL"])) != 0
+    url = f"http://127.0.0.2:{pair.ports['PREFILL']}/v1/models"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        get(url)
+    assert "models/tiny" in get(url, Authorization=f"Bearer {keyed['VLLM_API_KEY']}")
+    for secret in pair.folder.rglob("*"):
+        assert not secret.is_file() or keyed["VLLM_API_KEY"].encode() not in secret.read_bytes(), secret
+    kept = pair.run("serve-unified", timeout=60, PROMPT_TOKENS=240, OUTPUT_TOKENS=16, **keyed)
+    assert "[SKIP]" in kept.stdout, kept.stdout

@@ -26,6 +26,8 @@ def test_a_producer_on_efa() -> None:
     found = launch(server, "/env/bin/python")
     assert found.argv[:3] == ["/env/bin/vllm", "serve", "Qwen/Qwen2.5-7B"]
     assert "--no-enable-prefix-caching" in found.argv
+    assert found.argv[found.argv.index("--host") + 1] == "10.0.0.11"
+    assert service(server)["ready"]["http"] == "http://10.0.0.11:8100/health"
     assert found.env["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "10.0.0.11"
     assert (found.env["FI_PROVIDER"], found.env["NCCL_IB_DISABLE"]) == ("efa", "0")
     assert "NIXL_BACKEND" not in found.env
@@ -158,17 +160,17 @@ def test_the_gpu_that_is_here_sets_the_limit(
 
 
 def test_a_running_server_does_for_shorter_prompts_and_nothing_else() -> None:
-    def of(**other: Any) -> tuple[Any, int, dict[str, Any]]:
+    def of(**other: Any) -> tuple[dict[str, Any], int]:
         server = Server("m", "producer", "tcp", **other)
         found = launch(server)
         needed = server.max_model_len or server.prompt_tokens + server.output_tokens
-        return found, needed, {"argv": found.argv, "env": found.env}
+        return serving_main._record(found), needed
 
-    running = of(prompt_tokens=12_000)[2]
+    running = of(prompt_tokens=12_000)[0]
     for fitting in ({}, {"prompt_tokens": 200}, {"prompt_tokens": 20_000}, {"max_model_len": 20_480}):
-        assert serving_main.fits(*of(**fitting)[:2], running), fitting
+        assert serving_main.fits(*of(**fitting), running), fitting
     for other in ({"prompt_tokens": 20_400}, {"max_model_len": 20_481}, {"tensor_parallel": 2}, {"address": "10.0.0.1"},
                   {"prefix_caching": True}, {"extra": ("--seed", "1")}, {"lease": 60}):  # fmt: skip
-        assert not serving_main.fits(*of(**other)[:2], running), other
+        assert not serving_main.fits(*of(**other), running), other
     for odd in (None, {}, [], {"argv": [], "env": running["env"]}):
-        assert not serving_main.fits(*of()[:2], odd)
+        assert not serving_main.fits(*of(), odd)

@@ -20,7 +20,8 @@ class Refused(ValueError):
 class Server:
     """What is to be served, and how.
 
-    `address` is this machine's own one, which its peers reach; never the peer's. `max_model_len` of 0 is
+    `address` is this machine's own one, which its peers reach, and the only one at which it listens; never
+    the peer's. `max_model_len` of 0 is
     computed from `prompt_tokens` and `output_tokens`. `native_len` is how long the model was made for;
     beyond, YaRN is needed. `gpu` is a name as nvidia-smi gives it, for the caps. `lease` is how long, in
     seconds, a producer keeps a KV cache that nobody fetches.

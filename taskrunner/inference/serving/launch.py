@@ -51,7 +51,7 @@ def launch(server: Server, python: str = "python3") -> Launch:
     warnings = [doubt] if (doubt := versions.doubt(server.vllm)) else []
     length = _length(server, warnings)
     argv = _program(server, python)
-    argv += ["--host", "0.0.0.0", "--port", str(server.listens), "--max-model-len", str(length)]  # noqa: S104
+    argv += ["--host", server.address, "--port", str(server.listens), "--max-model-len", str(length)]
     argv += ["--enforce-eager", "--tensor-parallel-size", str(server.tensor_parallel)]
     cached = server.prefix_caching if server.prefix_caching is not None else not server.disaggregated
     argv += ["--enable-prefix-caching" if cached else "--no-enable-prefix-caching"]
@@ -164,7 +164,8 @@ def _environment(server: Server) -> dict[str, str]:
 def service(server: Server, python: str = "python3") -> dict[str, Any]:
     """The `service` of a step that runs it."""
     found = launch(server, python)
+    host = f"[{server.address}]" if ":" in server.address else server.address
     return {
         "name": f"vllm-{server.mode}", "command": found.argv, "env": found.env, "fail_on": list(FAIL_ON),
-        "ready": {"http": f"http://127.0.0.1:{server.listens}/health", "timeout": READY_TIMEOUT},
+        "ready": {"http": f"http://{host}:{server.listens}/health", "timeout": READY_TIMEOUT},
     }  # fmt: skip

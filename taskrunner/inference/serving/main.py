@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -17,6 +18,8 @@ from .description import Refused, Server
 from .launch import Launch, launch
 
 USAGE, DIFFERENT = 2, 1
+KEY = "VLLM_API_KEY"
+"""Of the environment: vLLM asks its clients for this key."""
 OF_THE_CPU = {"model": "models/tiny", "fabric": "cpu", "kv_cache_bytes": 64 << 20}
 """What is served on a machine without a GPU, unless something else is given; see tasks/setup-
 environment.json.
@@ -59,24 +62,30 @@ def main(args: argparse.Namespace) -> int:
     record = os.path.join(os.environ.get("TASKRUNNER_SERVICE", ""), "launch.json")
     if os.environ.get("SERVE_FITS"):
         needed = server.max_model_len or server.prompt_tokens + server.output_tokens
-        return 0 if fits(found, needed, _read(record)) else DIFFERENT
+        return 0 if fits(_record(found), needed, _read(record)) else DIFFERENT
     os.environ.update(found.env)
     if args.parse:
         return _parsed(found.argv)
     if os.environ.get("TASKRUNNER_SERVICE"):
         with open(record, "w") as file:
-            json.dump({"argv": found.argv, "env": found.env}, file)
+            json.dump(_record(found), file)
     sys.stderr.flush()
     return os.execvp(found.argv[0], found.argv)
 
 
-def fits(wanted: Launch, needed: int, running: object) -> bool:
-    """Whether a server that was started as `running` says (its `argv` and `env`) does for what is wanted:
-    it is the same but for the length of sequences, and takes those that are `needed`.
+def _record(found: Launch) -> dict[str, Any]:
+    """What a server is started with; of its API key only a digest, which tells another key."""
+    key = hashlib.sha256(os.environ.get(KEY, "").encode()).hexdigest()
+    return {"argv": found.argv, "env": found.env, "api_key": key}
+
+
+def fits(wanted: dict[str, Any], needed: int, running: object) -> bool:
+    """Whether a server that was started as `running` says does for what is wanted: it is the same but for
+    the length of sequences, and takes those that are `needed`.
     """
-    if not isinstance(running, dict) or running.get("env") != wanted.env:
+    if not isinstance(running, dict) or any(running.get(name) != wanted[name] for name in ("env", "api_key")):
         return False
-    theirs, ours = list(running.get("argv", ())), list(wanted.argv)
+    theirs, ours = list(running.get("argv", ())), list(wanted["argv"])
     if len(theirs) != len(ours):
         return False
     place = ours.index("--max-model-len") + 1
