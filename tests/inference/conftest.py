@@ -77,3 +77,9 @@ def proxy(tmp_path: Any) -> Iterator[Callable[..., Told]]:
     for process in started:
         process.terminate()
         assert process.wait(40) == 0
+
+
+@pytest.fixture
+def behind(truth: Callable[..., Told], proxy: Callable[..., Told]) -> tuple[Told, Told, Told]:
+    p, d = truth("--role", "prefill", "--ttft", 1), truth("--role", "decode", "--ttft", 1, "--gap", 1)
+    return p, d, proxy("--prefill", p.url, "--decode", d.url)
