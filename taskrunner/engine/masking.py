@@ -78,14 +78,13 @@ class Masker:
         of_many -= found
         both = sorted(found | of_many, key=len, reverse=True)
         plain = [form.encode("utf-8", "surrogateescape") for form in both]
-        self._plain = [(spelling.rarest(form), form) for form in plain]
         alone = [form for form in plain if not any(form in other for other in plain if other is not form)]
         self._pattern = re.compile(b"|".join(map(re.escape, plain)))
         self._alone = re.compile(b"|".join(map(re.escape, alone)))
         as_they_are = {line.encode("utf-8", "surrogateescape") for line in of_many}
-        self._spellings = [
-            found for form in plain for found in spelling.spellings(form, literal=form in as_they_are)
-        ]
+        each = [list(spelling.spellings(form, literal=form in as_they_are)) for form in plain]
+        self._plain = [(of_form[0].anchor, form) for of_form, form in zip(each, plain)]
+        self._spellings = [found for of_form in each for found in of_form]
         self._longest = max((found.longest for found in self._spellings), default=0)
         self._held = self._before = b""
 
@@ -136,7 +135,7 @@ class Masker:
         """
         places: list[tuple[int, int]] = []
         data = text.data
-        if any(rare in data and form in data for rare, form in self._plain):
+        if any(text.first(anchor) >= 0 and form in data for anchor, form in self._plain):
             places = [found.span() for found in self._pattern.finditer(data)]
             # What is found already is not looked at again, character by character; what is a part of another
             # secret may be of that, otherwise spelled.

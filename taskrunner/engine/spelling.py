@@ -40,6 +40,8 @@ CUT = 128
 """Bytes from the end of a text in which an escape may begin that goes on in the next."""
 IN_ESCAPES = b"#;{}0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """What they go on with."""
+RARE = 500
+"""A byte that a text holds less often is a way to find what it is a part of."""
 LEADS = b"%\\&"
 """What every escape begins with."""
 SPACES = b" \t\n\r\v\f"
@@ -80,9 +82,47 @@ class Text:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.escapes = any(lead in data for lead in LEADS)
-        """Whether a character may stand in another way than as itself."""
+        self.leads = [lead for lead in LEADS if lead in data]
+        """What escapes begin with and is there: a character may stand in another way than as itself."""
         self._units: dict[int, tuple[list[tuple[bytes, int]], int, bool]] = {}
+        self._first: dict[bytes, int] = {}
+        self._present: set[int] = set()
+        self._absent: set[int] = set()
+
+    def first(self, part: bytes) -> int:
+        """Where a part stands first, else -1. To look for single bytes is quick, and mostly enough."""
+        if part not in self._first:
+            self._first[part] = -1 if self._lacks(part) else self._found(part)
+        return self._first[part]
+
+    def _found(self, part: bytes) -> int:
+        data, rarest = self.data, _rarest_first(part)[0]
+        before = part.index(rarest)
+        at = data.find(rarest, before)
+        for _ in range(RARE):
+            if at < 0 or data.startswith(part, at - before):
+                return max(-1, at - before)
+            at = data.find(rarest, at + 1)
+        return data.find(part, at - before) if at >= 0 else -1
+
+    def _lacks(self, part: bytes) -> bool:
+        """Whether a byte of a part stands nowhere."""
+        if not self._absent.isdisjoint(part):
+            return True
+        for byte in _rarest_first(part):
+            if byte not in self._present:
+                if byte not in self.data:
+                    self._absent.add(byte)
+                    return True
+                self._present.add(byte)
+        return False
+
+    def all(self, part: bytes) -> Iterator[int]:
+        """Where a part stands, also where it overlaps with itself."""
+        at = self.first(part)
+        while at >= 0:
+            yield at
+            at = self.data.find(part, at + 1)
 
     def unit(self, at: int) -> tuple[list[tuple[bytes, int]], int, bool]:
         """What may stand here, each with where it ends (`%2541` is `%`, `%41` or `A`); where the
@@ -157,7 +197,9 @@ class Spelling:
         """Bytes that it takes at most, in texts that somebody can be meant to read."""
         self._anchors = _anchors(elements, wrapped)
         """What a text holds if it holds the secret without escapes, and where that is in it."""
-        self._escaped: re.Pattern[bytes] | None = None
+        self.anchor = self._anchors[0][1] if self._anchors else b"".join(elements)
+        """The first of these; all of it, where there is none."""
+        self._escaped: dict[int, re.Pattern[bytes]] = {}
         within = b"".join(elements)
         for kind in (SPACES + b"+", QUOTES):
             if (wrapped and kind is not QUOTES) or any(byte in kind for byte in within):
@@ -203,17 +245,18 @@ class Spelling:
         data = text.data
         if not self._anchors:
             if self._literal:
-                return [found.start() for found in re.finditer(re.escape(b"".join(self._elements)), data)]
+                return list(text.all(b"".join(self._elements)))
             return [found.start() for found in self._starts.finditer(data)]
         near = []
-        for offset, anchor, rare in self._anchors:
-            if rare in data:
-                near += [(found.start(), offset) for found in re.finditer(re.escape(anchor), data)]
-        if text.escapes and not self.wrapped and not self._literal:
-            ((offset, anchor, _),) = self._anchors
-            if self._escaped is None:
-                self._escaped = _escapes_of(anchor, self._elements[offset + len(anchor) :])
-            near += [(found.start(), offset + len(anchor)) for found in self._escaped.finditer(data)]
+        for offset, anchor in self._anchors:
+            near += [(at, offset) for at in text.all(anchor)]
+        if text.leads and not self.wrapped and not self._literal:
+            ((offset, anchor),) = self._anchors
+            self._escaped = self._escaped or _escapes_of(anchor, self._elements[offset + len(anchor) :])
+            for lead in text.leads:
+                near += [
+                    (found.start(), offset + len(anchor)) for found in self._escaped[lead].finditer(data)
+                ]
         starts: set[int] = set()
         for at, offset in near:
             starts.update((at, max(0, at - offset)))
@@ -264,9 +307,9 @@ class Spelling:
         return best, cut
 
 
-def _anchors(elements: list[Element], wrapped: bool) -> list[tuple[int, bytes, int]]:
-    """Parts that stand as they are, each with its offset and its rarest byte. Of a `wrapped` one two, so
-    short that a line ends in one of them at most.
+def _anchors(elements: list[Element], wrapped: bool) -> list[tuple[int, bytes]]:
+    """Parts that stand as they are, each with its offset. Of a `wrapped` one two, so short that a line ends
+    in one of them at most.
     """
     begin, end = _plain_run(elements, 48 if wrapped else 6)
     core = b"".join(elements[begin:end])
@@ -274,15 +317,15 @@ def _anchors(elements: list[Element], wrapped: bool) -> list[tuple[int, bytes, i
         return []
     if wrapped and len(core) > 3:
         half = min(len(core) // 2, 24)
-        parts = [(begin, core[:half]), (begin + half, core[half : 2 * half])]
-    else:
-        # Not longer than needed: each of its characters is looked for in other ways, too.
-        parts = [(begin, core[:6])]
-    return [(offset, part, rarest(part)) for offset, part in parts]
+        return [(begin, core[:half]), (begin + half, core[half : 2 * half])]
+    # Not longer than needed: each of its characters is looked for in other ways, too.
+    return [(begin, core[:6])]
 
 
-def _escapes_of(anchor: bytes, behind: list[Element]) -> re.Pattern[bytes]:
-    """Where one of these characters may stand in another way than as itself."""
+def _escapes_of(anchor: bytes, behind: list[Element]) -> dict[int, re.Pattern[bytes]]:
+    """Where one of these characters may stand in another way than as itself, by what that begins with: one
+    known byte at the beginning is looked for quickly.
+    """
     codes = b"|".join(
         b"".join(_any_of(b"%c%c" % (c, ord(chr(c).upper()))) for c in b"%02x" % byte) for byte in anchor
     )
@@ -293,19 +336,23 @@ def _escapes_of(anchor: bytes, behind: list[Element]) -> re.Pattern[bytes]:
         rest = b"(?=" + _any_of(following + SPECIAL) + b"|\\Z)"
         others.append(re.escape(bytes([here])) + (rest if following else b""))
     entity = b"[#A-Za-z]" if any(byte > 0x7F or byte in b"&<>" for byte in anchor) else b"#"
-    return re.compile(
-        b"%(?:(?:25){0,4}(?:" + codes + b")|u)|&(?:amp;){0,4}" + entity
-        + rb"|(?:\\|%(?:25){0,4}5[Cc])(?:" + b"|".join(others) + b")"
-    )  # fmt: skip
+    behind_slash = b"(?:" + b"|".join(others) + b")"
+    patterns = (
+        b"%(?:(?:25){0,4}(?:" + codes + b"|5[Cc]" + behind_slash + b")|u)",
+        rb"\\" + behind_slash,
+        b"&(?:amp;){0,4}" + entity,
+    )
+    return dict(zip(LEADS, map(re.compile, patterns)))
 
 
 def _any_of(characters: bytes) -> bytes:
     return b"[" + b"".join(re.escape(bytes([byte])) for byte in sorted(set(characters))) + b"]"
 
 
-def rarest(text: bytes) -> int:
-    """The byte of a text that others hold least often: to look for it alone is quick."""
-    return max(text, key=lambda byte: FREQUENT.find(byte) % 256)
+@functools.lru_cache(maxsize=1024)
+def _rarest_first(part: bytes) -> bytes:
+    """The bytes of a part, those first that texts hold least often."""
+    return bytes(sorted(set(part), key=lambda byte: FREQUENT.find(byte) % 256, reverse=True))
 
 
 def _plain_run(elements: list[Element], enough: int) -> tuple[int, int]:
