@@ -21,8 +21,12 @@ FEW, TELLING = 3, 16
 SHORTEST = 4
 """Shorter values cannot be masked: they would hide half of any output."""
 BLOCK = 1 << 20
-PASSWORD = re.compile(r"://[^/?#\s:@]*:([^/?#\s@]+)@")
-"""In a URL (RFC 3986, section 3.2.1)."""
+CREDENTIALS = (
+    re.compile(r"://[^/?#\s:@]*:([^/?#\s@]+)@"),
+    re.compile(r"://[^/?#\s:@]*:([^/?#\s]*@[^/?#\s]*)@"),  # an @ in it should be escaped, and often is not
+    re.compile(r"://(?=[^/?#\s:@]*[0-9])([^/?#\s:@]{16,})(?::[^/?#\s@]*)?@"),  # a token for a user
+)
+"""What nobody is to see of the beginning of a URL (RFC 3986, section 3.2.1)."""
 F_SETPIPE_SZ = 1031  # fcntl has the name from Python 3.10 on
 
 
@@ -34,16 +38,24 @@ def secrets_of(plan: Mapping[str, Any], environment: Mapping[str, str]) -> set[s
 
 
 def without_passwords(text: str) -> str:
-    """A text without the passwords in its URLs."""
-    return PASSWORD.sub(lambda found: found[0].replace(found[1], "***"), text) if "://" in text else text
+    """A text without the passwords and tokens in its URLs."""
+    if "://" in text:
+        for pattern in reversed(CREDENTIALS):
+            text = pattern.sub(_hidden, text)
+    return text
+
+
+def _hidden(found: re.Match[str]) -> str:
+    begin, end = found.span(1)
+    return found.string[found.start() : begin] + "***" + found.string[end : found.end()]
 
 
 def passwords(texts: Iterable[str]) -> set[str]:
-    """The passwords in URLs, as they are and as they are written there."""
+    """The passwords and tokens in URLs, as they are and as they are written there."""
     found: set[str] = set()
     for text in texts:
         if "://" in text:
-            for password in PASSWORD.findall(text):
+            for password in (found for pattern in CREDENTIALS for found in pattern.findall(text)):
                 # One that stands for a variable of a shell is none.
                 if password.startswith(("$", "{")):
                     continue

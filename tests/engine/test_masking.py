@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskrunner.engine import masking
 from taskrunner.engine.masking import Masker
 
 # Without the mask's own character: a mask could otherwise complete a secret by chance.
@@ -176,6 +177,23 @@ def test_what_looks_like_the_beginning_of_a_secret_is_not_held_for_ever() -> Non
 
 def test_only_values_are_masked_not_the_names_of_members() -> None:
     assert Masker(["type"]).value({"type": ["a type", 1]}) == {"type": ["a ***", 1]}
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets", "shown"),
+    [
+        ("postgres://me:pa55-word@host/x", {"pa55-word"}, "postgres://me:***@host/x"),
+        ("postgres://me:p@55@host/x", {":p@", "p@55"}, "postgres://me:***@host/x"),
+        ("amqp://a:one-1@h1,b:two-2@h2", {"one-1", "one-1@h1,b:two-2"}, "amqp://a:***@h2"),
+        ("https://ghp_0123456789abcdef@host/x.git", {"ghp_0123456789abcdef"}, "https://***@host/x.git"),
+        ("https://ghp_0123456789abcdef:x-oauth-basic@host", {"ghp_0123456789abcdef", "x-oauth-basic"}, "https://***:***@host"),
+        ("ssh://git@host/x", set(), "ssh://git@host/x"),
+        ("http://host:8080/a@b", set(), "http://host:8080/a@b"),
+    ],
+)  # fmt: skip
+def test_credentials_in_urls(url: str, secrets: set[str], shown: str) -> None:
+    assert masking.passwords([f"see {url} there"]) == secrets
+    assert masking.without_passwords(f"see {url} there") == f"see {shown} there"
 
 
 def test_a_stream_of_blocks_stays_small() -> None:
