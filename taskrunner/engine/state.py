@@ -19,7 +19,7 @@ BLOCK = 1 << 16
 KEEP_RUNS = 500
 KEEP_DAYS = 30
 HEARD_WITHIN = 8.0
-"""Seconds in which a controller is heard of: it says something every five."""
+"""Seconds in which a controller from elsewhere is heard of: it says something every five."""
 BEGUN_WITHIN = 60.0
 """Seconds that an engine may take from its plan to its first sign of life."""
 KEEP_ALWAYS = 20
@@ -47,13 +47,19 @@ def join(root: str, run: str, name: str = layout.FOLLOWERS) -> int:
 
 
 def followed(root: str, run: str) -> bool:
-    """Whether somebody follows the run. Who does so from elsewhere, and has not been heard of for a while,
-    does not: his connection may be lost without a sign of it.
+    """Whether somebody follows the run. The connection of who does so from elsewhere may be lost without a
+    sign of it, so this waits until he is heard of, or has not been for a while.
     """
     directory = layout.run_dir(root, run)
+    if lock.held(os.path.join(directory, layout.FOLLOWERS)):
+        return True
     away = os.path.join(directory, layout.FOLLOWERS_AWAY)
-    heard = time.time() - _changed(away) < HEARD_WITHIN
-    return lock.held(os.path.join(directory, layout.FOLLOWERS)) or (heard and lock.held(away))
+    before = _changed(away)
+    while lock.held(away) and abs(time.time() - before) < HEARD_WITHIN:
+        time.sleep(0.1)
+        if _changed(away) != before:
+            return True
+    return False
 
 
 def heard(root: str, run: str) -> None:

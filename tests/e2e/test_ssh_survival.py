@@ -254,7 +254,6 @@ def test_the_connection_cut_while_something_else_is_asked_for(write: Write, sshd
                     relay.cut()
                     time.sleep(0.5)
                     assert begun.alive()
-                    assert transport.followed(begun.id)
                     (sshd.home / "go").touch()
     assert text == "one\ntwo\n"
     transport.close()
@@ -274,6 +273,24 @@ def test_the_connection_cut_while_outputs_come_back(write: Write, sshd: Sshd) ->
     assert Path("big").read_bytes() == (sshd.home / "big").read_bytes()
     transport.close()
     relay.close()
+
+
+def test_the_same_command_after_the_network_was_lost_without_a_sign(
+    write: Write, sshd: Sshd, cli: Cli
+) -> None:
+    """It waits until it is clear that nobody follows any more, and attaches."""
+    path = write({"id": "a", "commands": ["touch at; until [ -e go ]; do sleep 0.02; done"]})
+    relay = Relay(sshd.port)
+    transport = through(relay, sshd)
+    with start(path, on=transport) as begun:
+        wait_for(lambda: (sshd.home / "at").exists())
+        relay.swallow = True
+        threading.Timer(10.0, (sshd.home / "go").touch).start()
+        done = cli(path, "--on", sshd.target)
+        assert done.returncode == 0, done.stderr
+        assert f"attached to run {begun.id}" in done.stderr
+    relay.close()
+    transport.close()
 
 
 def test_a_cancel_that_the_network_has_swallowed(

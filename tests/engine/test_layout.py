@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,21 @@ def test_the_lock_of_format_1_is_respected_and_its_runs_are_looked_after(tmp_pat
     assert not old.exists()
 
 
-def test_who_follows_from_elsewhere_and_is_not_heard_of_does_not_follow(tmp_path: Path) -> None:
+def test_who_follows_from_elsewhere_and_is_not_heard_of_does_not_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, run = str(tmp_path), "20261125-183839-422689"
     directory = state.create(root, run, {})
+    monkeypatch.setattr(state, "HEARD_WITHIN", 1.0)
     held = state.join(root, run, layout.FOLLOWERS_AWAY)
+    threading.Timer(0.3, state.heard, (root, run)).start()
     assert state.followed(root, run)
-    os.utime(f"{directory}/{layout.FOLLOWERS_AWAY}", (1, 1))
     assert not state.followed(root, run)
-    state.heard(root, run)
-    assert state.followed(root, run)
+    for odd in (1, 2**33):  # as a clock that jumps leaves it
+        os.utime(f"{directory}/{layout.FOLLOWERS_AWAY}", (odd, odd))
+        assert not state.followed(root, run)
     os.close(held)
+    here = state.join(root, run)
+    assert state.followed(root, run)
+    os.close(here)
     assert not state.followed(root, run)
