@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,9 +100,15 @@ def pending() -> list[str]:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """One process sends at a time; the kernel frees the lock with its holder."""
+    """One process sends at a time, and the next one says that it waits; the kernel frees the lock with its
+    holder.
+    """
     with open(os.path.join(store.folder(), "lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another `taskrunner mlflow` sends results: waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -243,6 +243,16 @@ def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, resu
     assert all(run.data.metrics["ttft_mean"] == 0.05 for run in runs)
 
 
+def test_who_has_to_wait_says_so(result: Any, home: Path) -> None:
+    store.ready()
+    with spool.alone():
+        logging = subprocess.Popen(command("mlflow", "log", result()), stderr=subprocess.PIPE, text=True)
+        assert logging.stderr
+        assert "waiting for it" in logging.stderr.readline()
+    assert logging.wait(60) == 0
+    logging.stderr.close()
+
+
 def test_the_eight_steps(server: Server, cli: Cli) -> None:
     done = cli("mlflow", "test", "--to", server.url)
     assert done.returncode == 0
