@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from typing import Any, Iterator
 
 
+class TooLarge(ValueError):
+    """An answer that does not fit into the memory that there is for one."""
+
+    def __init__(self) -> None:
+        super().__init__("more than %d MiB or %d values at once" % (LONGEST_LINE >> 20, MOST_PARTS))
+
+
 def pack(message: dict[str, Any], payload: bytes = b"") -> bytes:
     """A message as it goes over the wire."""
     if not payload:
@@ -32,7 +39,7 @@ def pack(message: dict[str, Any], payload: bytes = b"") -> bytes:
 def loads(data: bytes) -> Any:
     """The value of a JSON text from the other end, which takes bounded memory. Raises ValueError."""
     if len(data) > LONGEST_LINE or sum(map(data.count, (b",", b"[", b"{"))) > MOST_PARTS:
-        raise ValueError("a message is too large")
+        raise TooLarge
     try:
         return json.loads(data.decode("utf-8", "replace"), parse_constant=_no_number, parse_int=_integer)
     except RecursionError:
@@ -88,7 +95,7 @@ class Unpacker:
         if self._line and b"\n" not in data:
             self._line += len(data)
             if self._line > self._longest:
-                raise ValueError("a message is too large")
+                raise TooLarge
             return
         data = b"".join(self._pieces)
         start = self._line = 0
@@ -103,7 +110,7 @@ class Unpacker:
                 self._pieces, self._missing = [data[start:]], whole - len(data)
                 self._line = 0 if end else len(data) - start
                 if self._line > self._longest:
-                    raise ValueError("a message is too large")
+                    raise TooLarge
                 return
             yield message, data[end:whole]
             start = whole

@@ -13,7 +13,7 @@ from typing import Any
 
 from taskrunner.engine.events import fits
 from taskrunner.engine.feed import Chunk, Position
-from taskrunner.engine.frames import Unpacker, inflated
+from taskrunner.engine.frames import TooLarge, Unpacker, inflated
 from taskrunner.errors import StateError, TargetError
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -46,7 +46,11 @@ def value(name: str, message: dict[str, Any], payload: bytes) -> Any:
 
 
 def strange(name: str, what: object = "") -> TargetError:
-    """The error for what no engine says."""
+    """The error for what no engine says, or says of so much that it is not taken."""
+    if isinstance(what, TooLarge):
+        return TargetError(
+            f"{name}: what it answers is too large: {what}", "ask for less: for a folder below, say"
+        )
     return TargetError(
         f"{name}: what it answers is not from an engine" + (f": {what}" if what else ""),
         "is it the right host, and has nobody else got into it?",

@@ -257,9 +257,9 @@ class Session:
                     raise self._odd("it is no message")
                 yield message, data
         except ValueError as error:
-            raise self._odd(str(error)) from error
+            raise self._odd(error) from error
 
-    def _odd(self, what: str) -> TargetError:
+    def _odd(self, what: object) -> TargetError:
         """Leave a node that does not talk as an engine does; it is not asked again."""
         self.close()
         return answers.strange(self.name, what)
