@@ -120,7 +120,9 @@ class Following:
             if isinstance(beginning.ask.error, NeverRanError):
                 raise beginning.ask.error
         elif beginning is not None:
-            return beginning.answer or (yield from self._begun(beginning))
+            answer = beginning.answer or (yield from self._begun(beginning))
+            self._beginning = None  # it has said all that it will, even if nothing had happened yet
+            return answer
         courier, instance = self.talk.courier, self.talk.instance
         courier.followed.add(instance)
         several = len(courier.followed) > 1
