@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,21 +25,55 @@ Process = subprocess.CompletedProcess[str]
 CACHE = Path(__file__).parent.parent / ".cache"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def nothing_is_left() -> Iterator[None]:
+MARK, TURNS = "TASKRUNNER_TESTS", "TASKRUNNER_TESTS_TURNS"
+"""In the environment of all that the tests start; the folder where workers agree on who is alone."""
+BEFORE = pytest.StashKey[set[int]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # workers have the environment of the process that starts them
+        os.environ[MARK], os.environ[TURNS] = uuid.uuid4().hex, tempfile.mkdtemp()
+        config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares the installation of vLLM stays together; what has to be alone comes last."""
+    for item in items:
+        if "vllm_env" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Tests run beside those of other workers, but those that measure times."""
+    how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    turns = Path(os.environ[TURNS])
+    with (turns / "next").open("w") as queue, (turns / "now").open("w") as room:
+        fcntl.flock(queue, how)  # who waits to be alone lets nobody pass
+        fcntl.flock(room, how)
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(room, fcntl.LOCK_UN)  # a forked process may have it open, too
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """At the end nothing runs that was started since the beginning, and holds a port or not."""
-    mark = f"TASKRUNNER_TESTS={uuid.uuid4().hex}"
-    os.environ.update([mark.split("=")])
-    before = processes_of(mark)
-    yield
+    if hasattr(session.config, "workerinput"):
+        return
+    shutil.rmtree(os.environ[TURNS])
+    before, mark = session.config.stash[BEFORE], f"{MARK}={os.environ[MARK]}"
     deadline = time.monotonic() + 10
-    while (left := _since(before, mark)) and time.monotonic() < deadline:
+    while left := {pid: line for pid, line in processes_of(mark).items() if pid not in before}:
+        if time.monotonic() > deadline:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            for pid, line in left.items():
+                print(f"\nleft running: {pid} {line!r}, listening on {sorted(ports.listening({pid}))}")
+            break
         time.sleep(0.1)
-    assert not left, {pid: (line, sorted(ports.listening({pid}))) for pid, line in left.items()}
-
-
-def _since(before: dict[int, str], mark: str) -> dict[int, str]:
-    return {pid: line for pid, line in processes_of(mark).items() if pid not in before}
 
 
 def processes_of(mark: str) -> dict[int, str]:
