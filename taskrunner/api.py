@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from taskrunner import history, packs, runs
-from taskrunner.errors import Problem, TaskFileError, UsageError
+from taskrunner.errors import Problem, TaskFileError, UsageError, closest
 from taskrunner.model import checks
 from taskrunner.model.compile import Plan, Selection, compile_plan
 from taskrunner.model.document import Document
@@ -119,8 +119,12 @@ def compile(
 ) -> Plan:
     """The plan that `run` would run: JSON, with every template replaced.
 
-    Raises TaskFileError with every problem, NotFoundError for an unknown step id.
+    Raises TaskFileError with every problem, NotFoundError for an unknown step id, UsageError for an unknown
+    option.
     """
+    for name in options:
+        if name not in Options.__annotations__:
+            raise UsageError(f"unknown option {name!r}", closest(name, Options.__annotations__))
     loaded = load(file)
     elsewhere = bool(on if isinstance(on, str) else on and on.name)
     given: dict[str, str] = dict(options.get("defaults", {}))

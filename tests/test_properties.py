@@ -117,7 +117,7 @@ def test_what_is_compiled_is_what_is_run(
         path.write_text(json.dumps({"variables": {"A": 1}, "tasks": numbered}))
         plan = compile(path, **options)
         events: list[Any] = []
-        run(path, on_event=events.append, transport=LocalTransport(Path(folder) / "state"), **options)
+        run(path, on_event=events.append, on=LocalTransport(Path(folder) / "state"), **options)
         assert not [problem for problem in lint(load(path).document) if problem.rule == ""]
     expected, stopped = [], False
     for step in plan["steps"]:

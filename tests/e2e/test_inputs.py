@@ -117,3 +117,11 @@ def test_the_largest_variables_are_fine(write: Write) -> None:
     variables = {"BIG": "x" * (131_072 - len("BIG=") - 1), "PATH": os.environ["PATH"]}
     assert run(write({"id": "a", "commands": ["echo ${#BIG} >> ran"]}, variables=variables)).status == "ok"
     assert ran() == ["131067"]
+
+
+def test_mistyped_options_of_the_library_are_refused(write: Write) -> None:
+    path = write({"id": "a", "commands": ["touch ran"]})
+    with pytest.raises(UsageError, match="unknown option 'onnly'") as caught:
+        run(path, onnly=["a"])  # type: ignore[call-arg]
+    assert caught.value.hint == "did you mean only?"
+    assert not Path("ran").exists()
