@@ -116,7 +116,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     """A "did you mean" for a name that is not known, or ""."""
     import difflib
 
-    names = list(islice(known, 1000))
+    names = list(dict.fromkeys(islice(known, 1000)))
     if len(names) > 300:
         # To compare with all of very many takes longer than a reader would.
         names = [other for other in names if other[:1] == name[:1]][:50]

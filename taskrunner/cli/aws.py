@@ -12,7 +12,7 @@ from taskrunner.errors import UsageError
 MARKS = {True: "✓", False: "✗", None: "?"}
 
 
-def aws(args: Namespace) -> int:
+def preflight(args: Namespace) -> int:
     """Each check as it is done; 1 when one has failed."""
     if find_spec("boto3") is None:
         raise UsageError("this needs boto3", "pip install 'taskrunner[aws]'")

@@ -63,12 +63,15 @@ exit status:
 
 
 class Command(NamedTuple):
-    """A command: what it is for, who handles it, and the groups of arguments (in options.py) it takes."""
+    """A command: what it is for, the function that handles it, the groups of arguments (in options.py) it
+    takes, and the commands below it. Without a handler it is one of these only.
+    """
 
     help: str
     handler: str
     arguments: str
     epilog: str = ""
+    commands: dict[str, Command] = {}  # noqa: RUF012
 
 
 COMMANDS = {
@@ -82,11 +85,21 @@ COMMANDS = {
     "proxy": Command("the proxy in front of prefill and decode servers", "inference:proxy", "proxy",
                      "example: taskrunner proxy --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200\n"),
     "bench": Command("measure a server, or a pair behind the proxy", "inference:bench", "bench",
-                     BENCH_EXAMPLES),
-    "mlflow": Command("results to MLflow: log, sync, url, test", "tracking:mlflow", "tracking json",
-                      MLFLOW_EXAMPLES),
-    "aws": Command("preflight: can this AWS account have the test bed?", "aws:aws", "aws account json",
-                   "example: taskrunner aws preflight --instance-type p5.48xlarge --region us-east-1\n"),
+                     BENCH_EXAMPLES, {
+        "import": Command("read a result of vllm bench serve, GuideLLM or LLMPerf",
+                          "inference:import_", "imported"),
+    }),
+    "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
+        "log": Command("log results", "tracking:log", "results tracking_server logged json", MLFLOW_EXAMPLES),
+        "sync": Command("send the results that could not be sent before", "tracking:sync", "json"),
+        "url": Command("print a URL for a browser", "tracking:url", "tracking_server"),
+        "test": Command("check in eight steps that logging works", "tracking:test", "tracking_server json"),
+    }),
+    "aws": Command("check an AWS account", "", "", "", {
+        "preflight": Command(
+            "check whether this account can host the test bed", "aws:preflight", "aws account json",
+            "example: taskrunner aws preflight --instance-type p5.48xlarge --region us-east-1\n"),
+    }),
     "status": Command("what is running now", "inspect:status", "target json"),
     "logs": Command("show the output of a run's steps", "inspect:logs", "logs target",
                     "example: taskrunner logs -f 05-install-vllm\n"),

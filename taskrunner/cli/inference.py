@@ -26,6 +26,14 @@ def bench(args: Namespace) -> int:
     return main(args)
 
 
+def import_(args: Namespace) -> int:
+    """Read a result of another client."""
+    from taskrunner.inference.bench.main import import_
+
+    _check()
+    return import_(args)
+
+
 def _check() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 Parser = argparse.ArgumentParser
+Group = argparse._ArgumentGroup
 
 
 def at_least_one(text: str) -> int:
@@ -40,69 +41,80 @@ def files(parser: Parser) -> None:
 
 
 def variables(parser: Parser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("variables")
+    group.add_argument(
         "--env", "-e", action="append", default=[], metavar="NAME=VALUE",
         help="a variable's value; NAME alone takes it from the environment",
     )  # fmt: skip
-    parser.add_argument(
+    group.add_argument(
         "--env-file", action="append", default=[], metavar="PATH", help="a file of NAME=VALUE lines"
     )
 
 
 def selection(parser: Parser) -> None:
-    parser.add_argument("--from", dest="start", metavar="STEP", help="start at this step")
-    parser.add_argument("--until", metavar="STEP", help="stop after this step")
-    parser.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step")
-    parser.add_argument("--reset", action="store_true", help="forget what was done before")
-    parser.add_argument("--check", action="store_true",
-                        help="after the run, evaluate the guards again: is it idempotent?")  # fmt: skip
+    group = parser.add_argument_group("steps")
+    group.add_argument("--from", dest="start", metavar="STEP", help="start at this step")
+    group.add_argument("--until", metavar="STEP", help="stop after this step")
+    group.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step")
+    group.add_argument("--reset", action="store_true", help="forget what was done before")
+    group.add_argument("--check", action="store_true",
+                       help="after the run, evaluate the guards again: is it idempotent?")  # fmt: skip
 
 
 def run(parser: Parser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("mode")
+    group.add_argument(
         "--dry-run",
         "-n",
         action="store_true",
-        help="say what would run: only guards (skip_if) are run, nothing is copied",
+        help="show what would run: only guards (skip_if) run, nothing is copied",
     )
-    parser.add_argument("--list", "-l", action="store_true", help="list the steps")
-    parser.add_argument("--detach", "-d", action="store_true", help="start it and return")
+    group.add_argument("--list", "-l", action="store_true", help="list the steps")
+    group.add_argument("--detach", "-d", action="store_true", help="start it and return")
 
 
 def target(parser: Parser) -> None:
-    parser.add_argument("--on", metavar="TARGET",
-                        help="another machine: ssh://user@host:port, or ssm://i-...")  # fmt: skip
-    connection(parser)
+    group = parser.add_argument_group("another machine")
+    group.add_argument("--on", metavar="TARGET", help="where: ssh://user@host:port, or ssm://i-...")
+    _connection(parser, group)
 
 
 def connection(parser: Parser) -> None:
-    parser.add_argument("--accept-new-host-keys", action="store_true",
-                        help="take and remember the key of a host that is not known yet")  # fmt: skip
-    parser.add_argument("--connect-timeout", type=seconds, metavar="S", help="seconds to connect in (10)")
-    parser.add_argument("--reconnect-timeout", type=seconds, metavar="S",
-                        help="seconds to get a lost connection back in (300)")  # fmt: skip
-
-    account(parser)
-    parser.add_argument("--bucket", metavar="NAME",
-                        help="S3 bucket for what is large or secret (TASKRUNNER_BUCKET)")  # fmt: skip
-    parser.add_argument("--stream", choices=("auto", "poll", "s3"),
-                        help="how output comes from ssm: asked for, through S3, as it fits")  # fmt: skip
+    _connection(parser, parser.add_argument_group("connection"))
 
 
-def account(parser: Parser) -> None:
-    parser.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
-    parser.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")
+def _connection(parser: Parser, group: Group) -> None:
+    group.add_argument("--accept-new-host-keys", action="store_true",
+                       help="accept and remember the key of an unknown host")  # fmt: skip
+    group.add_argument(
+        "--connect-timeout", type=seconds, metavar="S", help="seconds to wait for a connection (10)"
+    )
+    group.add_argument("--reconnect-timeout", type=seconds, metavar="S",
+                       help="seconds to keep reconnecting (300)")  # fmt: skip
+    aws = account(parser)
+    aws.add_argument("--bucket", metavar="NAME",
+                     help="S3 bucket for what is large or secret (TASKRUNNER_BUCKET)")  # fmt: skip
+    aws.add_argument("--stream", choices=("auto", "poll", "s3"),
+                     help="how output comes from ssm (auto: by its size)")  # fmt: skip
+
+
+def account(parser: Parser) -> Group:
+    group = parser.add_argument_group("AWS")
+    group.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
+    group.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")
+    return group
 
 
 def nodes_file(parser: Parser) -> None:
-    parser.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
-    parser.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
-                        help="instances with this tag, instead of NODE")  # fmt: skip
-    parser.add_argument("--stack", metavar="NAME",
-                        help="the nodes of a CloudFormation stack (cdk/ makes one)")  # fmt: skip
-    parser.add_argument("--user", metavar="NAME", help="who to be on the nodes")
-    parser.add_argument("--nodes", metavar="FILE", default="",
-                        help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
+    group = parser.add_argument_group("nodes")
+    group.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
+    group.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
+                       help="instances with this tag, instead of NODE")  # fmt: skip
+    group.add_argument("--stack", metavar="NAME",
+                       help="the nodes of a CloudFormation stack (cdk/ makes one)")  # fmt: skip
+    group.add_argument("--user", metavar="NAME", help="user name on the nodes")
+    group.add_argument("--nodes", metavar="FILE", default="",
+                       help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
     parser.set_defaults(on=None)
 
 
@@ -128,12 +140,13 @@ def some_nodes(parser: Parser) -> None:
 
 
 def parallel(parser: Parser) -> None:
-    parser.add_argument("--max-parallel", type=at_least_one, default=0, metavar="N",
-                        help="nodes at work at a time (all)")  # fmt: skip
-    parser.add_argument("--serial", type=at_least_one, default=0, metavar="N",
-                        help="N nodes to their end before the next N begin")  # fmt: skip
-    parser.add_argument("--fail-fast", action="store_true",
-                        help="when a node fails, ask the others to stop and begin no more")  # fmt: skip
+    group = parser.add_argument_group("order")
+    group.add_argument("--max-parallel", type=at_least_one, default=0, metavar="N",
+                       help="nodes that run at the same time (all)")  # fmt: skip
+    group.add_argument("--serial", type=at_least_one, default=0, metavar="N",
+                       help="run in batches of N nodes")  # fmt: skip
+    group.add_argument("--fail-fast", action="store_true",
+                       help="when a node fails, stop the others and start no more")  # fmt: skip
 
 
 def patience(parser: Parser) -> None:
@@ -151,12 +164,13 @@ def command(parser: Parser) -> None:
 
 
 def shown(parser: Parser) -> None:
-    json(parser)
-    parser.add_argument("--quiet", "-q", action="store_true", help="show failures only")
-    parser.add_argument("--verbose", "-v", action="store_true", help="show all output as it comes")
+    group = parser.add_argument_group("output")
+    json(group)
+    group.add_argument("--quiet", "-q", action="store_true", help="show failures only")
+    group.add_argument("--verbose", "-v", action="store_true", help="show all output as it comes")
 
 
-def json(parser: Parser) -> None:
+def json(parser: Parser | Group) -> None:
     parser.add_argument("--json", action="store_true", help="JSON, for machines")
 
 
@@ -168,7 +182,7 @@ def some_run(parser: Parser) -> None:
 def logs(parser: Parser) -> None:
     parser.add_argument("step", nargs="?", metavar="STEP", help="only this step")
     parser.add_argument("--run", default="last", metavar="RUN", help="default: the last run")
-    parser.add_argument("--follow", "-f", action="store_true", help="go on as long as the run does")
+    parser.add_argument("--follow", "-f", action="store_true", help="keep following until the run ends")
 
 
 def count(parser: Parser) -> None:
@@ -181,7 +195,7 @@ def kind(parser: Parser) -> None:
 
 
 def shell(parser: Parser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to complete in")
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to write it for")
 
 
 def proxy(parser: Parser) -> None:
@@ -196,10 +210,21 @@ def bench(parser: Parser) -> None:
     arguments(parser)
 
 
-def tracking(parser: Parser) -> None:
-    parser.add_argument("action", choices=("log", "sync", "url", "test"), help="what to do")
-    parser.add_argument("files", nargs="*", metavar="FILE", help="results of measurements, to log")
+def imported(parser: Parser) -> None:
+    from taskrunner.inference.bench.main import import_arguments
+
+    import_arguments(parser)
+
+
+def results(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a result of a measurement")
+
+
+def tracking_server(parser: Parser) -> None:
     parser.add_argument("--to", default="", metavar="URI", help="an ARN, http://HOST:PORT, sqlite:////PATH")
+
+
+def logged(parser: Parser) -> None:
     parser.add_argument("--experiment", default="", metavar="NAME", help="default: nixl-efa")
     parser.add_argument(
         "--artifact", action="append", default=[], metavar="FILE", help="a file to keep with it"
@@ -207,7 +232,6 @@ def tracking(parser: Parser) -> None:
 
 
 def aws(parser: Parser) -> None:
-    parser.add_argument("action", choices=("preflight",), help="what to do")
     parser.add_argument("--instance-type", default="g6e.12xlarge", metavar="TYPE", help="(g6e.12xlarge)")
     parser.add_argument("--count", type=at_least_one, default=2, metavar="N", help="instances (2)")
     parser.add_argument("--zone", default="", metavar="ZONE", help="availability zone (the first one)")

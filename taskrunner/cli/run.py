@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.cli.streams import protect
-from taskrunner.errors import Detached, UsageError
+from taskrunner.errors import Detached, NotFoundError, UsageError, closest
 
 if TYPE_CHECKING:
-    from taskrunner import runs
+    from taskrunner import api, runs
     from taskrunner.api import Options
     from taskrunner.cli.show import Renderer
     from taskrunner.events import Event
@@ -37,7 +37,7 @@ def run(args: Namespace) -> int:
     from taskrunner.cli.show import renderer
 
     file = args.file or last_file(args)
-    loaded = api.load(file)
+    loaded = _loaded(file)
     if args.list:
         from taskrunner.cli.listing import show_steps
 
@@ -61,6 +61,18 @@ def run(args: Namespace) -> int:
             _say(args, f"attached to run {begun.id}, which is under way")
         show = renderer(args, plan, lambda step: resume(args, plan, step))
         return watch(begun, show, again(args, "attach", begun.id), signals)
+
+
+def _loaded(file: str | Path) -> api.LoadedFile:
+    """A task file; for a word that is none, the command that may be meant."""
+    from taskrunner import api, packs
+    from taskrunner.cli.commands import COMMANDS
+
+    try:
+        return api.load(file)
+    except NotFoundError as error:
+        error.hint = closest(str(file), [*COMMANDS, *(pack.name for pack in packs.packs())]) or error.hint
+        raise
 
 
 def options(args: Namespace) -> Options:

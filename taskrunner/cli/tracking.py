@@ -6,23 +6,14 @@ import json
 import sys
 from argparse import Namespace
 
-from taskrunner.errors import UsageError
-from taskrunner.tracking import connectivity, spool, store, url
+from taskrunner.tracking import connectivity, spool, store
+from taskrunner.tracking.url import browser
 
 UNREACHABLE = 3
 
 
-def mlflow(args: Namespace) -> int:
-    """One of its actions."""
-    if args.files and args.action != "log":
-        raise UsageError(f"mlflow {args.action} takes no FILE")
-    return {"log": _log, "sync": _sync, "url": _url, "test": _test}[args.action](args)
-
-
-def _log(args: Namespace) -> int:
+def log(args: Namespace) -> int:
     """Results are kept first; that they cannot be sent now is no failure of theirs."""
-    if not args.files:
-        raise UsageError("mlflow log: which result?", "taskrunner mlflow log results/*.json")
     store.ready()
     to = store.uri(args.to)
     for file in args.files:
@@ -33,7 +24,8 @@ def _log(args: Namespace) -> int:
     return 0
 
 
-def _sync(args: Namespace) -> int:
+def sync(args: Namespace) -> int:
+    """Send what is kept here."""
     store.ready()
     done = spool.sync(told=lambda sent: _show(args, sent))
     if not done and not args.json:
@@ -51,11 +43,13 @@ def _show(args: Namespace, sent: spool.Sent) -> None:
         print(f"{sent.name}: run {sent.run}")
 
 
-def _url(args: Namespace) -> int:
-    print(url.browser(store.uri(args.to)))
+def url(args: Namespace) -> int:
+    """Print where a browser finds the results."""
+    print(browser(store.uri(args.to)))
     return 0
 
 
-def _test(args: Namespace) -> int:
+def test(args: Namespace) -> int:
+    """Try each step that logging needs."""
     store.ready()
     return 0 if connectivity.check(store.uri(args.to), args.json) else 1

@@ -40,6 +40,38 @@ def test_version_and_help(cli: Cli) -> None:
     assert cli("--no-such-option").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("validat t.json", "taskrunner: unknown command 'validat'; did you mean validate?"),
+        ("run x --verbos", "taskrunner run: unknown option '--verbos'; did you mean --verbose or --from?"),
+        ("mlflow", "taskrunner mlflow: expected a command: log, sync, url, test"),
+        ("mlflow lok r.json", "taskrunner mlflow: unknown command 'lok'; did you mean log?"),
+        ("mlflow url --experiment x", "taskrunner mlflow url: unknown option '--experiment'; --help lists them"),
+        ("mlflow log", "taskrunner mlflow log: the following arguments are required: FILE"),
+        ("bench import f --concurrency 4", "taskrunner bench import: unknown option '--concurrency'; --help lists them"),
+        ("aws preflght", "taskrunner aws: unknown command 'preflght'; did you mean preflight?"),
+        ("status x", "taskrunner status: unexpected argument 'x'; `taskrunner status --help` shows what it takes"),
+        ("a.json b.json", "taskrunner: unexpected argument 'b.json'; `taskrunner --help` shows what it takes"),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_line_with_what_is_nearest(cli: Cli, words: str, line: str) -> None:
+    done = cli(*words.split())
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
+
+
+def test_a_mistyped_command_without_more_is_no_pack(cli: Cli) -> None:
+    done = cli("valdate")
+    assert done.returncode == 2
+    assert "did you mean validate?" in done.stderr
+
+
+def test_runner_says_what_is_nearest(runner: Cli) -> None:
+    done = runner("nods")
+    assert (done.returncode, done.stderr) == (2, "runner: unknown command 'nods'; did you mean nodes?\n")
+    assert "unknown option '--verbos'" in runner("--verbos").stderr
+
+
 def test_plain_lines(write: Write, cli: Cli) -> None:
     write({"id": "01-git", "name": "Check git", "skip_if": "true", "commands": ["false"]},
           {"id": "02-work", "commands": ["echo out; sleep 0.3"]},

@@ -59,27 +59,30 @@ LISTS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
-    parser.add_argument("url", metavar="URL", help="the server, or the proxy; or the word `import`")
-    parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="to import: a result of vllm bench serve, GuideLLM or LLMPerf"
-    )
+    parser.add_argument("url", metavar="URL", help="the server, or the proxy")
     options.add(parser, OPTIONS)
     for option, metavar, said in LISTS:
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
     parser.add_argument("--constant", action="store_true", help="open loop: evenly, not as a Poisson process")
     parser.add_argument("--text", action="store_true", help="prompts as text: the server takes no token ids")
+    _output(parser)
+
+
+def import_arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be said to `bench import`."""
+    parser.add_argument("file", metavar="FILE", help="a result of vllm bench serve, GuideLLM or LLMPerf")
+    _output(parser)
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", "-o", metavar="FILE", help="where the result goes (stdout)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Measure, or import, write the result, and show it; 0 when it is valid."""
-    if args.url == "import":
-        return _import(args)
+    """Measure, write the result, and show it; 0 when it is valid."""
     from .http import NotServed
     from .measure import Settings, measure
 
-    if args.file:
-        return _say(f"{args.file}: only `bench import` takes a FILE", USAGE)
     try:
         slo = {name: _limit(name, value) for name, value in map(_pair, args.slo)}
         unknown = set(slo) - {"ttft", "tpot", "e2e"}
@@ -106,11 +109,10 @@ def main(args: argparse.Namespace) -> int:
     return _written(args, found)
 
 
-def _import(args: argparse.Namespace) -> int:
+def import_(args: argparse.Namespace) -> int:
+    """Read a result of another client, write it as one of ours, and show it; 0 when it is valid."""
     from .imports import Unreadable, read
 
-    if not args.file:
-        return _say("import: which FILE?", USAGE)
     try:
         return _written(args, read(args.file))
     except Unreadable as error:
