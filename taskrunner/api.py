@@ -57,7 +57,9 @@ def load(file: str | Path | TaskFile | LoadedFile) -> LoadedFile:
         # What comes through a pipe has no place where it could be found again.
         return LoadedFile(Document.read(path, _shown(path)), path if path.is_file() else None)
     text = json.dumps(file.to_json(), indent=2, ensure_ascii=False)
-    return LoadedFile(Document("(built in Python)", text), None)
+    document = Document("(built in Python)", text)
+    document.expand(Path.cwd())
+    return LoadedFile(document, None)
 
 
 def _shown(path: Path) -> str:

@@ -108,8 +108,10 @@ class Detached(Exception):
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
-    """The problems as they stand in the file, each once."""
-    return sorted(set(problems), key=lambda problem: (problem.line, problem.column))
+    """The problems as they stand in the files, each once."""
+    found = dict.fromkeys(problems)
+    files = list(dict.fromkeys(problem.file for problem in found))
+    return sorted(found, key=lambda problem: (files.index(problem.file), problem.line, problem.column))
 
 
 def closest(name: str, known: Iterable[str]) -> str:

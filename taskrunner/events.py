@@ -22,11 +22,15 @@ class StepTitle(TypedDict):
     name: str
 
 
-class FailedCommand(TypedDict):
-    """A command as it is written in the file, and its line there."""
-
+class _Command(TypedDict):
     source: str
     line: int
+
+
+class FailedCommand(_Command, total=False):
+    """A command as it is written in the file, and its line there; `file`: in this one, which is included."""
+
+    file: str
 
 
 class _RunStarted(_Event, total=False):

@@ -36,7 +36,7 @@ def schema_path(kind: str = "task-file") -> Path:
 
 def packs() -> Iterator[Pack]:
     """All packs, by name."""
-    skipped = {folder() / "schema", folder() / "plans"}
+    skipped = {folder() / "schema", folder() / "plans", folder() / "include"}
     for path in sorted(folder().rglob("*.json"), key=lambda path: path.stem):
         if skipped.isdisjoint(path.parents):
             yield Pack(path.stem, path)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def show_steps(file: LoadedFile, as_json: bool) -> int:
     """List the steps; the variables need no values for it."""
     document = file.document
-    if not cache.Mark("file", document.text):
+    if not cache.Mark("file", document.identity):
         problems = checks.structure(document)
         if problems:
             raise TaskFileError(problems)

@@ -95,7 +95,7 @@ def failure(event: StepFinished, file: str, resume: Resume, tail: bool) -> list[
     command = event.get("command")
     if command:
         first, *rest = command["source"].splitlines() or [""]
-        lines.append(f"{file}:{command['line']}: {first}")
+        lines.append(f"{command.get('file', file)}:{command['line']}: {first}")
         lines += ["  " + line for line in rest[:5]] + ["  ..."] * (len(rest) > 5)
     if tail:
         lines += ["| " + line for line in event.get("tail", ())]

@@ -288,7 +288,8 @@ class Run:
             cause=error.cause,
             detail=error.detail,
             exit=error.exit,
-            command=command and {"source": command["source"], "line": command["line"]},
+            command=command
+            and {name: command[name] for name in ("source", "line", "file") if name in command},
             duration=_since(began),
             tail=layout.tail(log),
             tolerated=True if step.get("on_failure") == "continue" else None,

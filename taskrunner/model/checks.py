@@ -10,7 +10,7 @@ from typing import Any
 
 from taskrunner.engine.masking import Masker
 from taskrunner.engine.script import whole
-from taskrunner.errors import Problem, TaskFileError, closest
+from taskrunner.errors import Problem, TaskFileError, closest, in_order
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
 from taskrunner.model.document import Document, Place
@@ -19,6 +19,7 @@ from taskrunner.model.variables import Variables
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 YEAR = 31_536_000
+SHARED = {"include", "services", "steps"}
 LARGEST_ENVIRONMENT = 1_900_000
 """Bytes of all together: a quarter of the usual stack limit, less what the machine's own environment
 takes.
@@ -40,7 +41,16 @@ def structure(document: Document) -> list[Problem]:
     # Imported here: a file that was found valid before is run without it (see `cache`).
     from taskrunner.model import schema
 
-    return schema.problems(document)
+    problems = schema.problems(document)
+    if isinstance(document.data, dict) and "tasks" not in document.data:
+        hint = "a file without tasks can only be included" if SHARED & document.written.keys() else ""
+        problems.append(document.problem((), '"tasks" is missing in the file', hint))
+    for part in (document, *document.included):
+        if isinstance(part.written, dict):
+            own = part is document
+            shared = {name: value for name, value in part.written.items() if not own or name in SHARED}
+            problems += schema.problems(part, data=shared)
+    return in_order(problems)
 
 
 def meaning(document: Document, given: Mapping[str, str], explicit: Mapping[str, str]) -> list[Problem]:

@@ -72,7 +72,7 @@ def compile_plan(
     that of the folder around. Raises TaskFileError with every problem, NotFoundError for an unknown step.
     """
     given, explicit = given or {}, explicit or {}
-    valid = cache.Mark("file", document.text)
+    valid = cache.Mark("file", document.identity)
     problems = [] if valid else checks.structure(document)
     if problems:
         raise TaskFileError(in_order(problems + checks.meaning(document, given, explicit)))
@@ -183,11 +183,11 @@ def _step(
 
 def _command(document: Document, task: int, group: shell.Group) -> dict[str, Any]:
     written = document.data["tasks"][task]["commands"][group.first : group.last + 1]
-    return {
-        "text": group.text,
-        "source": "\n".join(written),
-        "line": document.line(("tasks", task, "commands", group.first)),
-    }
+    place = ("tasks", task, "commands", group.first)
+    command = {"text": group.text, "source": "\n".join(written), "line": document.line(place)}
+    if (file := document.source(place)[0].name) != document.name:
+        command["file"] = file
+    return command
 
 
 def _probe(probe: dict[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,33 @@ class Document:
         self.name = name
         self.text = text
         self._told: list[Problem] = []
-        self.data = accepted(self._parse())
+        self.included: list[Document] = []
+        self.origins: dict[Place, tuple[Document, Place]] = {}
+        """What in `data` is written in another place (see `include`)."""
+        self.written = self.data = accepted(self._parse())
 
     @classmethod
     def read(cls, path: Path, name: str = "") -> Document:
-        """Read a file. Raises NotFoundError, TaskFileError."""
+        """Read a file, with what it includes. Raises NotFoundError, TaskFileError."""
+        document = cls.parsed(path, name)
+        document.expand(path.resolve().parent)
+        return document
+
+    def expand(self, folder: Path) -> None:
+        """Put what it includes, from that folder on, and extends into `data`. Raises TaskFileError."""
+        if isinstance(self.data, dict) and ("include" in self.data or '"extends"' in self.text):
+            from taskrunner.model.include import expand  # few files need it
+
+            expand(self, folder)
+
+    @property
+    def identity(self) -> str:
+        """The text, with those of the files that it includes."""
+        return "\0".join([self.text, *(other.text for other in self.included)])
+
+    @classmethod
+    def parsed(cls, path: Path, name: str = "") -> Document:
+        """Read a file alone. Raises NotFoundError, TaskFileError."""
         name = name or str(path)
         try:
             raw = path.read_bytes()
@@ -119,9 +141,18 @@ class Document:
         line = bisect_right(self._lines, offset)
         return line, offset - self._lines[line - 1] + 1
 
+    def source(self, place: Place) -> tuple[Document, Place]:
+        """The document in which a value of `data` is written, and its place there."""
+        for end in range(len(place), 0, -1):
+            if place[:end] in self.origins:
+                document, origin = self.origins[place[:end]]
+                return document, (*origin, *place[end:])
+        return self, place
+
     def line(self, place: Place) -> int:
         """The line of a value, from 1; of the nearest value around it when it is not there."""
-        return self.line_column(self._offset(place, key=False))[0]
+        document, place = self.source(place)
+        return document.line_column(document._offset(place, key=False))[0]
 
     def _offset(self, place: Place, key: bool) -> int:
         places = self._scan[0]
@@ -136,6 +167,9 @@ class Document:
 
         Raises TaskFileError when there are very many, as in a file that is something else.
         """
+        document, place = self.source(place)
+        if document is not self:
+            return document.problem(place, message, hint, at=at, key=key, rule=rule)
         offset = self._offset(place, key)
         if at:
             # Each character of the string may be written as an escape of several.

@@ -32,6 +32,11 @@ def _allow_comments(schema: dict[str, Any]) -> None:
     schema["patternProperties"] = {"^_": {}}
 
 
+def _name_or_extends(schema: dict[str, Any]) -> None:
+    _allow_comments(schema)
+    schema["anyOf"] = [{"required": ["name"]}, {"required": ["extends"]}]
+
+
 class Part(BaseModel):
     """A JSON object of the task file: members that start with `_` are comments, others are known."""
 
@@ -99,10 +104,14 @@ class Probe(Part):
     timeout: Duration = Field(300.0, description="How long to go on asking.")
 
 
-class Service(Part):
-    """A long-running server: started once, kept while it is well, stopped as a whole."""
+EXTENDS = Field(None, description="The name of one in `services` or `steps`, whose members it has, too.")
 
-    name: Filled
+
+class SharedService(Part):
+    """A service that others extend."""
+
+    extends: Filled | None = EXTENDS
+    name: Filled | None = None
     command: Filled | Annotated[list[Text], Field(min_length=1)] | None = None
     state: Literal["started", "stopped"] = "started"
     ready: Probe | None = None
@@ -121,6 +130,18 @@ class Service(Part):
     stop_timeout: Duration = Field(30.0, description="From TERM to KILL.")
 
 
+class Service(SharedService):
+    """A long-running server: started once, kept while it is well, stopped as a whole."""
+
+    model_config = ConfigDict(json_schema_extra=_name_or_extends)
+
+    @model_validator(mode="after")
+    def _named(self) -> Service:
+        if self.name is None and self.extends is None:
+            raise ValueError("a service needs a name, or one that it extends")
+        return self
+
+
 class File(Part):
     """A file or folder that is copied."""
 
@@ -128,10 +149,10 @@ class File(Part):
     to: Filled
 
 
-class Task(Part):
-    """One step: a guard, and what to do when the guard does not hold."""
+class SharedStep(Part):
+    """A step that others extend."""
 
-    id: Annotated[str, StringConstraints(pattern=ID, max_length=200)]
+    extends: Filled | None = EXTENDS
     name: Text | None = None
     description: Text | None = None
     when: (
@@ -151,19 +172,32 @@ class Task(Part):
     always: bool = Field(False, description="Clean-up: run also after a failure or a cancel.")
     files: list[File] = Field(default=[], description="Needed by the step; copied before it.")
     outputs: list[File] = Field(default=[], description="Results of the step; copied after it.")
-    service: Service | None = None
+    service: SharedService | None = None
     wait_for: Probe | None = None
 
 
+class Task(SharedStep):
+    """One step: a guard, and what to do when the guard does not hold."""
+
+    id: Annotated[str, StringConstraints(pattern=ID, max_length=200)]
+    service: Service | None = None
+
+
 class TaskFile(Part):
-    """A task file: steps that are run in order, each once."""
+    """A task file: steps that are run in order, each once. Without tasks it can be included by others."""
 
     schema_: str | None = Field(None, alias="$schema")
     metadata: Metadata | None = None
     name: Text | None = Field(None, description="The older place of metadata.name.")
     description: Text | None = Field(None, description="The older place of metadata.description.")
     version: Scalar | None = Field(None, description="The older place of metadata.version.")
+    include: Filled | list[Filled] = Field(
+        default=[],
+        description="Files whose variables, services and steps can be used here; from its folder on.",
+    )
     variables: Annotated[dict[Name, Scalar | Variable], BeforeValidator(without_comments)] = {}
+    services: Annotated[dict[Filled, SharedService], BeforeValidator(without_comments)] = {}
+    steps: Annotated[dict[Filled, SharedStep], BeforeValidator(without_comments)] = {}
     tasks: list[Task]
 
     model_config = ConfigDict(populate_by_name=True)
@@ -175,7 +209,9 @@ class TaskFile(Part):
 
 def generate() -> dict[str, Any]:
     """The JSON Schema of a task file (draft 2020-12)."""
-    return json_schema(TaskFile, "taskrunner task file")
+    schema = json_schema(TaskFile, "taskrunner task file")
+    del schema["required"]  # a file that is included has no tasks
+    return schema
 
 
 def json_schema(model: type[BaseModel], title: str) -> dict[str, Any]:

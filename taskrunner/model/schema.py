@@ -25,11 +25,13 @@ MEANINGS = {
 }
 
 
-def problems(document: Document, kind: str = "task-file") -> list[Problem]:
-    """Everything in the document that the schema does not allow, in the order of the file."""
+def problems(document: Document, kind: str = "task-file", data: Any = None) -> list[Problem]:
+    """Everything in the document (in these members of it, if given) that the schema does not allow, in the
+    order of the file.
+    """
     return in_order(
         problem
-        for error in validator(kind).iter_errors(document.data)
+        for error in validator(kind).iter_errors(document.data if data is None else data)
         for problem in _translate(document, error)
     )
 
@@ -126,7 +128,8 @@ def _got(value: Any) -> str:
 
 
 MEMBERS: dict[str | int, str] = {
-    "tasks": "a task", "variables": "a variable", "nodes": "a node", "groups": "a group",
+    "tasks": "a task", "services": "a service", "steps": "a step", "variables": "a variable",
+    "nodes": "a node", "groups": "a group",
 }  # fmt: skip
 
 

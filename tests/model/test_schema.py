@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from taskrunner import packs
-from taskrunner.model import schema
+from taskrunner.model import checks
 from taskrunner.model.document import Document, accepted
 from taskrunner.model.models import TaskFile, generate
 
 
 def problems(data: object) -> list[str]:
-    return [str(problem) for problem in schema.problems(Document("f", json.dumps(data)))]
+    return [str(problem) for problem in checks.structure(Document("f", json.dumps(data)))]
 
 
 def task(**members: object) -> dict[str, object]:
