@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from taskrunner import packs
+from taskrunner import load
 from taskrunner.engine import processes
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
@@ -56,7 +56,7 @@ class Pair:
             **{f"{name}_PORT": self.ports[name] for name in PORTS[:3]},
             **env,
         }
-        declared = json.loads(packs.find(pack).read_text()).get("variables", {})
+        declared = load(pack).document.data.get("variables", {})
         given = {name: value for name, value in given.items() if name in declared}
         return command(
             pack, *(word for name, value in given.items() for word in ("--env", f"{name}={value}"))

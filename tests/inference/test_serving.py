@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from taskrunner import load
 from taskrunner.inference.serving import FAIL_ON, Refused, Server, launch, lengths, service, versions
 from taskrunner.inference.serving import main as serving_main
 
@@ -135,7 +136,7 @@ def test_as_the_service_of_a_step(write: Any) -> None:
 def test_the_packs_know_the_same_signs_of_failure() -> None:
     found = [
         step["service"]["fail_on"]
-        for path in TASKS.glob("*.json") for step in json.loads(path.read_text()).get("tasks", [])
+        for path in TASKS.glob("*.json") for step in load(path).document.data["tasks"]
         if step.get("service", {}).get("name", "").startswith("vllm-") and "serve --mode" in step["service"].get("command", "")
     ]  # fmt: skip
     assert len(found) >= 9
