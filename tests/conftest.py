@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares the installation of vLLM stays together; what has to be alone comes last."""
     for item in items:
