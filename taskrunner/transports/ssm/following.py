@@ -10,7 +10,7 @@ from typing import Any
 from taskrunner.engine.feed import Chunk, Position
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import answers
-from taskrunner.transports.ssm.courier import Ask
+from taskrunner.transports.ssm.request import Ask
 from taskrunner.transports.ssm.talk import QUICK, Answer, Lost, Talk
 
 WAIT = 3300.0

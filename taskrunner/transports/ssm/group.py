@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.account import Account, explained
-from taskrunner.transports.ssm.courier import Ask
+from taskrunner.transports.ssm.request import Ask
 from taskrunner.transports.ssm.talk import PATIENCE, QUICK, Talk
 
 FOREVER = 172_800

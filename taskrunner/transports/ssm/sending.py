@@ -13,7 +13,7 @@ from typing import Any
 
 from taskrunner.errors import UsageError
 from taskrunner.transports import answers
-from taskrunner.transports.ssm.courier import Ask
+from taskrunner.transports.ssm.request import Ask
 from taskrunner.transports.ssm.talk import PARTS_LIMIT, Talk, drained
 from taskrunner.transports.staging import Files
 

@@ -18,7 +18,8 @@ from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.account import NotRegistered, Throttled
 from taskrunner.transports.ssm.bucket import Bucket
-from taskrunner.transports.ssm.courier import UNDELIVERED, Ask, Courier
+from taskrunner.transports.ssm.courier import UNDELIVERED, Courier
+from taskrunner.transports.ssm.request import Ask
 
 T = TypeVar("T")
 

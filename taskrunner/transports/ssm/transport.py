@@ -20,10 +20,11 @@ from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.ssm import sending
 from taskrunner.transports.ssm.account import HopelessError, NotRegistered
 from taskrunner.transports.ssm.bucket import Bucket
-from taskrunner.transports.ssm.courier import Ask, courier
+from taskrunner.transports.ssm.courier import courier
 from taskrunner.transports.ssm.following import Beginning, Following
 from taskrunner.transports.ssm.group import Group
 from taskrunner.transports.ssm.readiness import registered
+from taskrunner.transports.ssm.request import Ask
 from taskrunner.transports.ssm.talk import Lost, Talk
 from taskrunner.transports.ssm.target import parse
 
