@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ LEVELS = [
     ["fleet"],
     ["api"],
     ["history", "runs", "packs"],
-    ["aws"],
+    ["aws", "tracking"],
     ["transports"],
     ["model", "events"],
     ["engine", "errors", "inference"],
@@ -53,6 +54,17 @@ def imports(path: Path) -> set[str]:
 
 def level(name: str) -> int | None:
     return next((number for number, rooms in enumerate(LEVELS) if name in rooms), None)
+
+
+def test_every_room_has_a_level() -> None:
+    rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
+    assert {room for room in rooms if level(room) is None} == {"__init__", "__main__"}
+
+
+def test_modules_are_small() -> None:
+    lines = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert [str(path) for path, count in lines.items() if count > 400] == []
+    assert statistics.median(lines.values()) < 130
 
 
 def test_imports_point_one_way() -> None:
