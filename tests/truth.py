@@ -65,7 +65,8 @@ class Connection(asyncio.Protocol):
         self.parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        self.url, self.headers, self.body = b"", {}, bytearray()
+        self.url, self.body = b"", bytearray()
+        self.headers: dict[bytes, bytes] = {}
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -144,7 +145,8 @@ class Connection(asyncio.Protocol):
         def end() -> None:
             self.answering = False
             if fault == "break":
-                return self.transport.abort()
+                self.transport.abort()
+                return None
             if fault == "error_event":
                 self.event(b'{"error": {"message": "handshake_setup_failed", "code": 500}}')
             elif fault != "no_done" and (request.get("stream_options") or {}).get("include_usage"):

@@ -17,40 +17,46 @@ Variables = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*
 class Defaults(Part):
     """What nodes have in common: a node's own value wins."""
 
-    user: Line | None = Field(None, description="Who to log in as")
-    port: int | None = Field(None, ge=1, le=65535, description="Port of sshd (22)")
-    python: Line | None = Field(None, description="The node's Python, 3.8 or later (python3)")
+    user: Line | None = Field(default=None, description="Who to log in as")
+    port: int | None = Field(default=None, ge=1, le=65535, description="Port of sshd (22)")
+    python: Line | None = Field(default=None, description="The node's Python, 3.8 or later (python3)")
     state: Line | None = Field(
-        None, description="Folder for taskrunner's state there (default: in the user's home)"
+        default=None, description="Folder for taskrunner's state there (default: in the user's home)"
     )
     via: Literal["ssh", "ssm"] | None = Field(
-        None, description="How to reach it where there are an address and an id (ssh)"
+        default=None, description="How to reach it where there are an address and an id (ssh)"
     )
-    region: Line | None = Field(None, description="AWS region, for ssm (that of the environment)")
-    profile: Line | None = Field(None, description="AWS profile of ~/.aws/config, for ssm")
-    bucket: Line | None = Field(None, description="S3 bucket that carries what is large or secret, for ssm")
-    variables: Variables | None = Field(None, description="Values of variables, for runs on the node")
+    region: Line | None = Field(default=None, description="AWS region, for ssm (that of the environment)")
+    profile: Line | None = Field(default=None, description="AWS profile of ~/.aws/config, for ssm")
+    bucket: Line | None = Field(
+        default=None, description="S3 bucket that carries what is large or secret, for ssm"
+    )
+    variables: Variables | None = Field(default=None, description="Values of variables, for runs on the node")
 
 
 class NodeEntry(Defaults):
     """One node."""
 
-    address: Line | None = Field(None, description="Name, IP address or alias in ~/.ssh/config")
-    private: Line | None = Field(None, description="Its address for other nodes: NAME_PRIVATE in task files")
-    id: Line | None = Field(None, description="EC2 instance id: NAME_ID in task files")
+    address: Line | None = Field(default=None, description="Name, IP address or alias in ~/.ssh/config")
+    private: Line | None = Field(
+        default=None, description="Its address for other nodes: NAME_PRIVATE in task files"
+    )
+    id: Line | None = Field(default=None, description="EC2 instance id: NAME_ID in task files")
 
 
 class Group(Part):
     """Nodes that are named together."""
 
     nodes: list[Name] = Field(description="Names of nodes")
-    variables: Variables | None = Field(None, description="Values of variables, for runs on these nodes")
+    variables: Variables | None = Field(
+        default=None, description="Values of variables, for runs on these nodes"
+    )
 
 
 class NodesFile(Part):
     """A nodes file."""
 
-    schema_: str | None = Field(None, alias="$schema")
+    schema_: str | None = Field(default=None, alias="$schema")
     defaults: Defaults | None = None
     nodes: dict[Name, NodeEntry]
     groups: dict[Name, Group] | None = None

@@ -56,16 +56,16 @@ class Metadata(Part):
 class Variable(Part):
     """A variable with more to say than its default."""
 
-    default: Scalar | None = Field(None, description="Its value when none is given.")
+    default: Scalar | None = Field(default=None, description="Its value when none is given.")
     description: Text | None = None
-    required: bool = Field(False, description="It has no default: a value must be given.")
-    secret: bool = Field(False, description="It never appears in a log, an event or a listing.")
+    required: bool = Field(default=False, description="It has no default: a value must be given.")
+    secret: bool = Field(default=False, description="It never appears in a log, an event or a listing.")
     from_env: bool = Field(
-        False,
+        default=False,
         description="Its value is that of the caller's environment, where it has one; else the default.",
     )
     choices: Annotated[list[Scalar], Field(min_length=1)] | None = Field(
-        None, description="The values that it may have."
+        default=None, description="The values that it may have."
     )
 
 
@@ -73,9 +73,9 @@ class Retries(Part):
     """Run a failed step again."""
 
     attempts: Annotated[int, Field(ge=1, le=1000)] = Field(description="How often at most, in all.")
-    delay: Duration = Field(1.0, description="Seconds (or 30s, 5m) before the second attempt.")
+    delay: Duration = Field(default=1.0, description="Seconds (or 30s, 5m) before the second attempt.")
     backoff: Annotated[float, Field(ge=1, le=100)] = Field(
-        1.0, description="The delay grows by this factor with each attempt."
+        default=1.0, description="The delay grows by this factor with each attempt."
     )
 
 
@@ -91,20 +91,22 @@ class Probe(Part):
     """A question that is asked until the answer is yes: one of http, tcp, file and log."""
 
     http: Annotated[str, StringConstraints(pattern=r"^(https?://|.*<<|.*\{\{)")] | None = Field(
-        None, description="A URL that answers with 2xx, or with `status`."
+        default=None, description="A URL that answers with 2xx, or with `status`."
     )
     status: Annotated[int, Field(ge=100, le=599)] | None = None
     tcp: Annotated[str, StringConstraints(pattern=r":([0-9]+|<<\w+>>|\{\{\w+\}\})$")] | None = Field(
-        None, description="host:port that accepts a connection."
+        default=None, description="host:port that accepts a connection."
     )
-    file: Filled | None = Field(None, description="A path that exists.")
+    file: Filled | None = Field(default=None, description="A path that exists.")
     log: Filled | LogPattern | None = Field(
-        None, description="A regular expression that the log matches; in `wait_for` with a path."
+        default=None, description="A regular expression that the log matches; in `wait_for` with a path."
     )
-    timeout: Duration = Field(300.0, description="How long to go on asking.")
+    timeout: Duration = Field(default=300.0, description="How long to go on asking.")
 
 
-EXTENDS = Field(None, description="The name of one in `services` or `steps`, whose members it has, too.")
+EXTENDS = Field(
+    default=None, description="The name of one in `services` or `steps`, whose members it has, too."
+)
 
 
 class SharedService(Part):
@@ -120,14 +122,14 @@ class SharedService(Part):
         description="Regular expressions: a line that matches ends the wait; the first of them is told.",
     )
     keep_if: Filled | None = Field(
-        None,
+        default=None,
         description="A command: when it succeeds, a server that runs is kept though it is defined otherwise."
         " $TASKRUNNER_COMMAND is the service's command, $TASKRUNNER_SERVICE a folder that the server can have"
         " written to.",
     )
     env: Environment = {}
     cwd: Filled | None = None
-    stop_timeout: Duration = Field(30.0, description="From TERM to KILL.")
+    stop_timeout: Duration = Field(default=30.0, description="From TERM to KILL.")
 
 
 class Service(SharedService):
@@ -148,6 +150,8 @@ class File(Part):
     from_: Filled = Field(alias="from")
     to: Filled
 
+    model_config = ConfigDict(populate_by_name=True)
+
 
 class SharedStep(Part):
     """A step that others extend."""
@@ -157,19 +161,21 @@ class SharedStep(Part):
     description: Text | None = None
     when: (
         Annotated[dict[Name, Values | dict[Literal["not"], Values]], BeforeValidator(without_comments)] | None
-    ) = Field(None, description="Only when each of these variables has (one of) these values.")
-    skip_if: Text | None = Field(None, description="A command: when it succeeds, the step is skipped.")
-    skip_if_timeout: Duration = Field(60.0, description="A guard that takes longer is an error.")
+    ) = Field(default=None, description="Only when each of these variables has (one of) these values.")
+    skip_if: Text | None = Field(
+        default=None, description="A command: when it succeeds, the step is skipped."
+    )
+    skip_if_timeout: Duration = Field(default=60.0, description="A guard that takes longer is an error.")
     commands: list[Text] = Field(
         default=[], description="Run in order in one shell; the first that fails ends the step."
     )
     env: Environment = {}
     cwd: Filled | None = None
-    timeout: Duration | None = Field(None, description="Seconds, or 30s, 10m, 2h.")
+    timeout: Duration | None = Field(default=None, description="Seconds, or 30s, 10m, 2h.")
     retries: Retries | None = None
-    run_as: Filled | None = Field(None, description="The user whose step it is.")
+    run_as: Filled | None = Field(default=None, description="The user whose step it is.")
     on_failure: Literal["stop", "continue"] = "stop"
-    always: bool = Field(False, description="Clean-up: run also after a failure or a cancel.")
+    always: bool = Field(default=False, description="Clean-up: run also after a failure or a cancel.")
     files: list[File] = Field(default=[], description="Needed by the step; copied before it.")
     outputs: list[File] = Field(default=[], description="Results of the step; copied after it.")
     service: SharedService | None = None
@@ -186,11 +192,11 @@ class Task(SharedStep):
 class TaskFile(Part):
     """A task file: steps that are run in order, each once. Without tasks it can be included by others."""
 
-    schema_: str | None = Field(None, alias="$schema")
+    schema_: str | None = Field(default=None, alias="$schema")
     metadata: Metadata | None = None
-    name: Text | None = Field(None, description="The older place of metadata.name.")
-    description: Text | None = Field(None, description="The older place of metadata.description.")
-    version: Scalar | None = Field(None, description="The older place of metadata.version.")
+    name: Text | None = Field(default=None, description="The older place of metadata.name.")
+    description: Text | None = Field(default=None, description="The older place of metadata.description.")
+    version: Scalar | None = Field(default=None, description="The older place of metadata.version.")
     include: Filled | list[Filled] = Field(
         default=[],
         description="Files whose variables, services and steps can be used here; from its folder on.",

@@ -165,7 +165,7 @@ class Agent:
             script.chmod(0o700)
             process = subprocess.Popen(
                 [*self.instance.prefix, "sh", "-c", f"'{script}'"], cwd=found.directory or "/usr/bin", env=env,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
         found.group = process.pid
         kept = {"stdout": bytearray(), "stderr": bytearray()}

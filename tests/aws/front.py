@@ -146,6 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         fails = front.to_fail(operation, body)
         if fails and front.random.random() < 0.5:
             return self._error(service, "InternalServerError", "", 500)
+        answer: tuple[int, bytes, dict[str, str]]
         if service == "ssm" and operation in OURS:
             try:
                 answer = (200, json.dumps(front.ssm.call(operation, json.loads(body))).encode(), {})

@@ -234,7 +234,7 @@ class FakeSSM:
         first = int(request.get("NextToken") or 0)
         listed = []
         for invocation in found[first : first + size]:
-            entry = {
+            entry: dict[str, Any] = {
                 "CommandId": invocation.command, "InstanceId": invocation.instance,
                 "DocumentName": DOCUMENT, **self._shown(invocation),
             }  # fmt: skip

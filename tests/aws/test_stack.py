@@ -18,7 +18,7 @@ STACK = "phase2-nixl-efa-dev-east-1"
 TWO = "i-0fedcba9876543210"
 
 
-def client(cloud: Aws, service: str) -> Any:
+def client(cloud: Aws, service: Any) -> Any:
     import boto3
 
     return boto3.client(service, endpoint_url=cloud.front.url)

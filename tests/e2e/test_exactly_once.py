@@ -143,7 +143,7 @@ def test_a_run_that_is_not_settled_is_never_forgotten(
     for days in (45, -45):
         with monkeypatch.context() as patched:
             patched.setattr(state, "KEEP_RUNS", 0)
-            patched.setattr(state.time, "time", lambda days=days: now + days * 86400)
+            patched.setattr(time, "time", lambda days=days: now + days * 86400)
             state.prune(str(home), "another")
         assert (home / "runs" / begun.id).is_dir()
     assert unsettled.all_runs(str(home)) == {begun.id}
@@ -310,7 +310,7 @@ def test_state_of_another_machine_is_not_ours(write: Write, home: Path, tmp_path
 def test_a_full_disk_twice_in_a_row_costs_output_alone(write: Write, tmp_path: Path) -> None:
     fill = 'head -c 4000000 /dev/zero > "$TASKRUNNER_HOME/fill" 2>/dev/null'
     free = 'rm "$TASKRUNNER_HOME/fill"'
-    steps = [
+    steps: list[dict[str, Any]] = [
         {
             "id": f"{n}{word}",
             "commands": [f"echo {n}{word} >> ran; {what}; sleep 0.2; echo output of {n}{word} || :"],

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskrunner import run, start
+from taskrunner import run, runs, start
 from tests.conftest import Process, left_of, started_with, wait_for
 from tests.e2e.steps import ran, step
 from tests.e2e.test_survival import engine_pid
@@ -212,7 +213,7 @@ def test_what_is_reset_is_not_taken_over(write: Write, home: Path) -> None:
         wait_for(Path("ran").exists)
         os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
         wait_for(lambda: not left_of(home))
-        assert run(path, **options).ok == 1  # type: ignore[arg-type]
+        assert run(path, **options).ok == 1
         assert ran() == ["a", "done"] * 2
 
 
@@ -227,6 +228,10 @@ def test_a_file_that_changes_under_its_step_counts_as_it_was(write: Write) -> No
     assert run(path).skipped == 1
 
 
+def _waits(run: runs.Run) -> bool:
+    return any(event["type"] == "waiting" for event in run.so_far())
+
+
 def test_commands_that_were_done_stay_done_while_their_step_waits_through_lost_engines(
     write: Write, home: Path
 ) -> None:
@@ -235,7 +240,7 @@ def test_commands_that_were_done_stay_done_while_their_step_waits_through_lost_e
     )
     for _ in range(3):
         begun = start(path)
-        wait_for(lambda begun=begun: any(event["type"] == "waiting" for event in begun.so_far()))
+        wait_for(partial(_waits, begun))
         os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
         begun.close()
     Path("there").touch()

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -378,7 +379,8 @@ def test_a_table_of_many_nodes_in_a_narrow_terminal() -> None:
 
     names = [f"a-node-{number:03}" for number in range(200)]
     live = Live(names, 20, About("f", lambda node, step: ""))
-    live._console = Console(width=60, height=24, force_terminal=True, record=True, file=io.StringIO())
+    console: Any = Console(width=60, height=24, force_terminal=True, record=True, file=io.StringIO())
+    live._console = console
     for name in names[:150]:
         live.event(name, {"type": "node.started", "time": 0.0})
         live.event(

@@ -101,7 +101,12 @@ def test_what_a_token_weighs() -> None:
 
 
 def test_what_the_gpu_holds_is_the_limit() -> None:
-    big = {"model": "Qwen/Qwen2.5-32B-Instruct", "gpu": "NVIDIA L40S", "tensor_parallel": 4, "yarn": True}
+    big: dict[str, Any] = {
+        "model": "Qwen/Qwen2.5-32B-Instruct",
+        "gpu": "NVIDIA L40S",
+        "tensor_parallel": 4,
+        "yarn": True,
+    }
     found = launch(Server(**big, prompt_tokens=40_000, max_model_len=65_536))
     assert found.max_model_len == 48_848
     assert "more than NVIDIA L40S holds" in found.warnings[0]
@@ -173,5 +178,6 @@ def test_a_running_server_does_for_shorter_prompts_and_nothing_else() -> None:
     for other in ({"prompt_tokens": 20_400}, {"max_model_len": 20_481}, {"tensor_parallel": 2}, {"address": "10.0.0.1"},
                   {"prefix_caching": True}, {"extra": ("--seed", "1")}, {"lease": 60}):  # fmt: skip
         assert not serving_main.fits(*of(**other), running), other
-    for odd in (None, {}, [], {"argv": [], "env": running["env"]}):
+    odds: list[object] = [None, {}, [], {"argv": [], "env": running["env"]}]
+    for odd in odds:
         assert not serving_main.fits(*of(), odd)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -62,9 +63,14 @@ def test_what_is_broken_is_found_among_others(broken: str) -> None:
 
 
 def test_one_process_for_thousands(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls: list[Any] = []
     real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: calls.append(1) or real(*a, **k))
+
+    def counted(*args: Any, **more: Any) -> Any:
+        calls.append(args)
+        return real(*args, **more)
+
+    monkeypatch.setattr(subprocess, "run", counted)
     assert shell.check(["echo 'a b'", "[ -e x ] || exit 1"] * 2000, shell.Bash()) == {}
     assert len(calls) == 1
 

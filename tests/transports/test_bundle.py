@@ -24,7 +24,7 @@ PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
 
 def pythons() -> dict[str, str]:
     """Each Python from 3.8 to 3.13 that this machine has, by its version."""
-    found = {}
+    found: dict[str, str] = {}
     candidates = [str(path) for path in PYENV.glob("3.*/bin/python3")]
     candidates += [path for minor in range(8, 14) if (path := shutil.which(f"python3.{minor}"))]
     for path in [*candidates, shutil.which("python3") or ""]:

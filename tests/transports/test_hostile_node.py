@@ -151,7 +151,8 @@ def test_messages_are_the_same_however_they_are_cut(parts: list[bytes], cuts: li
     points = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
 
     def read(pieces: list[bytes]) -> list[Any]:
-        unpacker, got = Unpacker(), []
+        unpacker = Unpacker()
+        got: list[Any] = []
         try:
             for piece in pieces:
                 for message in unpacker.feed(piece):

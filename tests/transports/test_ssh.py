@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_steps_run_there_in_the_home_and_once(write: Write, sshd: Sshd) -> None:
         {"id": "b", "commands": ["echo <<WORD>> $WORD"]},
         variables={"WORD": "w"},
     )
-    seen = []
+    seen: list[Any] = []
     result = run(path, on=sshd.target, on_event=seen.append, env={"WORD": "é x"})
     assert (result.status, result.ok, result.skipped) == ("ok", 2, 0)
     assert (sshd.home / "made").exists()

@@ -57,7 +57,8 @@ def test_a_server_that_is_busy_is_asked_again(make_sshd: MakeSshd) -> None:
     server = make_sshd("MaxStartups 1:90:2")
     held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
     time.sleep(0.3)
-    threading.Timer(1.0, lambda: [end.close() for end in held]).start()
+    for end in held:
+        threading.Timer(1.0, end.close).start()
     reach(server.target)
 
 
