@@ -39,6 +39,24 @@ def test_the_examples_of_the_library_run(capsys: pytest.CaptureFixture[str], ssh
     assert 'broken.json:1:24: tasks[0].comands: unknown key "comands" in a task (did you mean' in printed
 
 
+@pytest.mark.slow
+def test_the_examples_of_the_library_have_right_types(tmp_path: Path) -> None:
+    imports = ""
+    for number, block in enumerate(blocks("docs/library.md", "python")):
+        (tmp_path / f"example{number + 1}.py").write_text(f'{imports}NODE = ""\n{block}')
+        imports += "".join(f"{line}\n" for line in re.findall("^(?:from|import) .*", block, re.MULTILINE))
+    checked = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-incremental",
+        *map(str, sorted(tmp_path.glob("example*.py"))),
+    ]
+    done = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/task-files.md"])
 def test_the_task_files_that_are_shown_are_valid(name: str, tmp_path: Path) -> None:
     shown = blocks(name, "json")
