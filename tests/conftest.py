@@ -36,15 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares the installation of vLLM stays together; what has to be alone comes last."""
-    for item in items:
-        if "vllm_env" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("vllm"))
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Tests run beside those of other workers, but those that measure times."""
@@ -256,7 +247,9 @@ def vllm_env(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from taskrunner import run
 
     folder = CACHE / "vllm-env"
-    with pytest.MonkeyPatch.context() as patched:
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "vllm-env.lock").open("w") as lock, pytest.MonkeyPatch.context() as patched:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may need it, too
         patched.setenv("TASKRUNNER_HOME", str(tmp_path_factory.mktemp("setup")))
         assert run("setup-environment", env={"ENV_DIR": str(folder), "PROFILE": "cpu"}).status == "ok"
     return folder

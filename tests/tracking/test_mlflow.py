@@ -31,7 +31,7 @@ from tests.relay import Relay
 from tests.sshd import free_port
 
 Cli = Callable[..., Process]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.slow
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/bench"
 
 
