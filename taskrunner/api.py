@@ -54,8 +54,11 @@ def load(file: str | Path | TaskFile | LoadedFile) -> LoadedFile:
         return file
     if isinstance(file, (str, Path)):
         path = Path("/dev/stdin") if str(file) == "-" else packs.find(str(file))
+        document = Document.read(path, _shown(path))
         # What comes through a pipe has no place where it could be found again.
-        return LoadedFile(Document.read(path, _shown(path)), path if path.is_file() else None)
+        place = path if path.is_file() else None
+        document.expand(place.resolve().parent if place else Path.cwd())
+        return LoadedFile(document, place)
     text = json.dumps(file.to_json(), indent=2, ensure_ascii=False)
     document = Document("(built in Python)", text)
     document.expand(Path.cwd())

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner import packs, run, validate
-from taskrunner.model.document import Document
+from taskrunner import load, packs, run, validate
 from taskrunner.model.lint import lint
 from tests.conftest import Process
 
@@ -27,7 +26,7 @@ def test_every_pack_is_valid_described_and_free_of_findings(pack: packs.Pack) ->
     assert validate(pack.path) == []
     assert pack.description
     assert json.loads(pack.path.read_text())["$schema"] == "schema/task-file.schema.json"
-    findings = [problem for problem in lint(Document.read(pack.path)) if problem.rule != "no-guard"]
+    findings = [problem for problem in lint(load(pack.path).document) if problem.rule != "no-guard"]
     assert findings == []
 
 
@@ -41,15 +40,15 @@ def test_lock_files_pin_everything_with_hashes_and_name_no_host(lock: Path) -> N
 
 
 def test_what_is_installed_from_lock_files_must_have_their_hashes() -> None:
-    packs = json.loads((CHECKOUT / "tasks/setup-environment.json").read_text())
-    lines = [line for task in packs["tasks"] for line in task.get("commands", [])]
+    pack = json.loads((CHECKOUT / "tasks/setup-environment.json").read_text())
+    lines = [line for task in pack["tasks"] for line in task.get("commands", [])]
     lines += (CHECKOUT / "scripts/setup").read_text().splitlines()
     installs = [line for line in lines if re.search(r"pip\b.* -r ", line)]
     assert len(installs) == 4
     assert all("--require-hashes" in line and "extra-index" not in line for line in installs)
     pinned = (CHECKOUT / "tasks/setup-environment/vllm-gpu.txt").read_text()
     for package in ("vllm", "nixl"):
-        version = packs["variables"][f"{package.upper()}_VERSION"]["default"]
+        version = pack["variables"][f"{package.upper()}_VERSION"]["default"]
         assert f"\n{package}=={version} \\\n" in pinned
 
 

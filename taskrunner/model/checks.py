@@ -13,13 +13,12 @@ from taskrunner.engine.script import whole
 from taskrunner.errors import Problem, TaskFileError, closest, in_order
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var
-from taskrunner.model.document import Document, Place
+from taskrunner.model.document import SHARED, Document, Place
 from taskrunner.model.here_documents import literals
 from taskrunner.model.variables import Variables
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 YEAR = 31_536_000
-SHARED = {"include", "services", "steps"}
 LARGEST_ENVIRONMENT = 1_900_000
 """Bytes of all together: a quarter of the usual stack limit, less what the machine's own environment
 takes.
@@ -43,7 +42,7 @@ def structure(document: Document) -> list[Problem]:
 
     problems = schema.problems(document)
     if isinstance(document.data, dict) and "tasks" not in document.data:
-        hint = "a file without tasks can only be included" if SHARED & document.written.keys() else ""
+        hint = "a file without tasks can only be included" if document.written.keys() & SHARED else ""
         problems.append(document.problem((), '"tasks" is missing in the file', hint))
     for part in (document, *document.included):
         if isinstance(part.written, dict):

@@ -16,6 +16,8 @@ from taskrunner.errors import NotFoundError, Problem, TaskFileError, in_order
 Place = tuple[str | int, ...]
 """The way to a value: names of members and indices of elements, from the top."""
 
+SHARED = ("include", "services", "steps")
+"""Members of a file that say what it shares with others (see `include`)."""
 MOST_PROBLEMS = 2000
 TOKEN = re.compile(r'[ \t\n\r]*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
 ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u.{4}|.)|.", re.DOTALL)
@@ -39,26 +41,7 @@ class Document:
 
     @classmethod
     def read(cls, path: Path, name: str = "") -> Document:
-        """Read a file, with what it includes. Raises NotFoundError, TaskFileError."""
-        document = cls.parsed(path, name)
-        document.expand(path.resolve().parent)
-        return document
-
-    def expand(self, folder: Path) -> None:
-        """Put what it includes, from that folder on, and extends into `data`. Raises TaskFileError."""
-        if isinstance(self.data, dict) and ("include" in self.data or '"extends"' in self.text):
-            from taskrunner.model.include import expand  # few files need it
-
-            expand(self, folder)
-
-    @property
-    def identity(self) -> str:
-        """The text, with those of the files that it includes."""
-        return "\0".join([self.text, *(other.text for other in self.included)])
-
-    @classmethod
-    def parsed(cls, path: Path, name: str = "") -> Document:
-        """Read a file alone. Raises NotFoundError, TaskFileError."""
+        """Read a file. Raises NotFoundError, TaskFileError."""
         name = name or str(path)
         try:
             raw = path.read_bytes()
@@ -73,6 +56,18 @@ class Document:
             message = f"byte 0x{raw[error.start]:02x} is not UTF-8"
             hint = "save the file as UTF-8"
             raise TaskFileError([Problem(name, line, column, "", message, hint)]) from error
+
+    def expand(self, folder: Path) -> None:
+        """Put what it includes, from that folder on, and extends into `data`. Raises TaskFileError."""
+        if isinstance(self.data, dict) and ("include" in self.data or '"extends"' in self.text):
+            from taskrunner.model.include import expand  # few files need it
+
+            expand(self, folder)
+
+    @property
+    def identity(self) -> str:
+        """The text, with those of the files that it includes."""
+        return "\0".join([self.text, *(other.text for other in self.included)])
 
     def _parse(self) -> Any:
         duplicates = False

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.errors import NotFoundError, Problem, TaskFileError, closest
-from taskrunner.model.document import Document, Place, accepted
+from taskrunner.errors import NotFoundError, Problem, TaskFileError, closest, in_order
+from taskrunner.model.document import SHARED, Document, Place, accepted
 
 MOST_FILES = 64
 LARGEST = 1 << 20
@@ -22,8 +22,6 @@ LARGEST = 1 << 20
 MOST_TEXT = 16 << 20
 """Bytes of the tasks when everything is in its place: a few small files can stand for very much."""
 DEFINED = {"services": "service", "steps": "step"}
-OWN = ("include", *DEFINED)
-"""Members that are gone when everything is in its place."""
 
 
 class Source(NamedTuple):
@@ -42,7 +40,7 @@ def expand(document: Document, folder: Path) -> None:
     expansion = _Expansion(document, folder)
     expansion.run()
     if expansion.problems:
-        raise TaskFileError(expansion.problems)
+        raise TaskFileError(in_order(expansion.problems))
 
 
 class _Expansion:
@@ -60,7 +58,7 @@ class _Expansion:
         self.document.included = [other for other in self.folders if other is not self.document]
         for other in self.folders:
             self._define(other)
-        data = {name: value for name, value in self.document.data.items() if name not in OWN}
+        data = {name: value for name, value in self.document.data.items() if name not in SHARED}
         tasks = data.get("tasks")
         if isinstance(tasks, list):
             data["tasks"] = [self._task(index, task) for index, task in enumerate(tasks)]
@@ -95,7 +93,7 @@ class _Expansion:
             if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST):
                 self._problem(Source(document, place), f"{name} is no file of at most {LARGEST >> 20} MiB")
                 return
-            other = Document.parsed(path, os.path.join(os.path.dirname(document.name), name))
+            other = Document.read(path, os.path.join(os.path.dirname(document.name), name))
         except NotFoundError as error:
             self._problem(Source(document, place), f"cannot include {error}")
             return
@@ -148,16 +146,16 @@ class _Expansion:
         members: dict[str, Any] = {}
         sources: dict[str, Source] = {}
         name = value.get("extends")
-        known = self.defined[kind]
+        defined = self.defined[kind]
         if isinstance(name, str):
             at = Source(source.document, (*source.place, "extends"))
             if name in chain:
                 self._problem(at, f"{' > '.join((*chain, name))}: these extend each other")
-            elif name not in known:
-                hint = closest(name, known) or f"there are {', '.join(known) or 'none'}"
+            elif name not in defined:
+                hint = closest(name, defined) or f"there are {', '.join(defined) or 'none'}"
                 self._problem(at, f"there is no {DEFINED[kind]} {name!r} to extend", hint)
-            elif isinstance(base := known[name].document.data[kind][name], dict):
-                members, sources = self._extended(base, known[name], kind, (*chain, name))
+            elif isinstance(base := defined[name].document.data[kind][name], dict):
+                members, sources = self._extended(base, defined[name], kind, (*chain, name))
         for member, item in value.items():
             if member != "extends" or not isinstance(item, str):
                 members[member] = item
@@ -165,11 +163,23 @@ class _Expansion:
         return members, sources
 
     def _used(self, own: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """The file's variables, and those of the included ones that it uses; its own members come first."""
-        variables = dict(own)
+        """The file's variables, and behind them those of the included ones that it uses."""
+        used: dict[str, Any] = {}
         left = dict(self.variables)
-        unread, size = _words(own), 0
-        tasks = data.get("tasks")
+        unread = _words(own) | self._words_of_tasks(data.get("tasks"))
+        while names := unread & left.keys():
+            unread = set()
+            for name in names:
+                shared = left.pop(name)
+                used[name] = self._variable(name, shared, own)
+                unread |= _words(shared.document.data["variables"][name])
+        return {name: used.get(name, value) for name, value in own.items()} | {
+            name: used[name] for name in self.variables if name in used and name not in own
+        }
+
+    def _words_of_tasks(self, tasks: Any) -> set[str]:
+        words: set[str] = set()
+        size = 0
         for index, task in enumerate(tasks if isinstance(tasks, list) else ()):
             text = json.dumps(task)
             size += len(text)
@@ -177,25 +187,20 @@ class _Expansion:
                 at = Source(self.document, ("tasks", index))
                 self._problem(at, f"what it extends makes the file larger than {MOST_TEXT >> 20} MiB")
                 break
-            unread |= _words(text)
-        while words := unread & left.keys():
-            unread = set()
-            for name in sorted(words):
-                document, place = left.pop(name)
-                shared, mine = document.data["variables"][name], variables.get(name)
-                self.document.origins[("variables", name)] = Source(document, place)
-                if name not in variables:
-                    variables[name] = shared
-                    unread |= _words(shared)
-                    continue
-                both = [value if isinstance(value, dict) else {"default": value} for value in (shared, mine)]
-                variables[name] = {**both[0], **both[1]}
-                unread |= _words(both[0])
-                for member in both[1]:
-                    place = ("variables", name) if not isinstance(mine, dict) else ("variables", name, member)
-                    self.document.origins["variables", name, member] = Source(self.document, place)
-        shared = {name: variables[name] for name in self.variables if name in variables and name not in own}
-        return {name: variables[name] for name in own} | shared
+            words |= _words(text)
+        return words
+
+    def _variable(self, name: str, shared: Source, own: dict[str, Any]) -> Any:
+        """An included variable, with the members that the file itself gives it."""
+        value, place = shared.document.data["variables"][name], ("variables", name)
+        self.document.origins[place] = shared
+        if name not in own:
+            return value
+        mine = _long(own[name])
+        for member in mine:
+            at: Place = (*place, member)
+            self.document.origins[at] = Source(self.document, at if mine is own[name] else place)
+        return {**_long(value), **mine}
 
     def _moved(self, files: Any, document: Document) -> Any:
         """Files of another file, relative to the folder of this one."""
@@ -217,6 +222,11 @@ class _Expansion:
 
     def _problem(self, source: Source, message: str, hint: str = "", *, key: bool = False) -> None:
         self.problems.append(source.document.problem(source.place, message, hint, key=key))
+
+
+def _long(variable: Any) -> dict[str, Any]:
+    """A variable as an object, where it may be its default alone."""
+    return variable if isinstance(variable, dict) else {"default": variable}
 
 
 def _words(value: Any) -> set[str]:

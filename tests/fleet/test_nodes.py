@@ -103,6 +103,8 @@ def test_the_environment_wins_over_the_file() -> None:
     ("text", "problems"),
     [
         ('[nodes.a]\nadress = "h"\n', ['nodes.toml:2:1: nodes.a.adress: unknown key "adress" in a node (did you mean address?)']),
+        ('include = "x"\n[nodes.a]\naddress = "h"\n',
+         ['nodes.toml:1:1: include: unknown key "include" in the file (known keys: $schema, defaults, nodes, groups)']),
         ('[nodes.a]\nhost = "h"\n', ['nodes.toml:2:1: nodes.a.host: unknown key "host" in a node (did you mean address?)']),
         ("[nodes.a]\nport = 70000\n", ["nodes.toml:2:8: nodes.a.port: expected at most 65535, got 70000"]),
         ("[nodes]\n[groups.g]\nnodes = ['x']\n", ["nodes.toml:3:9: groups.g.nodes[0]: there is no node 'x'"]),
