@@ -12,6 +12,15 @@ EXPECTED = "expected http://HOST:PORT or https://HOST/BASE"
 TOKEN = re.compile(r"[\x21-\x7e]+")
 
 
+VLLM_KEY = "VLLM_API_KEY"
+"""Of the environment: the key that vLLM, and the proxy before it, want of a client."""
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL: an IPv6 address in brackets (RFC 3986, section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Endpoint(NamedTuple):
     """A server. `base` is the path that its own paths come behind, without a slash at its end;
     `authorization` the value of that header, or "".
@@ -26,7 +35,7 @@ class Endpoint(NamedTuple):
     @property
     def authority(self) -> str:
         """Host and port as they stand in a URL and in a `Host` header (RFC 3986, section 3.2)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = bracketed(self.host)
         return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from .. import options
+from ..endpoint import VLLM_KEY
 from ..options import COUNT, PORT, SECONDS, SIZE
 
 USAGE, UNREACHABLE = 2, 3
-KEY = "VLLM_API_KEY"
 OPTIONS: tuple[options.Option, ...] = (
     ("--host", str, "127.0.0.1", "ADDRESS", "where to listen"),
     ("--port", PORT, 8000, "N", "0: any that is free"),
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--log", default="", metavar="FILE", help="a line of JSON for each request: what happened when")
     add(
         "--api-key-file", default="", metavar="FILE",
-        help=f"the key that clients must send as a Bearer token; the servers get it, too (${KEY})",
+        help=f"the key that clients must send as a Bearer token; the servers get it, too (${VLLM_KEY})",
     )  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _key(file: str) -> str:
     """The key that is asked for, "" for none; never an argument, which everybody on the machine can read."""
-    key = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(KEY, "")
+    key = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(VLLM_KEY, "")
     if file and not key:
         raise ValueError(f"{file}: there is no key in it")
     if not (key.isascii() and key.isprintable()) or " " in key:

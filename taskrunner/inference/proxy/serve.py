@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..endpoint import bracketed
 from . import checks, handover
 from .asking import Answer, Broken, Gone, asked, healthy, is_stale, quietly, status_of
 from .front import Front
@@ -348,8 +349,7 @@ class Proxy:
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, stop.set)
         port = server.sockets[0].getsockname()[1]
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        self.say(f"ready on {host}:{port}")
+        self.say(f"ready on {bracketed(self.settings.host)}:{port}")
         sweep = loop.create_task(self._sweep())
         await stop.wait()
         self.draining = True

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..endpoint import bracketed
 from . import lengths, versions
 from .description import Refused, Server
 
@@ -164,8 +165,8 @@ def _environment(server: Server) -> dict[str, str]:
 def service(server: Server, python: str = "python3") -> dict[str, Any]:
     """The `service` of a step that runs it."""
     found = launch(server, python)
-    host = f"[{server.address}]" if ":" in server.address else server.address
+    health = f"http://{bracketed(server.address)}:{server.listens}/health"
     return {
         "name": f"vllm-{server.mode}", "command": found.argv, "env": found.env, "fail_on": list(FAIL_ON),
-        "ready": {"http": f"http://{host}:{server.listens}/health", "timeout": READY_TIMEOUT},
+        "ready": {"http": health, "timeout": READY_TIMEOUT},
     }  # fmt: skip

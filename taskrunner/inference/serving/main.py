@@ -14,12 +14,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..endpoint import VLLM_KEY
 from .description import Refused, Server
 from .launch import Launch, launch
 
 USAGE, DIFFERENT = 2, 1
-KEY = "VLLM_API_KEY"
-"""Of the environment: vLLM asks its clients for this key."""
 OF_THE_CPU = {"model": "models/tiny", "fabric": "cpu", "kv_cache_bytes": 64 << 20}
 """What is served on a machine without a GPU, unless something else is given; see tasks/setup-
 environment.json.
@@ -75,7 +74,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _record(found: Launch) -> dict[str, Any]:
     """What a server is started with; of its API key only a digest, which tells another key."""
-    key = hashlib.sha256(os.environ.get(KEY, "").encode()).hexdigest()
+    key = hashlib.sha256(os.environ.get(VLLM_KEY, "").encode()).hexdigest()
     return {"argv": found.argv, "env": found.env, "api_key": key}
 
 
