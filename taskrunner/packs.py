@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,10 +42,10 @@ def packs() -> Iterator[Pack]:
             yield Pack(path.stem, path)
 
 
-def find(name: str) -> Path:
+def find(name: str, others: Iterable[str] = ()) -> Path:
     """The task file that a user means: a path (a pipe, too), a name under ./tasks, or a pack's name.
 
-    Raises NotFoundError with the closest names.
+    Raises NotFoundError with the closest names, `others` that may be meant among them.
     """
     given = Path(name)
     for path in (given, Path(f"{name}.json"), Path("tasks") / given, Path("tasks") / f"{name}.json"):
@@ -59,5 +59,5 @@ def find(name: str) -> Path:
     if given.is_dir():
         raise NotFoundError(f"{name} is a folder, not a task file")
     nearby = [path.stem for path in [*Path().glob("*.json"), *Path("tasks").glob("*.json")]]
-    hint = closest(stem, [*known, *nearby]) or "`taskrunner packs` lists those that come with it"
+    hint = closest(stem, [*known, *nearby, *others]) or "`taskrunner packs` lists those that come with it"
     raise NotFoundError(f"there is no task file or pack {name!r}", hint)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.cli.streams import protect
-from taskrunner.errors import Detached, NotFoundError, UsageError, closest
+from taskrunner.errors import Detached, UsageError
 
 if TYPE_CHECKING:
-    from taskrunner import api, runs
+    from taskrunner import runs
     from taskrunner.api import Options
     from taskrunner.cli.show import Renderer
     from taskrunner.events import Event
@@ -33,11 +33,15 @@ def run(args: Namespace) -> int:
     if not args.list:
         transport.warm()
     # The rest is imported while the engine comes up.
-    from taskrunner import api
+    from taskrunner import api, packs
+    from taskrunner.cli.commands import COMMANDS
     from taskrunner.cli.show import renderer
 
     file = args.file or last_file(args)
-    loaded = _loaded(file)
+    if str(file) != "-":
+        # A word that is no file may be meant as a command.
+        file = packs.find(str(file), COMMANDS)
+    loaded = api.load(file)
     if args.list:
         from taskrunner.cli.listing import show_steps
 
@@ -61,18 +65,6 @@ def run(args: Namespace) -> int:
             _say(args, f"attached to run {begun.id}, which is under way")
         show = renderer(args, plan, lambda step: resume(args, plan, step))
         return watch(begun, show, again(args, "attach", begun.id), signals)
-
-
-def _loaded(file: str | Path) -> api.LoadedFile:
-    """A task file; for a word that is none, the command that may be meant."""
-    from taskrunner import api, packs
-    from taskrunner.cli.commands import COMMANDS
-
-    try:
-        return api.load(file)
-    except NotFoundError as error:
-        error.hint = closest(str(file), [*COMMANDS, *(pack.name for pack in packs.packs())]) or error.hint
-        raise
 
 
 def options(args: Namespace) -> Options:
