@@ -130,6 +130,10 @@ class Server(Verbs):
         # A child of this process is alive from before the engine has written who it is.
         return super().do_alive(run) or (run in self.children.values() and not state.known(self.root, run))
 
+    def do_followed(self, run: str) -> bool:
+        # Who asks here says something just now.
+        return run in self.joined or super().do_followed(run)
+
     def do_join(self, run: str) -> None:
         if run not in self.joined:
             self.joined[run] = state.join(self.root, run, layout.FOLLOWERS_AWAY)

@@ -254,6 +254,7 @@ def test_the_connection_cut_while_something_else_is_asked_for(write: Write, sshd
                     relay.cut()
                     time.sleep(0.5)
                     assert begun.alive()
+                    assert transport.followed(begun.id)
                     (sshd.home / "go").touch()
     assert text == "one\ntwo\n"
     transport.close()

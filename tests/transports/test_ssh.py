@@ -193,8 +193,10 @@ def test_two_controllers_of_the_same_command(write: Write, sshd: Sshd, cli: Cli)
     with start(path, on=sshd.target) as second:
         assert second.attached
         (sshd.home / "go").touch()
-        assert second.result().status == "ok"
+        attached = second.result()
     second.transport.close()
+    assert [attached.run] == [run.name for run in (sshd.state / "runs").iterdir()]
+    assert attached.status == "ok"
     assert (sshd.home / "out").read_text() == "x\n"
 
 
