@@ -66,6 +66,7 @@ def test_a_run_of_many_steps_is_told_and_stopped(
     assert "20260101-000000-000000" in cli("history").stdout
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "file",
     [
@@ -96,6 +97,7 @@ def test_whatever_a_file_says_it_is_looked_at_within_seconds(file: dict[str, Any
     assert 0 < len(validate(path)) <= 2001
 
 
+@pytest.mark.alone
 def test_a_pattern_that_takes_for_ever_ends_the_wait_for_its_service(write: Write) -> None:
     service = {"name": "s", "command": "echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!; sleep 60", "fail_on": ["(a+)+$"],
                "ready": {"file": "never", "timeout": 50}}  # fmt: skip

@@ -168,6 +168,7 @@ def test_time_outs(truth: Start, proxy: Start) -> None:
     assert time.monotonic() - began < 8
 
 
+@pytest.mark.alone
 def test_a_crowd_that_says_nothing_keeps_nobody_out(truth: Start, proxy: Start) -> None:
     """A thousand idle and half-open clients, and some that send large bodies which do not end."""
     p, d = truth("--role", "prefill", "--ttft", 1), truth("--role", "decode", "--ttft", 1, "--gap", 1)

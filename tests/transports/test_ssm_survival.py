@@ -116,6 +116,7 @@ def _calls_an_hour(cloud: Aws, seconds: float) -> float:
     return (len(cloud.front.calls) - before) * 3600 / seconds
 
 
+@pytest.mark.alone
 def test_controllers_leave_places_for_others(cloud: Aws, write: Write) -> None:
     """Three of an instance's five places, at most, however many wait for news there."""
     cloud.slow()
