@@ -109,9 +109,9 @@ class Detached(Exception):
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
     """The problems as they stand in the files, each once."""
-    found = dict.fromkeys(problems)
-    files = list(dict.fromkeys(problem.file for problem in found))
-    return sorted(found, key=lambda problem: (files.index(problem.file), problem.line, problem.column))
+    unique = dict.fromkeys(problems)
+    files = list(dict.fromkeys(problem.file for problem in unique))
+    return sorted(unique, key=lambda problem: (files.index(problem.file), problem.line, problem.column))
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -26,7 +26,9 @@ CACHE = Path(__file__).parent.parent / ".cache"
 
 
 MARK, TURNS = "TASKRUNNER_TESTS", "TASKRUNNER_TESTS_TURNS"
-"""In the environment of all that the tests start; the folder where workers agree on who is alone."""
+"""Environment variables of all that the tests start: which session it belongs to, and the folder with the
+locks by which workers take turns.
+"""
 BEFORE = pytest.StashKey[set[int]]()
 
 

@@ -26,7 +26,7 @@ CREDENTIALS = (
     re.compile(r"://[^/?#\s:@]*:([^/?#\s]*@[^/?#\s]*)@"),  # an @ in it should be escaped, and often is not
     re.compile(r"://(?=[^/?#\s:@]*[0-9])([^/?#\s:@]{16,})(?::[^/?#\s@]*)?@"),  # a token for a user
 )
-"""What nobody is to see of the beginning of a URL (RFC 3986, section 3.2.1)."""
+"""Passwords and tokens in URLs (RFC 3986, section 3.2.1)."""
 F_SETPIPE_SZ = 1031  # fcntl has the name from Python 3.10 on
 
 

@@ -101,7 +101,7 @@ class Probe(Part):
     log: Filled | LogPattern | None = Field(
         default=None, description="A regular expression that the log matches; in `wait_for` with a path."
     )
-    timeout: Duration = Field(default=300.0, description="How long to go on asking.")
+    timeout: Duration = Field(default=300.0, description="How long to keep asking.")
 
 
 EXTENDS = Field(
@@ -119,7 +119,7 @@ class SharedService(Part):
     ready: Probe | None = None
     fail_on: list[Filled] = Field(
         default=[],
-        description="Regular expressions: a line that matches ends the wait; the first of them is told.",
+        description="Regular expressions: a matching line ends the wait; the first one is shown.",
     )
     keep_if: Filled | None = Field(
         default=None,

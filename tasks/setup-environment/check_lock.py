@@ -12,14 +12,14 @@ def main(paths):
     bad = []
     for path in paths:
         with open(path) as file:
-            pins = [found.groups() for found in map(PIN.match, file) if found]
+            pins = [pin.groups() for pin in map(PIN.match, file) if pin]
         for name, wanted in pins:
             try:
-                found = importlib.metadata.version(name)
+                installed = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
-                found = None
-            if found != wanted:
-                bad.append("%s: %s is wanted, %s is there" % (name, wanted, found or "nothing"))
+                installed = None
+            if installed != wanted:
+                bad.append("%s: %s is wanted, %s is there" % (name, wanted, installed or "nothing"))
     print("\n".join(bad) or "all as pinned")
     return int(bool(bad))
 
