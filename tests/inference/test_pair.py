@@ -93,6 +93,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory, vllm_env: Path) -> Iterator[P
     made.end()
 
 
+@pytest.fixture
+def running(pair: Pair) -> None:
+    """Both servers and the proxy are up, whatever the test before has left."""
+    done = pair.run("measure-local", REQUESTS=1, WARMUP=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     first = pair.run("measure-local")
     assert first.returncode == 0, first.stdout + first.stderr
@@ -132,6 +139,7 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     assert said[0]["content"] == said[1]["content"]
 
 
+@pytest.mark.usefixtures("running")
 def test_prompts_as_text_have_the_same_length(pair: Pair) -> None:
     out = pair.folder / "text.json"
     done = subprocess.run(
@@ -163,6 +171,7 @@ def _prefilled(pair: Pair, prompt: list[int]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("running")
 def test_a_handshake_that_fails_within_a_stream_is_a_failure(pair: Pair) -> None:
     """The server says 200, and what went wrong in an event; it lives on."""
     prompt = list(range(500, 740))
@@ -172,6 +181,7 @@ def test_a_handshake_that_fails_within_a_stream_is_a_failure(pair: Pair) -> None
     assert _streamed(pair.url("DECODE"), _prefilled(pair, prompt), prompt).error == ""
 
 
+@pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("service", ["vllm-consumer", "vllm-proxy"])
 def test_what_dies_in_the_middle_of_a_measurement_and_is_started_anew(pair: Pair, service: str) -> None:
     """A decode server's engine id is another one then; what comes while it is away fails, and says so."""
@@ -183,10 +193,15 @@ def test_what_dies_in_the_middle_of_a_measurement_and_is_started_anew(pair: Pair
                     "--concurrency", 4, "--warmup", 4, "--max-failures", 0.5, "-o", out),
             stdout=errors, stderr=errors,
         )  # fmt: skip
-        wait_for(lambda: b"warmup: 4/4" in shown.read_bytes(), 60)
-        time.sleep(2)
-        os.kill(pair.record(service)["pid"], signal.SIGKILL)
-        assert process.wait(120) == 1
+        try:
+            wait_for(lambda: b"warmup: 4/4" in shown.read_bytes() or process.poll() is not None, 60)
+            assert process.poll() is None, shown.read_text()
+            time.sleep(2)
+            os.kill(pair.record(service)["pid"], signal.SIGKILL)
+            assert process.wait(120) == 1
+        finally:
+            process.kill()
+            process.wait()
     found = json.loads(out.read_text())["results"]
     assert found["completed"] > 0
     assert found["completed"] + found["failed"] == 400
