@@ -20,7 +20,10 @@ FEW, TELLING = 3, 16
 """Lines of a secret that are each masked in every spelling; characters of a line of more that is masked."""
 SHORTEST = 4
 """Shorter values cannot be masked: they would hide half of any output."""
-BLOCK = 1 << 20
+PIPE, BLOCK = 1 << 20, 1 << 17
+"""Bytes that the pipe of a step's output holds, and that are read at once: as many as stay in a processor's
+cache.
+"""
 CREDENTIALS = (
     re.compile(r"://[^/?#\s:@]*:([^/?#\s@]+)@"),
     re.compile(r"://[^/?#\s:@]*:([^/?#\s]*@[^/?#\s]*)@"),  # an @ in it should be escaped, and often is not
@@ -97,7 +100,9 @@ class Masker:
         each = [list(spelling.spellings(form, literal=form in as_they_are)) for form in plain]
         self._plain = [(of_form[0].anchor, form) for of_form, form in zip(each, plain)]
         self._spellings = [found for of_form in each for found in of_form]
-        self._longest = max((found.longest for found in self._spellings), default=0)
+        self._anchors = [anchor for found in self._spellings for _, anchor in found.anchors]
+        self._anchored = all(found.anchors for found in self._spellings)
+        """Whether a text that holds none of these and no escapes holds no secret."""
         self._held = self._before = b""
 
     def __bool__(self) -> bool:
@@ -108,9 +113,8 @@ class Masker:
         if not self._spellings:
             return text
         data = text.encode("utf-8", "surrogateescape")
-        return _masked(data, self._places(spelling.Text(data), b""), len(data)).decode(
-            "utf-8", "surrogateescape"
-        )
+        shown = _masked(data, self._places(spelling.Text(data)), 0, len(data))
+        return shown.decode("utf-8", "surrogateescape")
 
     def value(self, value: Any) -> Any:
         """A JSON value with every string in it masked; the names of its members stay."""
@@ -124,53 +128,50 @@ class Masker:
 
     def feed(self, data: bytes) -> bytes:
         """What may be written of the stream so far; a possible beginning of a secret is held back."""
-        data = self._held + data
+        written = len(self._before)
+        data = self._before + self._held + data
         text = spelling.Text(data)
-        hold = min((found.cut(text) for found in self._spellings), default=len(data))
-        places = self._places(text, self._before)
+        hold = min((found.cut(text, written) for found in self._spellings), default=len(data))
+        places = self._places(text, written)
         for begin, end in places:
             # A secret found across the point where another may begin is written as a mask now.
             if begin < hold < end:
                 hold = end
-        self._held = data[hold:]
-        self._before = (self._before + data[max(0, hold - spelling.BEGUN) : hold])[-spelling.BEGUN :]
-        return _masked(data, places, hold)
+        self._held, self._before = data[hold:], data[max(0, hold - spelling.BEGUN) : hold]
+        return _masked(data, places, written, hold)
 
     def flush(self) -> bytes:
         """The rest, at the end of the stream."""
-        data, before, self._held, self._before = self._held, self._before, b"", b""
-        return _masked(data, self._places(spelling.Text(data), before), len(data))
+        data, written = self._before + self._held, len(self._before)
+        self._held = self._before = b""
+        return _masked(data, self._places(spelling.Text(data), written), written, len(data))
 
-    def _places(self, text: spelling.Text, before: bytes) -> list[tuple[int, int]]:
-        """Where there are secrets, in order; they may overlap. `before` was written already: what has begun
-        there is masked from here on.
+    def _places(self, text: spelling.Text, written: int = 0) -> list[tuple[int, int]]:
+        """Where there are secrets, in order; they may overlap. What has begun in what was `written` already
+        is masked from there on.
         """
         places: list[tuple[int, int]] = []
         data = text.data
+        if self._anchored and not text.leads and all(text.first(anchor) < 0 for anchor in self._anchors):
+            return places
         if any(text.first(anchor) >= 0 and form in data for anchor, form in self._plain):
-            places = [found.span() for found in self._pattern.finditer(data)]
+            places = [found.span() for found in self._pattern.finditer(data, written)]
             # What is found already is not looked at again, character by character; what is a part of another
             # secret may be of that, otherwise spelled.
-            text = spelling.Text(self._alone.sub(lambda found: b"\0" * len(found[0]), data))
+            hidden = self._alone.sub(lambda found: b"\0" * len(found[0]), data[written:])
+            text = spelling.Text(data[:written] + hidden)
         for found in self._spellings:
-            places += found.places(text)
-        if before:
-            seam, at = spelling.Text(before + data[: self._longest]), len(before)
-            for found in self._spellings:
-                if found.wrapped:
-                    places += [(0, end - at) for begin, end in found.places(seam) if begin < at < end]
+            places += found.places(text, written)
         return sorted(places)
 
 
-def _masked(data: bytes, places: list[tuple[int, int]], upto: int) -> bytes:
-    """`data` up to there, with masks in these places; one for what overlaps."""
-    if not places:
-        return data[:upto]
-    parts, at = [], 0
+def _masked(data: bytes, places: list[tuple[int, int]], at: int, upto: int) -> bytes:
+    """`data` from one point to another, with masks in these places; one for what overlaps."""
+    parts: list[bytes] = []
     for begin, end in places:
         if begin >= upto:
             break
-        if begin >= at:
+        if begin >= at or not parts:
             parts += [data[at:begin], MASK]
         at = max(at, end)
     return b"".join([*parts, data[at:upto]])
@@ -186,7 +187,7 @@ class Pump:
     def __init__(self, masker: Masker, log: int) -> None:
         source, self.write_end = os.pipe()
         with contextlib.suppress(OSError):
-            fcntl.fcntl(source, F_SETPIPE_SZ, BLOCK)
+            fcntl.fcntl(source, F_SETPIPE_SZ, PIPE)
         settle_read, self._settle = os.pipe()
         self._settled, settled_write = os.pipe()
         self.pid = os.fork()
@@ -224,7 +225,7 @@ def _pump(masker: Masker, source: int, log: int, settle: int, settled: int) -> N
     while True:
         ready = select.select(watched, [], [])[0]
         # No more than the pipe can have held: what goes on writing must not hold up who settles.
-        if _drain(masker, source, log, BLOCK):
+        if _drain(masker, source, log, PIPE):
             return
         if settle in ready:
             watched.remove(settle)

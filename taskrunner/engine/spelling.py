@@ -12,69 +12,32 @@ from __future__ import annotations
 import functools
 import re
 
+from . import escapes
+from .escapes import LEADS, LETTERS
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, NamedTuple
+    from typing import Iterator
 
     Element = bytes
     """One character of a spelling: the bytes that it may be."""
-
-    class Patterns(NamedTuple):
-        """What reads escapes."""
-
-        slashes: re.Pattern[bytes]
-        slashed: re.Pattern[bytes]
-        url_or_html: re.Pattern[bytes]
-        cut: re.Pattern[bytes]
-
-else:
-    from collections import namedtuple
-
-    Patterns = namedtuple("Patterns", "slashes slashed url_or_html cut")
 
 LONGEST_UNIT = 16
 """Bytes of one escaped character, within reason."""
 BEGUN = 16
 """Bytes that were written already and in which base64 may have begun."""
-CUT = 128
-"""Bytes from the end of a text in which an escape may begin that goes on in the next."""
 IN_ESCAPES = b"#;{}0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-"""What they go on with."""
+"""What escapes go on with."""
 RARE = 500
 """A byte that a text holds less often is a way to find what it is a part of."""
-LEADS = b"%\\&"
-"""What every escape begins with."""
 SPACES = b" \t\n\r\v\f"
 QUOTES = b"'\"\\"
 SPECIAL = LEADS + SPACES + QUOTES + b"+"
 """What may be something else, or nothing, or the beginning of something else."""
-LETTERS = dict(zip(b"abefnrtvE", b"\a\b\x1b\f\n\r\t\v\x1b"))
-"""What a letter behind a backslash stands for."""
 ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 URL_SAFE = {ord("+"): b"+-", ord("/"): b"/_"}
 FREQUENT = b" etaoinsrlhdcumpfgyb.w,0123-=:/v4k5_67x89jqz\"'()[]{}TAESRCINDOLPMFHBUGWVYKXJQZ"
 """Bytes of logs, the most frequent first: a search begins with the rarest of what it looks for."""
-
-
-@functools.lru_cache(maxsize=1)
-def _patterns() -> Patterns:
-    """A run of backslashes, however they are written; an escape that begins with them; another one; and
-    the beginning of any of these, at the end of a text. H stands for a hexadecimal digit.
-    """
-    slashes = r"(?:\\|%(?:25){0,4}5[Cc]|&(?:amp;){0,4}#(?:0{0,4}92|[xX]0{0,4}5[Cc]);){1,16}"
-    return Patterns(*(
-        re.compile(text.replace("SLASHES", slashes).replace("H", "[0-9A-Fa-f]").encode())
-        for text in (
-            "SLASHES",
-            r"SLASHES(?:u([dD][89abAB]H{2})SLASHESu([dD][c-fC-F]H{2})|u(H{4})|U(H{8})|u\{(H{1,6})\}|x(H{2})"
-            r"|([0-3][0-7]{2})|([abefnrtvE]))",
-            r"%((?:25){0,4})(H{2})|%u(H{4})"
-            r"|&((?:amp;){0,4})(?:#0{0,8}([0-9]{1,7})|#[xX]0{0,8}(H{1,6})|([A-Za-z][A-Za-z0-9]{1,9}));",
-            r"(?:%(?:25){0,4}(?:H|u?H{0,3})|&(?:amp;){0,4}(?:a|am|amp|#[xX]?)?[0-9A-Za-z]{0,10}"
-            r"|SLASHES(?:%H?|[xU]?H{0,7}|u\{?H{0,5}|[0-3][0-7]?"
-            r"|u[dD][89abAB]H{2}(?:%H?|&[#0-9xX]{0,5}|SLASHES(?:u?H{0,3}|%H?)))?)\Z",
-        )
-    ))  # fmt: skip
 
 
 class Text:
@@ -129,61 +92,8 @@ class Text:
         backslashes end, if there are some; and whether the text ends before that is known.
         """
         if at not in self._units:
-            data, patterns = self.data, _patterns()
-            read = [(data[at : at + 1], at + 1)]
-            after, cut = -1, False
-            if data[at] == 0x2B:
-                read.append((b" ", at + 1))  # in a form
-            elif data[at] in LEADS:
-                found = patterns.slashed.match(data, at)
-                read += _slashed(found) if found else ()
-                found = patterns.url_or_html.match(data, at)
-                read += _url_or_html(found) if found else ()
-                found = patterns.slashes.match(data, at)
-                after = found.end() if found else -1
-                cut = len(data) - at <= CUT and patterns.cut.match(data, at) is not None
-            self._units[at] = read, after, cut
+            self._units[at] = escapes.read(self.data, at)
         return self._units[at]
-
-
-def _slashed(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
-    high, low, four, eight, braces, two, octal, letter = found.groups()
-    end = found.end()
-    if letter:
-        yield bytes([LETTERS[letter[0]]]), end
-    elif high:
-        yield chr(0x10000 + ((int(high, 16) & 0x3FF) << 10) + (int(low, 16) & 0x3FF)).encode(), end
-    elif octal or two:
-        value = int(octal, 8) if octal else int(two, 16)
-        yield bytes([value]), end  # bash, and Python of bytes
-        yield _encoded(value), end  # Python of text
-    else:
-        yield _encoded(int(four or eight or braces, 16)), end
-
-
-def _url_or_html(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
-    levels, percent, four, ampersands, decimal, hexadecimal, name = found.groups()
-    begin, end = found.span()
-    if percent:
-        for level in range(len(levels) // 2):
-            yield b"%", begin + 3 + 2 * level
-        yield bytes([int(percent, 16)]), end
-        return
-    for level in range(len(ampersands or b"") // 4):
-        yield b"&", begin + 5 + 4 * level
-    if name:
-        from html.entities import name2codepoint
-
-        yield _encoded(name2codepoint.get(name.decode(), ord("'") if name == b"apos" else -1)), end
-    else:
-        yield _encoded(int(decimal) if decimal else int(hexadecimal or four, 16)), end
-
-
-def _encoded(point: int) -> bytes:
-    """A code point in UTF-8; a byte that is not UTF-8 as Python has it; nothing for what is none."""
-    if 0xDC80 <= point <= 0xDCFF:
-        return bytes([point - 0xDC00])
-    return chr(point).encode("utf-8", "ignore") if 0 <= point < 0x110000 else b""
 
 
 class Spelling:
@@ -195,9 +105,9 @@ class Spelling:
         self._elements, self.wrapped = elements, wrapped
         self.longest = LONGEST_UNIT * len(elements)
         """Bytes that it takes at most, in texts that somebody can be meant to read."""
-        self._anchors = _anchors(elements, wrapped)
+        self.anchors = _anchors(elements, wrapped)
         """What a text holds if it holds the secret without escapes, and where that is in it."""
-        self.anchor = self._anchors[0][1] if self._anchors else b"".join(elements)
+        self.anchor = self.anchors[0][1] if self.anchors else b"".join(elements)
         """The first of these; all of it, where there is none."""
         self._escaped: dict[int, re.Pattern[bytes]] = {}
         within = b"".join(elements)
@@ -210,22 +120,28 @@ class Spelling:
         after = _any_of(second + SPECIAL)
         self._starts = re.compile(_any_of(LEADS) + b"|" + _any_of(first) + b"(?=" + after + b"|\\Z)")
 
-    def places(self, text: Text) -> Iterator[tuple[int, int]]:
-        """Where it stands whole, in order."""
-        after = 0
+    def places(self, text: Text, written: int = 0) -> Iterator[tuple[int, int]]:
+        """Where it stands whole and ends behind what was `written`, in order; in base64 it may have begun
+        there.
+        """
+        after = 0 if self.wrapped else written
         for start in self._candidates(text):
             if start >= after:
                 end, _ = self._read(text, start)
-                if end > start:
+                if end > max(start, written):
                     yield start, end
                     after = end
 
-    def cut(self, text: Text) -> int:
-        """Where the end of the text may be the beginning of it; else the text's length."""
+    def cut(self, text: Text, written: int) -> int:
+        """Where the end of the text, behind what was `written`, may be the beginning of it; else the text's
+        length.
+        """
         data = text.data
-        start = max(0, len(data) - self.longest)
+        if not text.leads and data[-1:] not in self._within:
+            return len(data)  # as at the end of most lines
+        start = max(written, len(data) - self.longest)
         tail = data[start:]
-        if not self._literal and any(lead in tail for lead in LEADS):
+        if text.leads and not self._literal and any(lead in tail for lead in LEADS):
             start += len(tail.rstrip(self._within + LEADS + IN_ESCAPES))
         else:
             start += len(tail.rstrip(self._within))
@@ -243,15 +159,18 @@ class Spelling:
 
     def _candidates(self, text: Text) -> list[int]:
         data = text.data
-        if not self._anchors:
+        if not self.anchors:
             if self._literal:
                 return list(text.all(b"".join(self._elements)))
             return [found.start() for found in self._starts.finditer(data)]
-        near = []
-        for offset, anchor in self._anchors:
-            near += [(at, offset) for at in text.all(anchor)]
+        near = [
+            (at, offset)
+            for offset, anchor in self.anchors
+            if text.first(anchor) >= 0
+            for at in text.all(anchor)
+        ]
         if text.leads and not self.wrapped and not self._literal:
-            ((offset, anchor),) = self._anchors
+            ((offset, anchor),) = self.anchors
             self._escaped = self._escaped or _escapes_of(anchor, self._elements[offset + len(anchor) :])
             for lead in text.leads:
                 near += [
