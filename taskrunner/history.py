@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrunner.engine import layout
+from taskrunner.engine import fileio, layout
 from taskrunner.errors import NotFoundError
 from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
@@ -46,13 +46,13 @@ def past_runs(limit: int = 20, transport: Transport | None = None, *, live: bool
 def remember_last(path: str) -> None:
     """Note which file was run last in this folder, for a `--from` without a file."""
     target = _last_path(Path.cwd())
-    layout.private_folder(os.path.dirname(target))
-    layout.write_atomic(target, path.encode("utf-8", "surrogateescape"))
+    fileio.private_folder(os.path.dirname(target))
+    fileio.write_atomic(target, path.encode("utf-8", "surrogateescape"))
 
 
 def last_file() -> Path:
     """The file that was run last in this folder. Raises NotFoundError."""
-    data = layout.read_bytes(_last_path(Path.cwd()))
+    data = fileio.read_bytes(_last_path(Path.cwd()))
     if not data:
         raise NotFoundError(
             "no task file was run in this folder yet", "name one: taskrunner FILE --from STEP"

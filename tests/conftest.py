@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from taskrunner.engine import ports, processes
+from taskrunner.engine import ports
+from taskrunner.engine.identity import stat
 
 Process = subprocess.CompletedProcess[str]
 CACHE = Path(__file__).parent.parent / ".cache"
@@ -120,7 +121,7 @@ def started(variable: str) -> dict[int, str]:
         if not name.isdigit() or int(name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            known = processes.stat(int(name))
+            known = stat(int(name))
             environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
             if known and known[0] not in "ZX" and needle in environ:
                 found[int(name)] = Path(f"/proc/{name}/cmdline").read_text()

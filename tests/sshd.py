@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from taskrunner.engine import processes
+from taskrunner.engine import identity
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
@@ -97,7 +97,7 @@ class Sshd:
         found: list[int] = []
         parents = {}
         for name in os.listdir("/proc"):
-            if name.isdigit() and (known := processes.stat(int(name))) and known[0] not in "ZX":
+            if name.isdigit() and (known := identity.stat(int(name))) and known[0] not in "ZX":
                 parents[int(name)] = known[1]
         level = {self.process.pid}
         while level:

@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 
-from . import layout
+from . import fileio
 from .frames import pack
 
 TYPE_CHECKING = False
@@ -94,23 +94,23 @@ class Sink:
 
     def _kept(self, text: bytes) -> str:
         folder = os.path.join(self._root, "answers")
-        layout.private_folder(folder)
+        fileio.private_folder(folder)
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):
                 if os.stat(os.path.join(folder, name)).st_mtime < time.time() - FORGET:
                     os.unlink(os.path.join(folder, name))
-        layout.write_atomic(os.path.join(folder, self._token), text)
+        fileio.write_atomic(os.path.join(folder, self._token), text)
         return self._token
 
 
 def say(text: bytes) -> None:
     line = base64.b64encode(text)
-    layout.write_all(1, b"taskrunner %d %s\n" % (len(line), line))
+    fileio.write_all(1, b"taskrunner %d %s\n" % (len(line), line))
 
 
 def piece(root: str, token: str, offset: int) -> bytes:
     """What comes next of an answer that is kept here."""
-    return layout.read_by_offset(os.path.join(root, "answers", os.path.basename(token)), offset, ROOM - 200)
+    return fileio.read_by_offset(os.path.join(root, "answers", os.path.basename(token)), offset, ROOM - 200)
 
 
 def upload(grant: dict[str, Any], name: str, data: bytes) -> None:

@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 
-from . import VERSION, answer, bootstrap, exchange, layout, recovery, state
-from . import main as engine
+from . import VERSION, answer, bootstrap, exchange, fileio, launch, layout, plan_file, retention, state
 from .feed import Feed, Position
 from .frames import pack
 from .seats import Seat
@@ -127,15 +126,15 @@ class Asked(Verbs):
         directory = self.prepare(run, self._of_this_machine(plan))
         try:
             # Where systemd does not take it, or has it already, this starts it: once, whoever is first.
-            argv, env = engine.command("service")
+            argv, env = launch.command("service")
             argv[0] = os.path.realpath(argv[0])  # it is not this process that starts it
             env["TASKRUNNER_DIRECTORY"] = directory
             if self.launch is None or not self.launch("taskrunner-" + run, argv, env):
-                engine.launch(directory)
+                launch.launch(directory)
         except OSError:
-            recovery.scrub(directory)
+            plan_file.scrub(directory)
             raise
-        state.prune(self.root, run)
+        retention.prune(self.root, run)
 
     def do_follow(
         self,
@@ -192,11 +191,11 @@ class Asked(Verbs):
         if os.path.isdir(layout.run_dir(self.root, run)):
             return super().do_cancel(run, token)
         # The command that starts it may still come; then it is to find this.
-        layout.private_folder(self._never(run))
+        fileio.private_folder(self._never(run))
         return False
 
     def do_discard(self, run: str) -> None:
-        layout.private_folder(self._never(run))
+        fileio.private_folder(self._never(run))
         super().do_discard(run)
 
     def _never(self, run: str) -> str:
@@ -235,7 +234,7 @@ class Asked(Verbs):
     ) -> None:
         """Put files, which come together in a zip archive, where they belong."""
         folder = self._parts(digest)
-        layout.private_folder(folder)
+        fileio.private_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as archive:
             self._bring(archive, url, digest, parts)
             exchange.unbundle(archive, self.path(root), files)

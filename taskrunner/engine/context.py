@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from . import layout, processes, script
+from . import fileio, layout, processes, script
 from .control import Control
 from .events import ROOM, EventLog
 from .journal import Journal
@@ -170,7 +170,7 @@ class Context:
         `go` is the descriptor on which it waits for its turn.
         """
         more = ((go, script.GO_FD),) if go >= 0 else ()
-        with layout.open_append(log) as output:
+        with fileio.open_append(log) as output:
             pump = Pump(self.masker, output) if self.masker else None
             try:
                 pid = processes.spawn(argv, env, stdin, pump.write_end if pump else output, more)

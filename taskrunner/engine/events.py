@@ -28,8 +28,8 @@ import json
 import os
 import time
 
-from . import layout
-from .frames import loads
+from . import fileio, layout
+from .bounded_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Reserve:
 
 def read_events(path: str, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     """The events from a byte offset on, and the offset to go on from; a half line stays unread."""
-    data = layout.read_by_offset(path, offset, limit=-1)
+    data = fileio.read_by_offset(path, offset, limit=-1)
     end = data.rfind(b"\n") + 1
     return [event for event in map(parse_event, data[:end].split(b"\n")) if event], offset + end
 

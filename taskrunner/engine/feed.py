@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import layout
+from . import fileio, layout
 from .events import parse_event
 
 TYPE_CHECKING = False
@@ -92,9 +92,9 @@ class Feed:
 
     def _new_events(self) -> bytes:
         path = os.path.join(self._directory, layout.EVENTS)
-        data = layout.read_by_offset(path, self._at.events, BLOCK)
+        data = fileio.read_by_offset(path, self._at.events, BLOCK)
         if len(data) == BLOCK and b"\n" not in data:
-            return layout.read_by_offset(path, self._at.events, -1)  # an event that is longer
+            return fileio.read_by_offset(path, self._at.events, -1)  # an event that is longer
         return data
 
     def _printed(self) -> Iterator[Chunk]:
@@ -102,7 +102,7 @@ class Feed:
             path = os.path.join(self._directory, self._at.log)
             if self._output == LAST:
                 self._skip(path)
-            data = layout.read_by_offset(path, self._at.offset, BLOCK)
+            data = fileio.read_by_offset(path, self._at.offset, BLOCK)
             if not data:
                 return
             self._at = self._at._replace(offset=self._at.offset + len(data))

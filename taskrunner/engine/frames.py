@@ -10,10 +10,9 @@ import json
 import sys
 import zlib
 
-LONGEST_LINE = 8 << 20
+from .bounded_json import LONGEST_LINE, TooLarge, loads
+
 LARGEST_PAYLOAD = 32 << 20
-MOST_PARTS = 500_000
-"""Members and elements of one JSON text, each of which may take a hundred bytes of memory and more."""
 PIECE = 4 << 20
 """Bytes of a file that are asked for at once."""
 
@@ -22,38 +21,11 @@ if TYPE_CHECKING:
     from typing import Any, Iterator
 
 
-class TooLarge(ValueError):
-    """An answer that does not fit into the memory that there is for one."""
-
-    def __init__(self) -> None:
-        super().__init__("more than %d MiB or %d values at once" % (LONGEST_LINE >> 20, MOST_PARTS))
-
-
 def pack(message: dict[str, Any], payload: bytes = b"") -> bytes:
     """A message as it goes over the wire."""
     if not payload:
         return json.dumps(message).encode() + b"\n"
     return b"%s\n%s" % (json.dumps(dict(message, size=len(payload))).encode(), payload)
-
-
-def loads(data: bytes) -> Any:
-    """The value of a JSON text from the other end, which takes bounded memory. Raises ValueError."""
-    if len(data) > LONGEST_LINE or sum(map(data.count, (b",", b"[", b"{"))) > MOST_PARTS:
-        raise TooLarge
-    try:
-        return json.loads(data.decode("utf-8", "replace"), parse_constant=_no_number, parse_int=_integer)
-    except RecursionError:
-        raise ValueError("a message is nested too deeply") from None
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError("%s is no number" % name)
-
-
-def _integer(text: str) -> int:
-    if len(text) > 20:
-        raise ValueError("a number is too large")
-    return int(text)
 
 
 def inflated(data: bytes, most: int = LARGEST_PAYLOAD) -> bytes:

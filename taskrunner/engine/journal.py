@@ -6,7 +6,7 @@ import json
 import os
 import time
 
-from . import layout
+from . import fileio
 from .events import parse
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ class Journal:
 
     def __init__(self, path: str, cwd: str = "") -> None:
         self._path, self._cwd = path, cwd
-        data = layout.read_bytes(path)
+        data = fileio.read_bytes(path)
         self._others: list[dict[str, Any]] = []
         self._entries: dict[str, dict[str, Any]] = {}
         for entry in map(parse, data.split(b"\n")):
@@ -73,10 +73,10 @@ class Journal:
         return known
 
     def _open(self) -> None:
-        layout.private_folder(os.path.dirname(self._path))
+        fileio.private_folder(os.path.dirname(self._path))
         if self._size > COMPACT_AT:
             kept = [json.dumps(entry) for entry in [*self._others, *self._entries.values()]]
-            layout.write_atomic(self._path, "".join(line + "\n" for line in kept).encode(), durable=True)
+            fileio.write_atomic(self._path, "".join(line + "\n" for line in kept).encode(), durable=True)
             self._size, self._cut = 0, False
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(self._path, flags, 0o600)
@@ -86,7 +86,7 @@ class Journal:
             self._open()
         line = json.dumps(entry).encode() + b"\n"
         try:
-            layout.write_all(self._fd, b"\n" + line if self._cut else line)
+            fileio.write_all(self._fd, b"\n" + line if self._cut else line)
         except OSError:
             self._cut = True
             raise

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from . import layout, processes, unsettled
+from . import fileio, identity, layout, unsettled
 from .events import parse
 
 
@@ -17,7 +17,7 @@ def take(root: str, key: str, run: str) -> tuple[int | None, str]:
     says is for people and for those who are refused.
     """
     path = layout.lock_path(root, key)
-    layout.private_folder(os.path.dirname(path))
+    fileio.private_folder(os.path.dirname(path))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,5 +83,5 @@ def _holder(root: str, fd: int) -> str:
 
 def engine_alive(directory: str) -> bool:
     """Whether the engine of a run is at work."""
-    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
-    return known is not None and processes.alive(known)
+    known = parse(fileio.read_bytes(os.path.join(directory, layout.ENGINE)))
+    return known is not None and identity.alive(known)

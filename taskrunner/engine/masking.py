@@ -8,8 +8,8 @@ import os
 import re
 import select
 
-from . import layout, spelling
-from .reaper import close_all_but
+from . import fileio, spelling
+from .descriptors import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _drain(masker: Masker, source: int, log: int, most: int) -> bool:
         # A log that cannot be written, as on a full disk, loses output; who writes to the pipe must not
         # notice.
         with contextlib.suppress(OSError):
-            layout.write_all(log, masker.feed(data) if data else masker.flush())
+            fileio.write_all(log, masker.feed(data) if data else masker.flush())
         if not data:
             return True
         moved += len(data)

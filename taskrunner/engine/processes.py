@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import time
+
+from . import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,85 +65,10 @@ def _program(name: str, env: Mapping[str, str]) -> str:
 _programs: dict[tuple[str, str], str] = {}
 
 
-def stat(pid: int) -> tuple[str, int, int, int] | None:
-    """State, parent, session and start time (clock ticks since boot) of a process."""
-    try:
-        with open("/proc/%d/stat" % pid, "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return None
-    return fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19])
-
-
-def boot_id() -> str:
-    """What tells this start of the machine from others."""
-    global _boot
-    _boot = _boot or _text_of("/proc/sys/kernel/random/boot_id")
-    return _boot
-
-
-def machine() -> str:
-    """What tells this machine from others that share its folders; it can be part of a file name.
-
-    The machine id, else the boot id and the host name; on EC2 the instance id as well, because instances made
-    from one image may have the same machine id.
-    """
-    global _machine
-    if not _machine:
-        own = _text_of("/etc/machine-id")
-        if not re.fullmatch("[0-9a-f]{32}", own):
-            own = "%s-%s" % (boot_id()[:8], re.sub("[^A-Za-z0-9-]", "_", os.uname().nodename)[:40])
-        instance = _text_of("/sys/devices/virtual/dmi/id/board_asset_tag")
-        _machine = own[:12] if len(own) == 32 else own
-        if re.fullmatch("i-[0-9a-f]+", instance):
-            _machine += instance[1:]
-    return _machine
-
-
-_boot = _machine = ""
-
-
-def _text_of(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def identity(pid: int) -> dict[str, object]:
-    """What tells this process from a later one with the same pid, here and on other machines."""
-    found = stat(pid)
-    return {"pid": pid, "start": found[3] if found else None, "boot": boot_id(), "machine": machine()}
-
-
-def here(known: Mapping[str, object]) -> bool:
-    """Whether the process of an `identity` belongs to this machine, since it was started last."""
-    return known.get("boot") == boot_id() and known.get("machine", machine()) == machine()
-
-
-def alive(known: Mapping[str, object]) -> bool:
-    """Whether the process of an `identity` is still there, and not just a zombie."""
-    pid = known.get("pid")
-    found = stat(pid) if isinstance(pid, int) and here(known) else None
-    return found is not None and found[0] not in "ZX" and found[3] == known.get("start")
-
-
-def session(known: Mapping[str, object]) -> int | None:
-    """The session that the process of an `identity` leads, or has led: as long as any of it is left, the
-    kernel gives its number to nobody else. None where it is not sure to be that session.
-    """
-    pid = known.get("pid")
-    if not isinstance(pid, int) or not isinstance(known.get("start"), int) or not here(known):
-        return None
-    found = stat(pid)
-    return pid if found is None or found[3] == known.get("start") else None
-
-
 def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
     if _carries(pid, "cmdline", tag.encode()) or _carries(pid, "environ", (TAG + "=" + tag).encode()):
-        found = stat(pid)
+        found = identity.stat(pid)
         return found is not None and found[0] not in "ZX"
     return False
 
@@ -169,7 +95,7 @@ def tree(tag: str, root: int | None = None, seen: int = 0) -> set[int]:
     member has the tag; and any member is one of ours that was there before `seen` (clock ticks since
     boot), when the root was.
     """
-    known = {pid: found for pid, found in ((pid, stat(pid)) for pid in pids()) if found is not None}
+    known = {pid: found for pid, found in ((pid, identity.stat(pid)) for pid in pids()) if found is not None}
     living = {pid: found for pid, found in known.items() if found[0] not in "ZX"}
     found = {pid for pid in living if tagged(pid, tag)}
     if root is not None:

@@ -6,12 +6,14 @@ prctl(2)). While the engine lives it has nothing to do but to collect daemons th
 parents. When the engine is killed, it waits for the step's process, and writes the end into the step's
 file (see script.py), where the next engine finds it. Until it has, it holds a lock there.
 
-It comes first in every run, so it imports late what only that needs.
+It comes first in every run, so it imports late what only a killed engine needs.
 """
 
 from __future__ import annotations
 
 import os
+
+from .descriptors import close_all_but
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,21 +25,6 @@ PR_SET_CHILD_SUBREAPER = 36
 LOCK = "reaper"
 AGAIN = 0.5
 """Seconds between two tries to write on a full disk."""
-
-
-def main(argv: list[str]) -> int:
-    """The engine's command line (see main.py); for `run`, this process is the reaper from the start."""
-    if argv[:1] != ["run"]:
-        from . import main as engine
-
-        return engine.main(argv)
-
-    def work(watched: Watched) -> int:
-        from . import main as engine
-
-        return engine.work(watched, *argv[1:])
-
-    return under(work)
 
 
 def under(work: Callable[[Watched], int]) -> int:
@@ -104,20 +91,13 @@ def _reap(engine: int, told: int, say: int) -> int:
     code = _exit_code(status)
     if directory:
         if code < 0:
-            from . import recovery
+            from . import plan_file
 
-            recovery.forget_secrets(directory)
+            plan_file.forget_secrets(directory)
         _outlive(directory)
     if watch >= 0:
         os.close(watch)
     return code if code >= 0 else 128 - code
-
-
-def close_all_but(*keep: int) -> None:
-    """Close what a fork has inherited, above all locks that it must not hold on."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in keep:
-            _quietly(os.close, int(name))
 
 
 def _exit_code(status: int) -> int:
@@ -151,12 +131,12 @@ def _outlive(directory: str) -> None:
     folder, run = os.path.join(directory, "steps"), os.path.basename(directory).partition("@")[0]
     if not os.path.isdir(folder):
         return
-    from . import layout, processes, script
+    from . import fileio, processes, script
 
     left: dict[int, str] = {}
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        known = script.read_marks(layout.read_bytes(path)).process
+        known = script.read_marks(fileio.read_bytes(path)).process
         pid = known.get("pid") if known else processes.root_of("%s/%s" % (run, name))
         if isinstance(pid, int):
             left[pid] = path

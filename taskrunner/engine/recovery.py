@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 
-from . import layout, processes, reaper, script
+from . import fileio, identity, layout, processes, reaper, script
 from .context import Cancelled, StepError
-from .masking import Masker, secrets_of
+from .plan_file import UNREADABLE
 from .shells import path_of
-from .steps import WORK, end, judge, key_of
+from .step_commands import end, judge, key_of
+from .steps import WORK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 NOTED_WITHIN = 10.0
 """Seconds in which the reaper of a run notes the end of a process that has ended."""
-ODD = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What reading a file can raise that something else has written, or half of it."""
 
 
 class Left:
@@ -38,7 +36,7 @@ class Left:
         known = marks.process
         if known is None:
             pid = processes.root_of(self.tag)
-            known = processes.identity(pid) if pid is not None else {}
+            known = identity.of(pid) if pid is not None else {}
         self.process: dict[str, Any] = dict(known)
         self.id: Any = (marks.step or {}).get("id")
         self.key: Any = (marks.step or {}).get("key")
@@ -47,14 +45,14 @@ class Left:
     @property
     def root(self) -> int | None:
         """Its session, as long as that is sure to be this one."""
-        return processes.session(self.process)
+        return identity.session(self.process)
 
     @property
     def alive(self) -> bool:
-        return processes.alive(self.process)
+        return identity.alive(self.process)
 
     def marks(self) -> script.Marks:
-        return script.read_marks(layout.read_bytes(self.path))
+        return script.read_marks(fileio.read_bytes(self.path))
 
     def done(self) -> bool:
         """Whether its commands have succeeded, now that its process has ended."""
@@ -91,7 +89,7 @@ def recover(ctx: Context, previous: list[str]) -> set[str]:
         lefts: list[Left] = []
         try:
             lefts = find(ctx, run)
-        except ODD as error:
+        except UNREADABLE as error:
             message = "what run %s has left cannot be read, and is not recovered: %s" % (run, error)
             ctx.events.emit("warning", message=message)
         for left in lefts:
@@ -151,52 +149,3 @@ def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:
         pause = min(pause * 1.5, 0.25)
     if ctx.control.cancelled and not left.done():
         raise Cancelled
-
-
-def load_plan(directory: str) -> dict[str, Any] | None:
-    """The plan of a run directory; None when it is not there or not whole."""
-    try:
-        plan = json.loads(layout.read_bytes(os.path.join(directory, layout.PLAN)))
-    except (ValueError, RecursionError):
-        return None
-    return plan if isinstance(plan, dict) else None
-
-
-def scrub(directory: str) -> None:
-    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole."""
-    steps = os.path.join(directory, "steps")
-    with contextlib.suppress(OSError):
-        for name in os.listdir(steps):
-            os.unlink(os.path.join(steps, name))
-        os.rmdir(steps)
-    forget_secrets(directory)
-
-
-def forget_secrets(directory: str) -> None:
-    """Remove the secrets from the plan of a run that does not go on; recovery needs none of them.
-
-    A plan that cannot be written without them, on a full disk, goes itself.
-    """
-    steps = os.path.join(directory, "steps")
-    with contextlib.suppress(OSError):
-        for name in os.listdir(steps):
-            program = os.path.join(steps, name)
-            known = script.read_marks(layout.read_bytes(program)).process
-            if known is not None and not processes.alive(known):
-                script.forget(program)
-    path = os.path.join(directory, layout.PLAN)
-    try:
-        plan = load_plan(directory)
-        if plan is None or not plan.get("secrets"):
-            return
-        masker = Masker(secrets_of(plan, {}))
-        for name in plan["secrets"]:
-            plan["variables"].pop(name, None)
-        plan["secrets"] = []
-        layout.write_atomic(path, json.dumps(masker.value(plan)).encode())
-    except ODD:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(layout.secrets_path(directory))

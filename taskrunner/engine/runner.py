@@ -9,7 +9,20 @@ import os
 import signal
 import time
 
-from . import VERSION, layout, lock, processes, recovery, references, shells, steps, unsettled
+from . import (
+    VERSION,
+    fileio,
+    identity,
+    layout,
+    lock,
+    plan_file,
+    recovery,
+    references,
+    shells,
+    step_commands,
+    steps,
+    unsettled,
+)
 from .context import Cancelled, Context, StepError
 from .control import Control
 from .events import ROOM, EventLog
@@ -40,12 +53,12 @@ def run(directory: str, bell: int, watched: Watched) -> int:
     try:
         return _run(directory, bell, watched)
     except BaseException:
-        recovery.forget_secrets(directory)
+        plan_file.forget_secrets(directory)
         raise
 
 
 def _run(directory: str, bell: int, watched: Watched) -> int:
-    plan = recovery.load_plan(directory)
+    plan = plan_file.load_plan(directory)
     if plan is None:
         raise Fatal("there is no whole plan in %s" % directory)
     if plan.get("format") != VERSION:
@@ -57,18 +70,18 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
     masker = Masker(secrets_of(plan, os.environ))
     try:
         for folder in ("logs", "steps"):
-            layout.private_folder(os.path.join(directory, folder))
+            fileio.private_folder(os.path.join(directory, folder))
         events = EventLog(directory, bell, masker)
         control = Control()  # whoever knows this process may ask it to stop
-        own = processes.identity(os.getpid())
-        layout.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
+        own = identity.of(os.getpid())
+        fileio.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
         if plan.get("dry"):
             return Run(Context(directory, plan, events, masker, control), [], None).dry()
         root = layout.root_of(directory)
         held, holder = lock.take(root, plan["key"], plan["run"])
         if held is None:
             events.emit("run.refused", holder=holder)
-            recovery.scrub(directory)
+            plan_file.scrub(directory)
             return LOCKED
         before = unsettled.of(root, plan["key"])
         unsettled.note(root, plan["key"], plan["run"])
@@ -119,7 +132,7 @@ class Run:
 
     def _settle(self, runs: list[str]) -> None:
         for run in runs:
-            recovery.scrub(layout.run_dir(self.ctx.root, run))
+            plan_file.scrub(layout.run_dir(self.ctx.root, run))
             unsettled.settled(self.ctx.root, self.ctx.plan["key"], run)
 
     def dry(self) -> int:
@@ -142,7 +155,7 @@ class Run:
             ):
                 # In a folder that an earlier step has still to make, no guard holds.
                 try:
-                    skip["reason"] = "guard" if steps.guard_holds(self.ctx, step) else ""
+                    skip["reason"] = "guard" if step_commands.guard_holds(self.ctx, step) else ""
                 except StepError as error:
                     skip["detail"] = error.detail
                 except Cancelled:
@@ -172,7 +185,7 @@ class Run:
         ctx = self.ctx
         if ctx.prepared is not None:
             ctx.prepared.discard()
-        recovery.scrub(ctx.directory)
+        plan_file.scrub(ctx.directory)
         if self.lock is not None:
             # Who hears of the end may start the next run at once, and finds nothing to recover.
             unsettled.settled(ctx.root, ctx.plan["key"], ctx.run)
@@ -246,7 +259,7 @@ class Run:
         if step["commands"] and step.get("guard") is None and not step.get("always") and not remembered:
             # On disk before the next step starts, and before anybody is told.
             try:
-                ctx.record(step["id"], steps.key_of(ctx, step), ctx.run)
+                ctx.record(step["id"], step_commands.key_of(ctx, step), ctx.run)
             except OSError as error:
                 if error.errno not in ROOM:
                     raise
@@ -263,7 +276,7 @@ class Run:
     def _ask_again(self, step: dict[str, Any]) -> None:
         """Warn when the guard of a step that has just been done does not hold: it will never be skipped."""
         with contextlib.suppress(StepError, Cancelled):
-            if not steps.guard_holds(self.ctx, step):
+            if not step_commands.guard_holds(self.ctx, step):
                 message = (
                     "%s: its skip_if does not hold after it, so the next run does it again, and what follows"
                 )
@@ -273,7 +286,7 @@ class Run:
         """The run that has done the step's commands, as the journal knows it; "" when none has."""
         if step.get("guard") is not None or step.get("always") or not step["commands"]:
             return ""
-        entry = self.ctx.journal.find(step["id"], steps.key_of(self.ctx, step))
+        entry = self.ctx.journal.find(step["id"], step_commands.key_of(self.ctx, step))
         return str(entry["run"]) if entry else ""
 
     def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
@@ -291,7 +304,7 @@ class Run:
             command=command
             and {name: command[name] for name in ("source", "line", "file") if name in command},
             duration=_since(began),
-            tail=layout.tail(log),
+            tail=fileio.tail(log),
             tolerated=True if step.get("on_failure") == "continue" else None,
             later=True if self.status != OK else None,
         )
@@ -325,7 +338,7 @@ class Run:
             if step.get("skip") or step.get("guard") is None:
                 continue
             try:
-                if not steps.guard_holds(self.ctx, step):
+                if not step_commands.guard_holds(self.ctx, step):
                     again.append({"step": step["id"], "detail": "its skip_if does not hold after it"})
             except StepError as error:
                 again.append({"step": step["id"], "detail": error.detail})

@@ -18,7 +18,7 @@ import json
 import os
 import re
 
-from . import layout
+from . import fileio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def write(path: str, content: bytes, step: Mapping[str, object] | None = None, n
     try:
         if not named:
             os.unlink(path)
-        layout.write_all(fd, content)
+        fileio.write_all(fd, content)
         os.lseek(fd, 0, os.SEEK_SET)
     except OSError:
         os.close(fd)

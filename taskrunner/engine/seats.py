@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 
-from . import layout, lock, processes
+from . import fileio, identity, lock
 
 SEATS = 2
 LOOK = 0.5
@@ -22,13 +22,13 @@ class Seat:
     """A place to wait, until `wanted` by a later one: of the same controller, or when there are too many."""
 
     def __init__(self, root: str, who: str) -> None:
-        self._folder = os.path.join(root, "seats", processes.machine())
+        self._folder = os.path.join(root, "seats", identity.machine())
         self._name = "%020d-%d-%s" % (time.time_ns(), os.getpid(), who)
         self._who = who
         self._looked = 0.0
 
     def __enter__(self) -> Seat:
-        layout.private_folder(self._folder)
+        fileio.private_folder(self._folder)
         path = os.path.join(self._folder, self._name)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)

@@ -20,8 +20,7 @@ import select
 import sys
 import time
 
-from . import VERSION, exchange, layout, recovery, state
-from . import main as engine
+from . import VERSION, exchange, launch, layout, plan_file, retention, state
 from .feed import Feed, Position
 from .frames import Unpacker, pack
 from .verbs import Verbs
@@ -114,17 +113,17 @@ class Server(Verbs):
         self.do_join(run)
         bell, ring = os.pipe()
         try:
-            pid = engine.launch(directory, ring)
+            pid = launch.launch(directory, ring)
         except OSError:
             os.close(bell)
-            recovery.scrub(directory)
+            plan_file.scrub(directory)
             raise
         finally:
             os.close(ring)
         self.bells.add(bell)
         if pid:
             self.children[pid] = run
-        state.prune(self.root, run)
+        retention.prune(self.root, run)
 
     def do_alive(self, run: str) -> bool:
         # A child of this process is alive from before the engine has written who it is.

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 
-from . import layout, patterns, ports, processes, script
+from . import fileio, identity, layout, patterns, ports, processes, script
 from .context import START_WITHIN, Cancelled, StepError
 from .events import parse
 from .probes import address, describe, listening, probe
@@ -44,7 +44,7 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     """
     service = {**service, "name": ctx.named(service["name"])}
     directory = layout.service_dir(ctx.root, ctx.project, service["name"])
-    layout.private_folder(directory)
+    fileio.private_folder(directory)
     with _locked(ctx, directory):
         return _ensured(ctx, step, service, directory)
 
@@ -83,7 +83,7 @@ def _ensured(ctx: Context, step: dict[str, Any], service: dict[str, Any], direct
             return True
         # It may still be on its way up, from a run whose engine was killed.
         young = 0 <= time.time() - record["started"] < service["ready"]["timeout"]
-        if young and processes.alive(record):
+        if young and identity.alive(record):
             _await_ready(ctx, step, service, record, directory)
             return False
     ctx.begins()
@@ -97,8 +97,8 @@ def _ensured(ctx: Context, step: dict[str, Any], service: dict[str, Any], direct
 def _record(ctx: Context, directory: str, name: str) -> dict[str, Any]:
     """What is known of the service, {} for nothing; also as an older version has kept it."""
     for place in (directory, os.path.join(ctx.root, "services", layout.slug(name))):
-        found = parse(layout.read_bytes(_record_path(place))) or {}
-        if all(isinstance(found.get(name), kind) for name, kind in RECORD) and processes.here(found):
+        found = parse(fileio.read_bytes(_record_path(place))) or {}
+        if all(isinstance(found.get(name), kind) for name, kind in RECORD) and identity.here(found):
             return {**found, "place": place}
     return {}
 
@@ -113,7 +113,7 @@ RECORD: tuple[tuple[str, Any], ...] = (
 
 
 def _members(record: dict[str, Any]) -> set[int]:
-    return processes.tree(record["tag"], processes.session(record), record.get("seen", 0))
+    return processes.tree(record["tag"], identity.session(record), record.get("seen", 0))
 
 
 def _definition(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> str:
@@ -133,7 +133,7 @@ def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directo
         "env": env,
         "cwd": service.get("cwd") or step.get("cwd") or "",
     }
-    from .steps import guard_holds
+    from .step_commands import guard_holds
 
     return guard_holds(ctx, asked)
 
@@ -203,7 +203,7 @@ def _start(
         argv, exports = script.as_user(step["run_as"], argv), ctx.exports(env, tag)
     record = {
         "name": service["name"], "definition": definition, "tag": tag, "started": time.time(), "run": ctx.run,
-        "pid": 0, "boot": processes.boot_id(), "machine": processes.machine(),
+        "pid": 0, "boot": identity.boot_id(), "machine": identity.machine(),
     }  # fmt: skip
     path = os.path.join(directory, "script")
     program = script.program(ctx.folder(step, service), None, [command], exports)
@@ -223,7 +223,7 @@ def _start(
         pump.leave()
         ctx.control.release(pump.pid)
     ctx.control.release(pid)
-    record.update(processes.identity(pid))
+    record.update(identity.of(pid))
     with contextlib.suppress(OSError):
         _keep(directory, record)
     _tell(ctx, step, service, "starting", pid)
@@ -231,7 +231,7 @@ def _start(
 
 
 def _keep(directory: str, record: dict[str, Any]) -> None:
-    layout.write_atomic(_record_path(record.get("place", directory)), json.dumps(record).encode())
+    fileio.write_atomic(_record_path(record.get("place", directory)), json.dumps(record).encode())
 
 
 def _await_ready(
@@ -268,7 +268,7 @@ def _ask_until_ready(
     while True:
         ctx.control.reap()
         # The log after this: what a server says at last is in it once the server is gone.
-        alive = processes.alive(record)
+        alive = identity.alive(record)
         said, upto = _matched(causes, log, seen)
         if said:
             if alive:
@@ -281,7 +281,7 @@ def _ask_until_ready(
         if not alive:
             raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
         missing = probe_ready(ctx, step, service, record)
-        if not missing and time.monotonic() >= settled and processes.alive(record):
+        if not missing and time.monotonic() >= settled and identity.alive(record):
             return
         if ctx.control.cancelled:
             raise Cancelled
@@ -297,7 +297,7 @@ def _matched(causes: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, i
     """Search what the log has grown by: what the first of the patterns that is in it says, and up to where
     it has been searched, a whole line.
     """
-    data = layout.read_by_offset(log, seen)
+    data = fileio.read_by_offset(log, seen)
     for text, pattern in causes:
         try:
             found = patterns.search(pattern, data)
@@ -312,7 +312,7 @@ def _matched(causes: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, i
 
 
 def _last_lines(log: str) -> str:
-    lines = layout.tail(log)
+    lines = fileio.tail(log)
     return "; the end of %s:\n%s" % (log, "\n".join(lines)) if lines else "; its log is empty"
 
 
@@ -331,7 +331,7 @@ def _stop(
     grace = service.get("stop_timeout", STOP_WITHIN)
     if hurry:
         grace = min(grace, GIVE_UP_WITHIN)
-    root, seen = processes.session(record), record.get("seen", 0)
+    root, seen = identity.session(record), record.get("seen", 0)
     left = processes.end_tree(record["tag"], root, grace, ctx.control.reap, seen)
     if left:
         raise StepError("service", "%s: processes that cannot be ended: %s" % (service["name"], left))

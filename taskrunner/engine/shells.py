@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from . import layout, processes, script
+from . import fileio, identity, layout, processes, script
 from .context import StepError
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ class Shell:
             self.pid, self._pump = ctx.spawn(argv, env, stdin, log, wait)
             # Noted before it begins, so that whoever finds this file can tell what became of it.
             # (Appended, as the file is open for that; the place from which bash reads stays.)
-            os.pwrite(stdin, script.mark_line(b"p", processes.identity(self.pid)), 0)
+            os.pwrite(stdin, script.mark_line(b"p", identity.of(self.pid)), 0)
         except (OSError, StepError):
             if self.pid and step.get("run_as"):  # it has not waited
                 processes.end_tree(self.tag, self.pid, ctx.grace, ctx.control.reap)
@@ -88,7 +88,7 @@ class Shell:
         return self.marks()
 
     def marks(self) -> script.Marks:
-        return script.read_marks(layout.read_bytes(self.path))
+        return script.read_marks(fileio.read_bytes(self.path))
 
     def forget(self) -> None:
         """Its end is noted: remove the program, which may hold secrets, and let the process go."""

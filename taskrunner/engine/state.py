@@ -8,7 +8,7 @@ import json
 import os
 import time
 
-from . import layout, lock, processes, unsettled
+from . import fileio, identity, layout, lock
 from .events import parse, parse_event
 
 TYPE_CHECKING = False
@@ -16,25 +16,19 @@ if TYPE_CHECKING:
     from typing import IO, Any, Iterator
 
 BLOCK = 1 << 16
-KEEP_RUNS = 500
-KEEP_DAYS = 30
 HEARD_WITHIN = 8.0
 """Seconds in which a controller from elsewhere is heard of: it says something every five."""
-BEGUN_WITHIN = 60.0
-"""Seconds that an engine may take from its plan to its first sign of life."""
-KEEP_ALWAYS = 20
-"""Runs that are kept however old they seem: a clock may be wrong."""
 
 
 def create(root: str, run: str, plan: dict[str, Any]) -> str:
     """Write a plan into its new run directory; returns the directory."""
     directory = layout.run_dir(root, run)
-    layout.private_folder(directory)
+    fileio.private_folder(directory)
     if plan.get("secrets"):
         note = layout.secrets_path(directory)
-        layout.private_folder(os.path.dirname(note))
+        fileio.private_folder(os.path.dirname(note))
         os.close(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    layout.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
+    fileio.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
     return directory
 
 
@@ -54,10 +48,10 @@ def followed(root: str, run: str) -> bool:
     if lock.held(os.path.join(directory, layout.FOLLOWERS)):
         return True
     away = os.path.join(directory, layout.FOLLOWERS_AWAY)
-    before = _changed(away)
+    before = changed_at(away)
     while lock.held(away) and abs(time.time() - before) < HEARD_WITHIN:
         time.sleep(0.1)
-        if _changed(away) != before:
+        if changed_at(away) != before:
             return True
     return False
 
@@ -81,10 +75,10 @@ def known(root: str, run: str) -> bool:
 def last_words(root: str, run: str) -> str:
     """What is known of the end of an engine that was lost."""
     directory = layout.run_dir(root, run)
-    known = parse(layout.read_bytes(os.path.join(directory, layout.ENGINE)))
-    if known is not None and known.get("boot") != processes.boot_id():
+    known = parse(fileio.read_bytes(os.path.join(directory, layout.ENGINE)))
+    if known is not None and known.get("boot") != identity.boot_id():
         return "the machine was restarted"
-    return "\n".join(layout.tail(os.path.join(directory, layout.ENGINE_LOG)))
+    return "\n".join(fileio.tail(os.path.join(directory, layout.ENGINE_LOG)))
 
 
 def runs(root: str) -> list[str]:
@@ -112,7 +106,7 @@ def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | 
 
 def _told(root: str, run: str, file: IO[bytes], is_alive: bool | None) -> dict[str, Any] | None:
     first = parse_event(file.readline())
-    if first is None or first["type"] != "run.started" or not _ours(root, run):
+    if first is None or first["type"] != "run.started" or not is_ours(root, run):
         return None
     last = next(_backwards(file), first)
     known = {
@@ -145,10 +139,10 @@ def _backwards(file: IO[bytes]) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def _ours(root: str, run: str) -> bool:
+def is_ours(root: str, run: str) -> bool:
     """Whether the run is this machine's: others may share the state root."""
-    known = parse(layout.read_bytes(os.path.join(layout.run_dir(root, run), layout.ENGINE))) or {}
-    return bool(known.get("machine", processes.machine()) == processes.machine())
+    known = parse(fileio.read_bytes(os.path.join(layout.run_dir(root, run), layout.ENGINE))) or {}
+    return bool(known.get("machine", identity.machine()) == identity.machine())
 
 
 def infos(root: str, limit: int, live: bool = False) -> list[dict[str, Any]]:
@@ -172,64 +166,8 @@ def discard(root: str, run: str) -> None:
     shutil.rmtree(layout.run_dir(root, run), ignore_errors=True)
 
 
-def prune(root: str, started: str) -> None:
-    """Forget runs by count and age, never one that is live, followed or not settled.
-
-    Age is by this machine's clock throughout: the ids of runs come from the clocks of those who started them.
-    """
-    _forget_secrets(root)
-    unsettled_runs = unsettled.all_runs(root)
-    oldest = time.time() - KEEP_DAYS * 86400
-    names = runs(root)
-    for number in range(len(names) - 1, min(KEEP_ALWAYS, KEEP_RUNS) - 1, -1):
-        name = names[number]
-        if number < KEEP_RUNS and _changed(layout.run_dir(root, name)) >= oldest:
-            break
-        if (
-            name not in unsettled_runs
-            and name != started
-            and not followed(root, name)
-            and not alive(root, name)
-        ):
-            discard(root, name)
-    if not unsettled.all_runs(root, since=oldest) - {started}:
-        # A run that is under way here or on another machine may have yet to read what it was shipped.
-        for kept in ("engine", "files", "never", "parts", "claims"):
-            if os.path.isdir(os.path.join(root, kept)):
-                _forget_unused(os.path.join(root, kept))
-
-
-def _forget_secrets(root: str) -> None:
-    """Those of runs that were cut off before they could do it."""
-    from . import recovery
-
-    folder = os.path.join(root, "secrets")
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        directory = os.path.join(root, "runs", name)
-        if not _ours(root, name.partition("@")[0]):
-            continue  # only its own machine knows whether it goes on
-        if _changed(os.path.join(folder, name)) < time.time() - BEGUN_WITHIN and not lock.engine_alive(
-            directory
-        ):
-            recovery.forget_secrets(directory)
-
-
-def _changed(path: str) -> float:
+def changed_at(path: str) -> float:
     try:
         return os.stat(path).st_mtime
     except OSError:
         return 0.0
-
-
-def _forget_unused(folder: str) -> None:
-    """Remove what was shipped here and has not been used for long; who uses it touches it."""
-    import shutil
-
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            if os.lstat(path).st_mtime < time.time() - KEEP_DAYS * 86400:
-                if os.path.isdir(path) and not os.path.islink(path):
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    os.unlink(path)

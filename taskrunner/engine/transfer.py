@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 
-from . import exchange, layout
+from . import exchange, fileio
 from .context import StepError
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ def _copy(source: str, target: str, own_name: str, begins: Callable[[], None]) -
         return False
     begins()
     os.makedirs(os.path.dirname(target), exist_ok=True)
-    temporary = layout.temporary_name(target)
+    temporary = fileio.temporary_name(target)
     try:
         shutil.copy2(source, temporary)
         os.rename(temporary, target)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from . import layout
+from . import fileio, layout
 
 FOLDER = "unsettled"
 
@@ -18,7 +18,7 @@ FOLDER = "unsettled"
 def note(root: str, key: str, run: str) -> None:
     """Say that the run begins. Raises OSError."""
     path = _path(root, key, run)
-    layout.private_folder(os.path.dirname(path))
+    fileio.private_folder(os.path.dirname(path))
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 
-from . import exchange, layout, recovery, state
-from . import main as engine
+from . import exchange, fileio, launch, layout, plan_file, state
 from .frames import PIECE
 
 TYPE_CHECKING = False
@@ -57,7 +56,7 @@ class Verbs:
 
     def do_plan(self, run: str) -> dict[str, Any] | None:
         """What a controller needs to know of a plan: no texts, and no values."""
-        plan = recovery.load_plan(layout.run_dir(self.root, run))
+        plan = plan_file.load_plan(layout.run_dir(self.root, run))
         if plan is None:
             return None
         steps = [
@@ -73,7 +72,7 @@ class Verbs:
     def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:
         """At most a piece: who wants more asks again."""
         limit = min(limit, PIECE) if limit >= 0 else PIECE
-        return layout.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
+        return fileio.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
 
     def do_alive(self, run: str) -> bool:
         return state.alive(self.root, run)
@@ -85,7 +84,7 @@ class Verbs:
             os.close(os.open(os.path.join(directory, "cancel-" + token), os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
             return True
-        return engine.cancel(directory) == 0
+        return launch.cancel(directory) == 0
 
     def do_followed(self, run: str) -> bool:
         return state.followed(self.root, run)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.engine import layout
+from taskrunner.engine import fileio
 from taskrunner.engine.masking import without_passwords
 from taskrunner.errors import StateError, TargetError, UsageError
 from taskrunner.tracking import store
@@ -49,14 +49,14 @@ def spool(
     if os.path.isdir(place):
         _changed(Path(place), to if wished else "", experiment, files)
         return record.key
-    temporary = layout.temporary_name(place)
+    temporary = fileio.temporary_name(place)
     try:
-        layout.private_folder(os.path.join(temporary, "files"))
+        fileio.private_folder(os.path.join(temporary, "files"))
         shutil.copyfile(path, os.path.join(temporary, "files", "result.json"))
         for file in files:
             shutil.copy(file, os.path.join(temporary, "files"))
         about = json.dumps({"to": to, "experiment": record.experiment})
-        layout.write_atomic(os.path.join(temporary, "about.json"), about.encode())
+        fileio.write_atomic(os.path.join(temporary, "about.json"), about.encode())
         with contextlib.suppress(OSError):
             os.rename(temporary, place)  # else another process was faster
     except OSError as error:
@@ -73,7 +73,7 @@ def _changed(place: Path, to: str, experiment: str, files: Sequence[str | Path])
             wish = {"to": to or about.get("to", ""), "experiment": experiment or about.get("experiment", "")}
             for file in files:
                 shutil.copy(file, place / "files")
-            layout.write_atomic(str(place / "about.json"), json.dumps(wish).encode())
+            fileio.write_atomic(str(place / "about.json"), json.dumps(wish).encode())
     except OSError as error:
         if place.is_dir():  # else it has been sent just now
             raise StateError(f"{error.filename}: {error.strerror}") from error

@@ -7,7 +7,7 @@ import re
 from importlib.util import find_spec
 from typing import Any
 
-from taskrunner.engine import layout
+from taskrunner.engine import fileio, layout
 from taskrunner.engine.masking import without_passwords
 from taskrunner.errors import UsageError
 
@@ -47,7 +47,7 @@ def named(given: str) -> str:
 def folder() -> str:
     """What this machine keeps of its results."""
     path = os.path.join(layout.default_root(), "tracking")
-    layout.private_folder(path)
+    fileio.private_folder(path)
     return path
 
 

@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from taskrunner.engine.bounded_json import TooLarge
 from taskrunner.engine.events import fits
 from taskrunner.engine.feed import Chunk, Position
-from taskrunner.engine.frames import TooLarge, Unpacker, inflated
+from taskrunner.engine.frames import Unpacker, inflated
 from taskrunner.errors import StateError, TargetError
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

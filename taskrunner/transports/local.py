@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import layout, main, processes, recovery, state
+from taskrunner.engine import fileio, launch, layout, plan_file, processes, retention, state
 from taskrunner.engine.feed import NONE, Chunk, Feed
 from taskrunner.errors import StateError
 
@@ -46,7 +46,7 @@ class LocalTransport:
             self._launch(run, directory)
         except OSError as error:
             raise self._state_error(error) from error
-        state.prune(self.root, run)
+        retention.prune(self.root, run)
         return plan
 
     def open(self) -> None:
@@ -63,7 +63,7 @@ class LocalTransport:
         bell, ring = os.pipe()
         order, give = os.pipe()
         try:
-            argv, env = main.command("run", "-", "1")
+            argv, env = launch.command("run", "-", "1")
             pid = processes.spawn(argv, {**os.environ, "TASKRUNNER_HOME": self.root, **env}, order, ring)
         finally:
             os.close(ring)
@@ -87,12 +87,12 @@ class LocalTransport:
         self._reap()
 
     def plan(self, run: str) -> dict[str, Any] | None:
-        return recovery.load_plan(layout.run_dir(self.root, run))
+        return plan_file.load_plan(layout.run_dir(self.root, run))
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
         path = os.path.join(layout.run_dir(self.root, run), name)
         try:
-            return layout.read_by_offset(path, offset, limit)
+            return fileio.read_by_offset(path, offset, limit)
         except OSError as error:
             raise self._state_error(error) from error
 
@@ -154,7 +154,7 @@ class LocalTransport:
         return self._said[run].decode("utf-8", "replace")
 
     def cancel(self, run: str) -> bool:
-        return main.cancel(layout.run_dir(self.root, run)) == 0
+        return launch.cancel(layout.run_dir(self.root, run)) == 0
 
     def join(self, run: str) -> None:
         try:

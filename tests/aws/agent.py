@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import processes
+from taskrunner.engine import identity
 
 WORKERS = 5
 STDOUT, STDERR = 24_000, 8_000
@@ -88,7 +88,7 @@ class Instance:
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    known = processes.stat(int(name))
+                    known = identity.stat(int(name))
                     environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
                     if known and known[0] not in "ZX" and needle in environ:
                         found.append(int(name))

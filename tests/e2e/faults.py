@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from taskrunner.engine import processes
+from taskrunner.engine import identity
 from tests.conftest import command, started
 
 CUT_OFF = {"engine", "both", "step", "child", "garble", "full", "restart"}
@@ -112,10 +112,10 @@ def engine(trial: Trial) -> tuple[int, str] | None:
     for path in newest(trial.home, "runs/*/engine.json")[:4]:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             known = json.loads(path.read_text())
-            if known.get("boot") == processes.boot_id():
+            if known.get("boot") == identity.boot_id():
                 records.append((known.get("start"), known.get("pid"), path.parent.name))
     for pid in started(trial.mark) if records else ():
-        found = processes.stat(pid)
+        found = identity.stat(pid)
         for start, number, run in records:
             if found is not None and found[0] not in "ZX" and found[3] == start and inner(pid) == number:
                 return pid, run
@@ -137,14 +137,14 @@ def shells(trial: Trial) -> dict[int, int]:
     return {
         pid: number
         for pid, number in step_processes(trial).items()
-        if (found := processes.stat(pid)) and found[2] == pid
+        if (found := identity.stat(pid)) and found[2] == pid
     }
 
 
 def send(pid: int, sign: int) -> bool:
     """Signal a process; whether it was alive."""
     with contextlib.suppress(ProcessLookupError):
-        found = processes.stat(pid)
+        found = identity.stat(pid)
         if found is not None and found[0] not in "ZX":
             os.kill(pid, sign)
             return True
@@ -200,11 +200,11 @@ def stop_for_a_while(trial: Trial) -> bool:
     if not leaders:
         return False
     pid = trial.rng.choice(leaders)
-    before = processes.stat(pid)
+    before = identity.stat(pid)
     if before is None or not send(pid, signal.SIGSTOP):
         return False
     time.sleep(trial.rng.uniform(0.05, 0.3))
-    after = processes.stat(pid)
+    after = identity.stat(pid)
     if after is not None and after[3] == before[3]:
         send(pid, signal.SIGCONT)
     return True
@@ -364,7 +364,7 @@ def bystanders(name: str) -> dict[int, int]:
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             if entry.isdigit() and name.encode() in Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0"):
-                known = processes.stat(int(entry))
+                known = identity.stat(int(entry))
                 if known is not None and known[0] not in "ZX":
                     found[int(entry)] = known[3]
     return found

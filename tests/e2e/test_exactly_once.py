@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from taskrunner import attach, past_runs, run, start
-from taskrunner.engine import processes, script, state, unsettled
+from taskrunner.engine import identity, retention, script, unsettled
 from tests.conftest import Process, command, left_of, started_with, wait_for
 from tests.e2e.test_survival import engine_pid, in_small_home
 
@@ -120,11 +120,11 @@ def test_what_has_the_pid_of_a_cut_step_now_is_left_alone(write: Write, home: Pa
     try:
         marks = script.read_marks(file.read_bytes()).process
         assert marks is not None
-        for known in ({**marks, "pid": other.pid}, {"pid": other.pid}, {**processes.identity(other.pid), "boot": "x"},
-                      {**processes.identity(other.pid), "machine": "another"}):  # fmt: skip
+        for known in ({**marks, "pid": other.pid}, {"pid": other.pid}, {**identity.of(other.pid), "boot": "x"},
+                      {**identity.of(other.pid), "machine": "another"}):  # fmt: skip
             with file.open("ab") as out:
                 out.write(script.mark_line(b"p", known))
-            assert processes.session(known) is None
+            assert identity.session(known) is None
         assert run(path).ok == 1
         assert other.poll() is None
     finally:
@@ -142,9 +142,9 @@ def test_a_run_that_is_not_settled_is_never_forgotten(
     now = time.time()
     for days in (45, -45):
         with monkeypatch.context() as patched:
-            patched.setattr(state, "KEEP_RUNS", 0)
+            patched.setattr(retention, "KEEP_RUNS", 0)
             patched.setattr(time, "time", lambda days=days: now + days * 86400)
-            state.prune(str(home), "another")
+            retention.prune(str(home), "another")
         assert (home / "runs" / begun.id).is_dir()
     assert unsettled.all_runs(str(home)) == {begun.id}
     assert run(path).status == "ok"

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from taskrunner import LocalTransport, LockHeldError, attach, past_runs, run, start
-from taskrunner.engine import layout, processes
-from taskrunner.engine import main as engine
+from taskrunner.engine import identity, launch, layout
 from tests.conftest import Process, command, left_of, started_with, wait_for
 
 Write = Callable[..., Path]
@@ -50,7 +49,7 @@ def engine_pid(home: Path) -> int | None:
     for path in home.glob("runs/*/engine.json"):
         with contextlib.suppress(ValueError, OSError):
             known = json.loads(path.read_text())
-            if processes.alive(known):
+            if identity.alive(known):
                 return int(known["pid"])
     return None
 
@@ -269,7 +268,7 @@ def test_a_read_only_state_folder(write: Write, tmp_path: Path) -> None:
 def test_a_clock_that_jumps(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's clock goes back a day with every look at it, and a day on with the next."""
     jump = "import time, itertools as i; n = i.count(); real = time.time; time.time = lambda: real() + (next(n) % 2 - 1) * 86400; "
-    monkeypatch.setattr(engine, "LAUNCH", jump + engine.LAUNCH)
+    monkeypatch.setattr(launch, "LAUNCH", jump + launch.LAUNCH)
     path = write(
         {"id": "a", "timeout": 5, "commands": ["sleep 0.2; echo a >> out"]},
         {"id": "b", "commands": ["echo b >> out"]},

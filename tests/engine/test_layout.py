@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.engine import layout, lock, processes, state, unsettled
+from taskrunner.engine import identity, layout, lock, state, unsettled
 
 ONE, TWO = "1" * 12, "2" * 12
 
@@ -16,7 +16,7 @@ ONE, TWO = "1" * 12, "2" * 12
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> object:
     def on(machine: str) -> None:
-        monkeypatch.setattr(processes, "_machine", machine)
+        monkeypatch.setattr(identity, "_machine", machine)
 
     return on
 

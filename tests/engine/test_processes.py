@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskrunner.engine import processes
+from taskrunner.engine import identity, processes
 
 
 @pytest.fixture
@@ -51,15 +51,15 @@ def test_kills_what_ignores_term(null: int) -> None:
 def test_a_pid_taken_over_by_another_process_is_not_taken_for_it() -> None:
     other = subprocess.Popen(["sleep", "30"])
     try:
-        known = processes.identity(other.pid)
-        assert processes.alive(known)
-        assert not processes.alive({**known, "start": int(str(known["start"])) - 1})
-        assert not processes.alive({**known, "boot": "of yesterday"})
+        known = identity.of(other.pid)
+        assert identity.alive(known)
+        assert not identity.alive({**known, "start": int(str(known["start"])) - 1})
+        assert not identity.alive({**known, "boot": "of yesterday"})
         assert not processes.tagged(other.pid, "some/tag")
     finally:
         other.kill()
         other.wait()
-    assert not processes.alive(known)
+    assert not identity.alive(known)
 
 
 def test_only_the_standard_streams_reach_a_step(null: int) -> None:
@@ -89,10 +89,10 @@ def test_a_machine_is_known_by_its_id_else_by_its_boot_and_name(
     monkeypatch: pytest.MonkeyPatch, texts: dict[str, str], expected: str
 ) -> None:
     found = {"boot_id": "b" * 36, **texts}
-    monkeypatch.setattr(processes, "_text_of", lambda path: found.get(os.path.basename(path), ""))
-    monkeypatch.setattr(processes, "_machine", "")
-    monkeypatch.setattr(processes, "_boot", "")
-    assert processes.machine() == expected
+    monkeypatch.setattr(identity, "_text_of", lambda path: found.get(os.path.basename(path), ""))
+    monkeypatch.setattr(identity, "_machine", "")
+    monkeypatch.setattr(identity, "_boot", "")
+    assert identity.machine() == expected
 
 
 def test_a_session_whose_number_has_come_round_is_not_ours(null: int) -> None:

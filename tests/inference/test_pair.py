@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from taskrunner import load
-from taskrunner.engine import processes
+from taskrunner.engine import identity, processes
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.prompts import framed
@@ -82,7 +82,7 @@ class Pair:
         done = self.run("stop-serving", "-q", timeout=120)
         left = [json.loads(path.read_text()) for path in self.services.glob("*/service.json")]
         for known in left:
-            processes.end_tree(known["tag"], processes.session(known), 5.0)
+            processes.end_tree(known["tag"], identity.session(known), 5.0)
         assert (done.returncode, left) == (0, []), done.stdout + done.stderr
 
 

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskrunner import StateError, TargetError
+from taskrunner.engine.bounded_json import LONGEST_LINE
 from taskrunner.engine.events import parse_event
 from taskrunner.engine.feed import Chunk, Position
-from taskrunner.engine.frames import LONGEST_LINE, Unpacker, inflated, pack
+from taskrunner.engine.frames import Unpacker, inflated, pack
 from taskrunner.runs import Run
 from taskrunner.transports import answers, staging
 from taskrunner.transports.remote import RemoteTransport

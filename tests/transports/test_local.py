@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import run, start
-from taskrunner.engine import state
+from taskrunner.engine import retention
 
 Write = Callable[..., Path]
 
@@ -14,7 +14,7 @@ Write = Callable[..., Path]
 def test_old_runs_are_forgotten_by_count_and_age(
     write: Write, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "KEEP_RUNS", 3)
+    monkeypatch.setattr(retention, "KEEP_RUNS", 3)
     live = start(
         write({"id": "a", "commands": ["until [ -e go ]; do sleep 0.05; done"]}, file="work/live.json")
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrunner.engine import VERSION, bootstrap
-from taskrunner.engine.frames import loads
+from taskrunner.engine.bounded_json import loads
 from taskrunner.errors import TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped

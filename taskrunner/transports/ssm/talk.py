@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from taskrunner.engine import layout
+from taskrunner.engine import fileio, layout
 from taskrunner.engine.frames import LARGEST_PAYLOAD
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import answers
@@ -279,13 +279,13 @@ class Talk:
 
     def _has_engine(self) -> bool:
         """Whether the engine was there when the node was last heard of, as far as is known here."""
-        return layout.read_bytes(self._marked()).decode() == shipped()[1]
+        return fileio.read_bytes(self._marked()).decode() == shipped()[1]
 
     def _mark(self, there: bool) -> None:
         if there != self._has_engine():
             try:
-                layout.private_folder(os.path.dirname(self._marked()))
-                layout.write_atomic(self._marked(), shipped()[1].encode() if there else b"")
+                fileio.private_folder(os.path.dirname(self._marked()))
+                fileio.write_atomic(self._marked(), shipped()[1].encode() if there else b"")
             except OSError:
                 pass  # it is sent again, then
 

@@ -1,0 +1,66 @@
+"""The plan in a run directory: read, and left without its secrets when the run has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+from . import fileio, identity, layout, script
+from .masking import Masker, secrets_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file can raise that something else has written, or half of it."""
+
+
+def load_plan(directory: str) -> dict[str, Any] | None:
+    """The plan of a run directory; None when it is not there or not whole."""
+    try:
+        plan = json.loads(fileio.read_bytes(os.path.join(directory, layout.PLAN)))
+    except (ValueError, RecursionError):
+        return None
+    return plan if isinstance(plan, dict) else None
+
+
+def scrub(directory: str) -> None:
+    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole."""
+    steps = os.path.join(directory, "steps")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(steps):
+            os.unlink(os.path.join(steps, name))
+        os.rmdir(steps)
+    forget_secrets(directory)
+
+
+def forget_secrets(directory: str) -> None:
+    """Remove the secrets from the plan of a run that does not go on; recovery needs none of them.
+
+    A plan that cannot be written without them, on a full disk, goes itself.
+    """
+    steps = os.path.join(directory, "steps")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(steps):
+            program = os.path.join(steps, name)
+            known = script.read_marks(fileio.read_bytes(program)).process
+            if known is not None and not identity.alive(known):
+                script.forget(program)
+    path = os.path.join(directory, layout.PLAN)
+    try:
+        plan = load_plan(directory)
+        if plan is None or not plan.get("secrets"):
+            return
+        masker = Masker(secrets_of(plan, {}))
+        for name in plan["secrets"]:
+            plan["variables"].pop(name, None)
+        plan["secrets"] = []
+        fileio.write_atomic(path, json.dumps(masker.value(plan)).encode())
+    except UNREADABLE:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(layout.secrets_path(directory))
