@@ -7,18 +7,17 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from taskrunner.cli.words import GO_ON, detail, duration, failure, skipped, stamp
+from taskrunner.cli.nodes_text import About, explained, outcome, table
+from taskrunner.cli.words import detail, duration, skipped, stamp
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
 
 LONGEST_LINE = 1 << 16
 """Characters of a line that are waited for: what is longer is shown in pieces."""
-MARKS = {"ok": "✓", "failed": "✗", "unreachable": "✗", "locked": "✗", "cancelled": "■", "skipped": "–"}
 
 
 class Renderer(Protocol):
@@ -42,13 +41,6 @@ def renderer(args: Namespace, nodes: Sequence[str], steps: int, about: About) ->
 
         return Live(nodes, steps, about)
     return Plain(nodes, about, args.verbose, args.quiet)
-
-
-class About(NamedTuple):
-    """What failures are explained with: the task file, and the command that goes on at a node's step."""
-
-    file: str
-    resume: Callable[[str, str], str]
 
 
 class JsonLines:
@@ -141,42 +133,3 @@ class Plain:
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-def outcome(event: NodeFinished) -> str:
-    """How a node ended, in one line."""
-    if event["message"]:
-        return event["message"]
-    if not event["run"]:
-        return "not begun"
-    counts = f"{event['ok']} ok, {event['skipped']} skipped, {event['failed']} failed"
-    return f"{counts} in {duration(event['duration'])}"
-
-
-def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], about: About) -> list[str]:
-    """What else there is to say of a node that did not do it: why, what was printed, how to go on."""
-    lines = event["hint"].splitlines()
-    ends = []
-    for step in failed:
-        said = failure(step, about.file, partial(about.resume, node), tail=False)
-        lines += [line for line in said if not line.startswith(GO_ON)]
-        ends += [line for line in said if line.startswith(GO_ON)]
-    lines += ["| " + line for line in event["output"].splitlines()]
-    return ["    " + line for line in [*lines, *ends]]
-
-
-def table(nodes: Sequence[str], ends: dict[str, NodeFinished], most: int = 0) -> list[str]:
-    """A line for each node: how it ended; of more than `most` nodes for those that are not done."""
-    width = max(map(len, nodes), default=0)
-    counts: dict[str, int] = {}
-    lines = []
-    for node in nodes:
-        event = ends.get(node)
-        status = event["status"] if event else "skipped"
-        counts[status] = counts.get(status, 0) + 1
-        if status == "ok" and 0 < most < len(nodes):
-            continue
-        said = outcome(event) if event else "not begun"
-        lines.append(f"{MARKS[status]} {node:<{width}}  {status:<11}  {said}")
-    total = ", ".join(f"{number} {status}" for status, number in counts.items())
-    return [*lines, f"{len(nodes)} nodes: {total}"]

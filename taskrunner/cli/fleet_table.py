@@ -11,8 +11,8 @@ from rich.live import Live as Region
 from rich.table import Table
 from rich.text import Text
 
-from taskrunner.cli.fleet import MARKS, About, explained, outcome, table
-from taskrunner.cli.terminal import HarmlessConsole, printable
+from taskrunner.cli.console import HarmlessConsole, printable
+from taskrunner.cli.nodes_text import MARKS, About, explained, outcome, table
 from taskrunner.cli.words import detail, duration
 
 if TYPE_CHECKING:

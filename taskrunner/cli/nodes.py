@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from taskrunner import api, runs
-from taskrunner.cli.fleet import About, Renderer, renderer
+from taskrunner.cli.fleet import Renderer, renderer
+from taskrunner.cli.nodes_text import About
 from taskrunner.cli.run import CANCELLED, Signals, given, last_file, options, resume
 from taskrunner.cli.run import attach as attach_one
 from taskrunner.cli.run import run as run_one
@@ -67,7 +68,7 @@ def run(args: Namespace) -> int:
 
 def _run_tagged(args: Namespace, nodes: Nodes, chosen: list[Node]) -> int:
     """A file on all that a tag names: one command of AWS starts it, and goes from one to the next."""
-    from taskrunner.engine.ask import INSTANCE
+    from taskrunner.engine.node.one_shot import INSTANCE
     from taskrunner.transports.ssm.group import Group
 
     given_options = options(args)

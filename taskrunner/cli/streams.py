@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from taskrunner.engine.masking import Masker
+    from taskrunner.engine.run.masking import Masker
 
 ESCAPES = re.compile(
     # OSC, DCS, SOS, PM and APC with what they hold; CSI; other escapes; C0 and C1; what turns text round.
@@ -36,7 +36,7 @@ def harmless(text: str) -> str:
 
 def protect(plans: Iterable[dict[str, Any]]) -> Masker:
     """Hide the secrets of these plans in all that is printed from now on."""
-    from taskrunner.engine.masking import Masker, secrets_of
+    from taskrunner.engine.run.masking import Masker, secrets_of
 
     global _masker
     _masker = Masker({secret for plan in plans for secret in secrets_of(plan, os.environ)})
@@ -66,7 +66,7 @@ def _told(name: str, value: Any) -> Any:
 def _message(text: str) -> str:
     text = _masker.text(text) if _masker else text
     if "://" in text:
-        from taskrunner.engine.masking import without_passwords
+        from taskrunner.engine.run.masking import without_passwords
 
         text = without_passwords(text)
     return harmless(text)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live as Region
 from rich.markup import escape
-from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
 
-from taskrunner.cli.streams import harmless, raw, shown
+from taskrunner.cli.console import HarmlessConsole, printable
 from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
 
 if TYPE_CHECKING:
@@ -24,18 +21,6 @@ if TYPE_CHECKING:
 TAIL_LINES = 4
 REFRESH_PER_SECOND = 12
 SHOWN_AT_ONCE = 64 * 1024
-
-
-class HarmlessConsole(Console):
-    """A console whose colours and cursor are its own, whatever it shows."""
-
-    def __init__(self) -> None:
-        super().__init__(file=raw(sys.stdout), highlight=False)
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            kept = segment.control or segment.text == "\n"
-            yield segment if kept else Segment(shown(segment.text), segment.style)
 
 
 class Live:
@@ -133,8 +118,3 @@ class Live:
             for line in tail[-TAIL_LINES:]
         ]
         return Group(self._spinner, *lines)
-
-
-def printable(line: str) -> str:
-    """Without the control sequences that would move the cursor out of the region."""
-    return "".join(c for c in harmless(line).expandtabs() if c.isprintable())
