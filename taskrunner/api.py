@@ -57,12 +57,19 @@ def load(file: str | Path | TaskFile | LoadedFile) -> LoadedFile:
         document = Document.read(path, _shown(path))
         # What comes through a pipe has no place where it could be found again.
         place = path if path.is_file() else None
-        document.expand(place.resolve().parent if place else Path.cwd())
-        return LoadedFile(document, place)
+        return LoadedFile(_expanded(document, place.resolve().parent if place else Path.cwd()), place)
     text = json.dumps(file.to_json(), indent=2, ensure_ascii=False)
     document = Document("(built in Python)", text)
-    document.expand(Path.cwd())
-    return LoadedFile(document, None)
+    return LoadedFile(_expanded(document, Path.cwd()), None)
+
+
+def _expanded(document: Document, folder: Path) -> Document:
+    """A document with what it includes, from that folder on, and extends. Raises TaskFileError."""
+    if document.shares:
+        from taskrunner.model.include import expand  # few files need it
+
+        expand(document, folder)
+    return document
 
 
 def _shown(path: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrunner.engine import fileio, layout
+from taskrunner.engine.store import fileio, paths
 from taskrunner.errors import NotFoundError
 from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
@@ -62,4 +62,4 @@ def last_file() -> Path:
 
 def _last_path(cwd: Path) -> str:
     name = hashlib.sha256(str(cwd).encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    return os.path.join(layout.default_root(), "last", name)
+    return os.path.join(paths.default_root(), "last", name)

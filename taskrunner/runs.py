@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from taskrunner.engine import feed, layout
-from taskrunner.engine.events import parse_event
-from taskrunner.engine.frames import PIECE
+from taskrunner.engine.node.frames import PIECE
+from taskrunner.engine.store import follow, paths
+from taskrunner.engine.store.events import parse_event
 from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, StateError, closest
 from taskrunner.model.compile import Plan
 from taskrunner.transports import Transport
@@ -80,7 +80,7 @@ class Run:
         step: StepStarted | None = None
         self._ended.clear()
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        wanted = output if isinstance(output, str) else feed.ALL if output else feed.NONE
+        wanted = output if isinstance(output, str) else follow.ALL if output else follow.NONE
         for chunk in self.transport.follow(self.id, output=wanted, wait=wait):
             idle()
             if chunk is None:
@@ -199,7 +199,7 @@ class Run:
 
     def printed(self, step: str, limit: int = 0) -> Iterator[bytes]:
         """The same in pieces: of a long log not all is kept in memory."""
-        name, offset = layout.log_path("", self.index(step), step), -limit
+        name, offset = paths.log_path("", self.index(step), step), -limit
         while piece := self.transport.read(self.id, name, offset, PIECE):
             yield piece
             offset += len(piece)

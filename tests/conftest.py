@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from taskrunner.engine import ports
-from taskrunner.engine.identity import stat
+from taskrunner.engine.run import ports
+from taskrunner.engine.store.identity import stat
 
 Process = subprocess.CompletedProcess[str]
 CACHE = Path(__file__).parent.parent / ".cache"

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from taskrunner.engine import identity
+from taskrunner.engine.store import identity
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 

@@ -6,7 +6,7 @@ start RUN_DIR        the same, detached; a second start of the same run does not
 service [RUN_DIR]    the same, in the foreground of a process that is detached already
 cancel RUN_DIR       ask the run to stop
 status RUN_DIR       print `running`, `finished STATUS` or `interrupted`
-serve                talk to a controller on stdin and stdout, as serve.py describes
+serve                talk to a controller on stdin and stdout, as node/stdio_server.py describes
 version
 """
 
@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import sys
 
-from . import VERSION, reaper
+from . import VERSION
+from .run import reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .reaper import Watched
+    from .run.reaper import Watched
 
 VERBS = ("start", "service", "cancel")
 """Those that launch.py does, under these names."""
@@ -32,15 +33,15 @@ def main(argv: list[str]) -> int:
         print(VERSION)
         return 0
     if verb == ["serve"]:
-        from . import serve
+        from .node import stdio_server
 
-        return serve.main()
+        return stdio_server.main()
     if verb == ["run"] and given:
         return reaper.under(lambda watched: _work(watched, given))
     if verb == ["status"] and given:
         return status(*given)
     if verb and verb[0] in VERBS and (given or verb == ["service"]):
-        from . import launch
+        from .run import launch
 
         return int(getattr(launch, verb[0])(*given))
     sys.stderr.write(__doc__ or "")
@@ -48,19 +49,19 @@ def main(argv: list[str]) -> int:
 
 
 def _work(watched: Watched, given: list[str]) -> int:
-    from . import launch  # by the engine alone: its reaper stays small
+    from .run import launch  # by the engine alone: its reaper stays small
 
     return launch.work(watched, *given)
 
 
 def status(directory: str) -> int:
-    from . import layout, lock
-    from .events import read_events
+    from .store import lock, paths
+    from .store.events import read_events
 
     if lock.engine_alive(directory):
         print("running")
         return 0
-    events, _ = read_events(os.path.join(directory, layout.EVENTS))
+    events, _ = read_events(os.path.join(directory, paths.EVENTS))
     last = events[-1] if events else {}
     print("finished %s" % last["status"] if last.get("type") == "run.finished" else "interrupted")
     return 0

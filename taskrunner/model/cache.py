@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from taskrunner import __version__
-from taskrunner.engine.fileio import private_folder
+from taskrunner.engine.store.fileio import private_folder
 
 KEEP_DAYS = 30
 

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
-from taskrunner.engine.masking import Masker
-from taskrunner.engine.script import whole
+from taskrunner.engine.run.masking import Masker
+from taskrunner.engine.run.step_script import whole
 from taskrunner.errors import Problem, TaskFileError, closest, in_order
 from taskrunner.model import cache, shell
 from taskrunner.model import variables as var

@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.engine import VERSION, references
-from taskrunner.engine.layout import slug
+from taskrunner.engine import VERSION
+from taskrunner.engine.run import aws_secrets
+from taskrunner.engine.store.paths import slug
 from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
 from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
@@ -120,7 +121,7 @@ def compile_plan(
         "references": sorted(
             name
             for name in variables.secrets
-            if variables.values[name].startswith((references.PARAMETER, references.SECRET))
+            if variables.values[name].startswith((aws_secrets.PARAMETER, aws_secrets.SECRET))
         ),
         "warnings": [
             f"the secret {name} is shorter than {SHORTEST_SECRET} characters: it cannot be masked"

@@ -57,12 +57,10 @@ class Document:
             hint = "save the file as UTF-8"
             raise TaskFileError([Problem(name, line, column, "", message, hint)]) from error
 
-    def expand(self, folder: Path) -> None:
-        """Put what it includes, from that folder on, and extends into `data`. Raises TaskFileError."""
-        if isinstance(self.data, dict) and ("include" in self.data or '"extends"' in self.text):
-            from taskrunner.model.include import expand  # few files need it
-
-            expand(self, folder)
+    @property
+    def shares(self) -> bool:
+        """Whether it includes or extends something (see include.py)."""
+        return isinstance(self.data, dict) and ("include" in self.data or '"extends"' in self.text)
 
     @property
     def identity(self) -> str:

@@ -12,7 +12,7 @@ import resource
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from taskrunner.engine.script import whole
+from taskrunner.engine.run.step_script import whole
 from taskrunner.model.here_documents import HERE_DOCUMENT
 
 INCOMPLETE = re.compile(r"unexpected end of file|unexpected EOF|delimited by end-of-file")

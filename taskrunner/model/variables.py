@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from taskrunner.engine.script import quote
+from taskrunner.engine.run.step_script import quote
 from taskrunner.errors import Problem, TaskFileError, closest
 from taskrunner.model.document import Document, Place, strings
 from taskrunner.model.here_documents import Following, Span, literals

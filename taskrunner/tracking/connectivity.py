@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from taskrunner.engine.masking import without_passwords
+from taskrunner.engine.run.masking import without_passwords
 from taskrunner.tracking import spool, store
 
 EXPERIMENT = "taskrunner-connectivity"

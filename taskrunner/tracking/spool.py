@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.engine import fileio
-from taskrunner.engine.masking import without_passwords
+from taskrunner.engine.run.masking import without_passwords
+from taskrunner.engine.store import fileio
 from taskrunner.errors import StateError, TargetError, UsageError
 from taskrunner.tracking import store
 from taskrunner.tracking.record import Record, record_of

@@ -7,8 +7,8 @@ import re
 from importlib.util import find_spec
 from typing import Any
 
-from taskrunner.engine import fileio, layout
-from taskrunner.engine.masking import without_passwords
+from taskrunner.engine.run.masking import without_passwords
+from taskrunner.engine.store import fileio, paths
 from taskrunner.errors import UsageError
 
 ARN = re.compile(r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/\S+")
@@ -46,7 +46,7 @@ def named(given: str) -> str:
 
 def folder() -> str:
     """What this machine keeps of its results."""
-    path = os.path.join(layout.default_root(), "tracking")
+    path = os.path.join(paths.default_root(), "tracking")
     fileio.private_folder(path)
     return path
 

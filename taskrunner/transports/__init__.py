@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from taskrunner.engine.feed import Chunk
+    from taskrunner.engine.store.follow import Chunk
 
 
 class Transport(Protocol):
@@ -88,7 +88,7 @@ class Transport(Protocol):
         """The ids of the runs whose directories are there, the newest first."""
 
     def info(self, run: str) -> dict[str, Any] | None:
-        """What is known of a run (see engine/state.py); None for one that never began."""
+        """What is known of a run (see engine/store/runs.py); None for one that never began."""
 
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
         """The same of the last runs, the newest first; `live`: of those under way only."""

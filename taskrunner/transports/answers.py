@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from taskrunner.engine.bounded_json import TooLarge
-from taskrunner.engine.events import fits
-from taskrunner.engine.feed import Chunk, Position
-from taskrunner.engine.frames import Unpacker, inflated
+from taskrunner.engine.node.frames import Unpacker, inflated
+from taskrunner.engine.store.bounded_json import TooLarge
+from taskrunner.engine.store.events import fits
+from taskrunner.engine.store.follow import Chunk, Position
 from taskrunner.errors import StateError, TargetError
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -130,7 +130,7 @@ def runs(name: str, found: object) -> list[str]:
 
 
 def info(name: str, found: object) -> dict[str, Any] | None:
-    """What is known of a run (see engine/state.py). Raises TargetError."""
+    """What is known of a run (see engine/store/runs.py). Raises TargetError."""
     if found is None:
         return None
     about = known(name, found, INFO)
@@ -142,7 +142,7 @@ def info(name: str, found: object) -> dict[str, Any] | None:
 
 
 def plan(name: str, found: object) -> dict[str, Any] | None:
-    """What a node tells of a plan (see engine/verbs.py). Raises TargetError."""
+    """What a node tells of a plan (see engine/node/requests.py). Raises TargetError."""
     if found is None:
         return None
     about = known(name, found, PLAN)

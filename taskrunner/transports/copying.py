@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from taskrunner.engine import exchange
+from taskrunner.engine.store import file_sync
 from taskrunner.errors import StateError
 from taskrunner.transports import answers
 from taskrunner.transports.answers import Busy
@@ -33,7 +33,7 @@ class Session(Protocol):
         """The node, for messages."""
 
     def request(self, do: str, **about: Any) -> Any:
-        """The answer to a question (see engine/verbs.py)."""
+        """The answer to a question (see engine/node/requests.py)."""
 
     def ahead(self, paths: Sequence[str]) -> None:
         """Note which files will be asked for, one after the other."""
@@ -104,7 +104,7 @@ def get(session: Session, source: str, target: str, name: str = "", data_only: b
 def _there(session: Session, origin: str, file: dict[str, Any], place: Path) -> bool:
     if not place.is_file() or place.stat().st_size != file["size"]:
         return False
-    return bool(session.request("digest", path=origin) == exchange.digest(str(place)))
+    return bool(session.request("digest", path=origin) == file_sync.digest(str(place)))
 
 
 def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mode: int) -> bool:
@@ -115,9 +115,9 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mod
         raise StateError(f"{place}: there is something else of this name, which is no file")
     # Named after where it comes from: what a lost connection has cut is gone on with.
     mark = hashlib.sha256(f"{session.name}:{origin}".encode("utf-8", "surrogateescape")).hexdigest()
-    partial = exchange.partial(str(place), mark)
+    partial = file_sync.partial(str(place), mark)
     try:
-        fd = exchange.locked(partial)
+        fd = file_sync.locked(partial)
     except BlockingIOError:
         time.sleep(BUSY)
         return False

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import fileio, launch, layout, plan_file, processes, retention, state
-from taskrunner.engine.feed import NONE, Chunk, Feed
+from taskrunner.engine.run import launch, plan_file, processes, retention
+from taskrunner.engine.store import fileio, paths, runs
+from taskrunner.engine.store.follow import NONE, Chunk, Feed
 from taskrunner.errors import StateError
 
 POLL = 0.05
@@ -28,7 +29,7 @@ class LocalTransport:
 
     def __init__(self, root: str | Path | None = None) -> None:
         try:
-            self.root = str(root) if root else layout.default_root()
+            self.root = str(root) if root else paths.default_root()
         except OSError as error:
             raise StateError(
                 str(error.strerror), "set HOME or TASKRUNNER_HOME to a folder of yours"
@@ -41,7 +42,7 @@ class LocalTransport:
 
     def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
         try:
-            directory = state.create(self.root, run, plan)
+            directory = runs.create(self.root, run, plan)
             self.join(run)
             self._launch(run, directory)
         except OSError as error:
@@ -87,17 +88,17 @@ class LocalTransport:
         self._reap()
 
     def plan(self, run: str) -> dict[str, Any] | None:
-        return plan_file.load_plan(layout.run_dir(self.root, run))
+        return plan_file.load_plan(paths.run_dir(self.root, run))
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
-        path = os.path.join(layout.run_dir(self.root, run), name)
+        path = os.path.join(paths.run_dir(self.root, run), name)
         try:
             return fileio.read_by_offset(path, offset, limit)
         except OSError as error:
             raise self._state_error(error) from error
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
-        feed = Feed(layout.run_dir(self.root, run), output)
+        feed = Feed(paths.run_dir(self.root, run), output)
         while True:
             news = False
             try:
@@ -111,7 +112,7 @@ class LocalTransport:
             if news:
                 time.sleep(PACE)
             if feed.lost(lambda: self.alive(run), at_once=self.last_words(run) is not None):
-                self._said.setdefault(run, state.last_words(self.root, run).encode())
+                self._said.setdefault(run, runs.last_words(self.root, run).encode())
                 return
             yield None
             self._wait(run, POLL * 4 if output == NONE else POLL)
@@ -137,7 +138,7 @@ class LocalTransport:
     def alive(self, run: str) -> bool:
         self._reap()
         # Our child is alive from before the engine has written who it is.
-        return state.alive(self.root, run) or (run in self._pids and not state.known(self.root, run))
+        return runs.alive(self.root, run) or (run in self._pids and not runs.known(self.root, run))
 
     def _reap(self) -> None:
         for run, pid in list(self._pids.items()):
@@ -154,11 +155,11 @@ class LocalTransport:
         return self._said[run].decode("utf-8", "replace")
 
     def cancel(self, run: str) -> bool:
-        return launch.cancel(layout.run_dir(self.root, run)) == 0
+        return launch.cancel(paths.run_dir(self.root, run)) == 0
 
     def join(self, run: str) -> None:
         try:
-            self._joined[run] = state.join(self.root, run)
+            self._joined[run] = runs.join(self.root, run)
         except OSError as error:
             raise self._state_error(error) from error
 
@@ -168,20 +169,20 @@ class LocalTransport:
                 os.close(held.pop(run))
 
     def followed(self, run: str) -> bool:
-        return state.followed(self.root, run)
+        return runs.followed(self.root, run)
 
     def runs(self) -> list[str]:
-        return state.runs(self.root)
+        return runs.runs(self.root)
 
     def info(self, run: str) -> dict[str, Any] | None:
-        return state.info(self.root, run)
+        return runs.info(self.root, run)
 
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
-        return state.infos(self.root, limit, live)
+        return runs.infos(self.root, limit, live)
 
     def discard(self, run: str) -> None:
         self.leave(run)
-        state.discard(self.root, run)
+        runs.discard(self.root, run)
 
     def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
         """The engine has put the outputs where they are wanted already."""

@@ -17,7 +17,7 @@ RECONNECT_TIMEOUT = 300.0
 
 class RemoteTransport(ABC):
     """The part of Transport and NodeTransport that is a question to the engine on the node, each one of
-    engine/verbs.py. How it is asked, and for how long, is the business of who derives from this.
+    engine/node/requests.py. How it is asked, and for how long, is the business of who derives from this.
     """
 
     def __init__(self, name: str) -> None:
@@ -52,7 +52,7 @@ class RemoteTransport(ABC):
         self._ask("ping")
 
     def ready(self) -> str:
-        """How the node's own start went: see engine/verbs.py."""
+        """How the node's own start went: see engine/node/requests.py."""
         return str(self._ask("ready"))
 
     def plan(self, run: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import exchange
+from taskrunner.engine.store import file_sync
 from taskrunner.errors import StateError, UsageError
 
 BY_HAND = "`runner get NODE PATH .` brings what you know and want"
@@ -63,10 +63,10 @@ def _pairs(
 def described(source: Path) -> Files:
     """The files at or below a path, with their digests. Raises UsageError."""
     try:
-        found = exchange.listing(str(source))
+        found = file_sync.listing(str(source))
         for file in found:
             folder = stat.S_ISDIR(file["mode"])
-            file["digest"] = "" if folder else exchange.digest(str(source / file["name"]))
+            file["digest"] = "" if folder else file_sync.digest(str(source / file["name"]))
         return [(source / file["name"], file) for file in found]
     except OSError as error:
         raise UsageError(f"{error.filename or source}: {error.strerror}") from error

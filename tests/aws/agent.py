@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import identity
+from taskrunner.engine.store import identity
 
 WORKERS = 5
 STDOUT, STDERR = 24_000, 8_000

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from taskrunner.engine import identity
+from taskrunner.engine.store import identity
 from tests.conftest import command, started
 
 CUT_OFF = {"engine", "both", "step", "child", "garble", "full", "restart"}

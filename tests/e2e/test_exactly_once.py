@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from taskrunner import attach, past_runs, run, start
-from taskrunner.engine import identity, retention, script, unsettled
+from taskrunner.engine.run import retention, step_script
+from taskrunner.engine.store import identity, unsettled
 from tests.conftest import Process, command, left_of, started_with, wait_for
 from tests.e2e.test_survival import engine_pid, in_small_home
 
@@ -42,9 +43,9 @@ def step_process(home: Path) -> dict[str, Any]:
     (path,) = [
         path
         for path in home.glob("runs/*/steps/*")
-        if script.read_marks(path.read_bytes()).command is not None
+        if step_script.read_marks(path.read_bytes()).command is not None
     ]
-    known = script.read_marks(path.read_bytes()).process
+    known = step_script.read_marks(path.read_bytes()).process
     assert known is not None
     return known
 
@@ -118,12 +119,12 @@ def test_what_has_the_pid_of_a_cut_step_now_is_left_alone(write: Write, home: Pa
     kill_all(home)
     other = subprocess.Popen(["bash", "-c", "sleep 60 & wait"], start_new_session=True)
     try:
-        marks = script.read_marks(file.read_bytes()).process
+        marks = step_script.read_marks(file.read_bytes()).process
         assert marks is not None
         for known in ({**marks, "pid": other.pid}, {"pid": other.pid}, {**identity.of(other.pid), "boot": "x"},
                       {**identity.of(other.pid), "machine": "another"}):  # fmt: skip
             with file.open("ab") as out:
-                out.write(script.mark_line(b"p", known))
+                out.write(step_script.mark_line(b"p", known))
             assert identity.session(known) is None
         assert run(path).ok == 1
         assert other.poll() is None
@@ -347,7 +348,7 @@ def test_a_full_disk_ends_no_service_and_no_step_with_a_secret(write: Write, tmp
 
 def test_what_is_written_on_a_full_disk_has_no_half_line(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from taskrunner.engine.events import EventLog; from taskrunner.engine.masking import Masker\n"
+        "import os, sys; from taskrunner.engine.store.events import EventLog; from taskrunner.engine.run.masking import Masker\n"
         "folder = sys.argv[1]; log = EventLog(folder, -1, Masker([])); fill = folder + '/fill'\n"
         "for n in range(2000):\n"
         "    if n % 500 == 100: os.system('head -c 9000000 /dev/zero > %s 2>/dev/null' % fill)\n"

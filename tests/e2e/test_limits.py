@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from taskrunner import run, validate
-from taskrunner.engine import bootstrap, layout, patterns, state
+from taskrunner.engine.node import bootstrap
+from taskrunner.engine.run import patterns
+from taskrunner.engine.store import paths, runs
 from tests.conftest import Process, command
 from tests.sshd import Sshd
 
@@ -48,7 +50,7 @@ def test_a_run_of_many_steps_is_told_and_stopped(
     home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first event alone is more than a megabyte."""
-    directory = Path(layout.run_dir(str(home), "20260101-000000-000000"))
+    directory = Path(paths.run_dir(str(home), "20260101-000000-000000"))
     directory.mkdir(parents=True)
     steps = [{"id": f"step-{number:05}-{'x' * 40}", "name": f"step {number}"} for number in range(20_000)]
     events: list[dict[str, Any]] = [
@@ -60,7 +62,7 @@ def test_a_run_of_many_steps_is_told_and_stopped(
                        "status": "ok", "duration": 0.5})  # fmt: skip
     text = "".join(json.dumps(event) + "\n" for event in events[:-1])
     (directory / "events.jsonl").write_text(text)
-    known = state.info(str(home), "20260101-000000-000000", is_alive=True)
+    known = runs.info(str(home), "20260101-000000-000000", is_alive=True)
     assert known is not None
     assert (known["status"], known["steps"], known["step"]["index"]) == ("running", 20_000, 19_999)
     assert "20260101-000000-000000" in cli("history").stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import compile, run, start
-from taskrunner.engine import state
+from taskrunner.engine.store import runs
 from tests.conftest import Process, command, wait_for
 from tests.e2e.test_survival import engine_pid
 
@@ -57,7 +57,7 @@ def test_after_a_service_whose_engine_was_killed_before_it_was_ready(write: Writ
 def test_after_a_run_that_nobody_has_begun(write: Write, home: Path) -> None:
     """Both the engine and what looks after it went down, or the machine."""
     plan = compile(write({"id": "a", "commands": ["echo $TOKEN"]}, variables=VARIABLES))
-    directory = state.create(str(home), "20260101-000000-000000", {**plan, "run": "20260101-000000-000000"})
+    directory = runs.create(str(home), "20260101-000000-000000", {**plan, "run": "20260101-000000-000000"})
     assert left(home)
     for note in (home / "secrets").iterdir():
         os.utime(note, (1, 1))
@@ -73,7 +73,7 @@ def test_after_a_run_that_nobody_has_begun(write: Write, home: Path) -> None:
 )
 def test_after_a_run_that_could_not_begin(write: Write, home: Path, change: dict[str, object]) -> None:  # fmt: skip
     plan = compile(write({"id": "a", "commands": ["echo $TOKEN"]}, variables=VARIABLES))
-    directory = state.create(str(home), "20260101-000000-000000", {**plan, "run": "x", **change})
+    directory = runs.create(str(home), "20260101-000000-000000", {**plan, "run": "x", **change})
     environ = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "nowhere"}
     script = f"from taskrunner.engine import main; raise SystemExit(main.main(['run', {directory!r}]))"
     done = subprocess.run([*command()[:1], "-c", script], env=environ, capture_output=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taskrunner import Result, run
-from taskrunner.engine import ports
+from taskrunner.engine.run import ports
 from tests.conftest import left_of, wait_for
 
 Write = Callable[..., Path]

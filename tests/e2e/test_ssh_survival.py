@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import TargetError, run, start
-from taskrunner.engine import layout
+from taskrunner.engine.store import paths
 from taskrunner.transports.ssh import session
 from taskrunner.transports.ssh.transport import SshTransport
 from tests.conftest import Process, command, wait_for
@@ -84,7 +84,7 @@ def test_the_connection_cut_at_random_moments(how: str, write: Write, sshd: Sshd
     assert states.count("lost") > cuts / 4
     assert states == ["lost", "back"] * (len(states) // 2)
     for index, name in enumerate(ids):
-        there = (sshd.state / "runs" / begun.id / layout.log_path("", index, name)).read_bytes()
+        there = (sshd.state / "runs" / begun.id / paths.log_path("", index, name)).read_bytes()
         assert hashlib.sha256(there).hexdigest() == hashlib.sha256(seen[name].encode()).hexdigest(), name
     assert (sshd.home / "ledger").read_text().split() == [name.removesuffix("b") for name in ids]
     transport.close()

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from taskrunner import LocalTransport, LockHeldError, attach, past_runs, run, start
-from taskrunner.engine import identity, launch, layout
+from taskrunner.engine.run import launch
+from taskrunner.engine.store import identity, paths
 from tests.conftest import Process, command, left_of, started_with, wait_for
 
 Write = Callable[..., Path]
@@ -356,4 +357,4 @@ def test_the_state_of_a_run_can_be_moved_and_read(write: Write, home: Path, tmp_
     with attach(result.run, LocalTransport(tmp_path / "copy")) as found:
         assert [event["type"] for event in found.events()][-1] == "run.finished"
         assert found.log("a") == b"hello\n"
-    assert layout.run_dir(str(home), result.run)
+    assert paths.run_dir(str(home), result.run)

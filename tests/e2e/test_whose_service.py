@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from taskrunner import run, start
-from taskrunner.engine import ports
+from taskrunner.engine.run import ports
 from tests.conftest import left_of
 from tests.e2e.steps import ran
 from tests.sshd import Sshd, free_port

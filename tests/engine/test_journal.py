@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.engine import journal
-from taskrunner.engine.journal import Journal
+from taskrunner.engine.store import journal
+from taskrunner.engine.store.journal import Journal
 
 
 def test_remembers_by_content_not_by_id_alone(tmp_path: Path) -> None:

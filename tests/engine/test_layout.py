@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.engine import identity, layout, lock, state, unsettled
+from taskrunner.engine.store import identity, lock, paths, runs, unsettled
 
 ONE, TWO = "1" * 12, "2" * 12
 
@@ -28,11 +28,11 @@ def test_a_run_that_is_started_on_several_machines_has_a_directory_on_each(
     directories = []
     for machine in (ONE, TWO, ONE, TWO):
         on(machine)  # type: ignore[operator]
-        assert layout.claim(root, run) == layout.run_dir(root, run)
-        directories.append(state.create(root, run, {}))
+        assert paths.claim(root, run) == paths.run_dir(root, run)
+        directories.append(runs.create(root, run, {}))
     assert directories[:2] == directories[2:]
     assert directories[0] != directories[1]
-    assert state.runs(root) == [run]
+    assert runs.runs(root) == [run]
 
 
 def test_locks_journals_and_unsettled_runs_are_a_machines_own(tmp_path: Path, on: object) -> None:
@@ -47,8 +47,8 @@ def test_locks_journals_and_unsettled_runs_are_a_machines_own(tmp_path: Path, on
         found.append(
             (
                 held,
-                layout.journal_path(root, "key"),
-                layout.service_dir(root, "p", "s"),
+                paths.journal_path(root, "key"),
+                paths.service_dir(root, "p", "s"),
                 unsettled.of(root, "key"),
             )
         )
@@ -59,8 +59,8 @@ def test_locks_journals_and_unsettled_runs_are_a_machines_own(tmp_path: Path, on
 
 def test_names_of_services_that_look_alike_are_told_apart(tmp_path: Path) -> None:
     names = ["web", "a b", "a_b", "a/b", "..", ".", "é", "x" * 100, "x" * 101]
-    assert len({layout.service_dir(str(tmp_path), "p", name) for name in names}) == len(names)
-    assert layout.service_dir(str(tmp_path), "p", "web") != layout.service_dir(str(tmp_path), "q", "web")
+    assert len({paths.service_dir(str(tmp_path), "p", name) for name in names}) == len(names)
+    assert paths.service_dir(str(tmp_path), "p", "web") != paths.service_dir(str(tmp_path), "q", "web")
 
 
 def test_the_lock_of_format_1_is_respected_and_its_runs_are_looked_after(tmp_path: Path) -> None:
@@ -84,17 +84,17 @@ def test_who_follows_from_elsewhere_and_is_not_heard_of_does_not_follow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, run = str(tmp_path), "20261125-183839-422689"
-    directory = state.create(root, run, {})
-    monkeypatch.setattr(state, "HEARD_WITHIN", 1.0)
-    held = state.join(root, run, layout.FOLLOWERS_AWAY)
-    threading.Timer(0.3, state.heard, (root, run)).start()
-    assert state.followed(root, run)
-    assert not state.followed(root, run)
+    directory = runs.create(root, run, {})
+    monkeypatch.setattr(runs, "HEARD_WITHIN", 1.0)
+    held = runs.join(root, run, paths.FOLLOWERS_AWAY)
+    threading.Timer(0.3, runs.heard, (root, run)).start()
+    assert runs.followed(root, run)
+    assert not runs.followed(root, run)
     for odd in (1, 2**33):  # as a clock that jumps leaves it
-        os.utime(f"{directory}/{layout.FOLLOWERS_AWAY}", (odd, odd))
-        assert not state.followed(root, run)
+        os.utime(f"{directory}/{paths.FOLLOWERS_AWAY}", (odd, odd))
+        assert not runs.followed(root, run)
     os.close(held)
-    here = state.join(root, run)
-    assert state.followed(root, run)
+    here = runs.join(root, run)
+    assert runs.followed(root, run)
     os.close(here)
-    assert not state.followed(root, run)
+    assert not runs.followed(root, run)

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskrunner.engine import masking
-from taskrunner.engine.masking import Masker
+from taskrunner.engine.run import masking
+from taskrunner.engine.run.masking import Masker
 
 # Without the mask's own character: a mask could otherwise complete a secret by chance.
 SECRET = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="*"), min_size=4, max_size=12)

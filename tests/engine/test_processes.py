@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskrunner.engine import identity, processes
+from taskrunner.engine.run import processes
+from taskrunner.engine.store import identity
 
 
 @pytest.fixture

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.engine import script
+from taskrunner.engine.run import step_script
 
 
-def run(tmp_path: Path, guard: str | None, *commands: str) -> tuple[int, str, script.Marks]:
+def run(tmp_path: Path, guard: str | None, *commands: str) -> tuple[int, str, step_script.Marks]:
     """Run a step's program as the engine does; its status, output and marks."""
     path = tmp_path / "program"
-    program = script.program(str(tmp_path), guard, commands)
-    stdin = script.write(str(path), program, {"id": "the-step", "key": "the-key"})
+    program = step_script.program(str(tmp_path), guard, commands)
+    stdin = step_script.write(str(path), program, {"id": "the-step", "key": "the-key"})
     try:
         done = subprocess.run(
-            script.argv("tag"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            step_script.argv("tag"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=20, check=False, env={"PATH": os.environ["PATH"]},
         )  # fmt: skip
     finally:
         os.close(stdin)
-    return done.returncode, done.stdout.decode(), script.read_marks(path.read_bytes())
+    return done.returncode, done.stdout.decode(), step_script.read_marks(path.read_bytes())
 
 
 def test_commands_share_one_shell(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_low_descriptors_are_free(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     path = tmp_path / "program"
-    stdin = script.write(str(path), script.program("/no/such/folder", None, ["echo never"]))
-    done = subprocess.run(script.argv("t"), stdin=stdin, capture_output=True, check=False)
+    stdin = step_script.write(str(path), step_script.program("/no/such/folder", None, ["echo never"]))
+    done = subprocess.run(step_script.argv("t"), stdin=stdin, capture_output=True, check=False)
     os.close(stdin)
     assert done.returncode == 1
     assert b"the working directory cannot be entered: /no/such/folder" in done.stderr
@@ -96,7 +96,7 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
 def test_waits_for_its_turn_and_dies_with_the_engine() -> None:
     wait, go = os.pipe()
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {script.GO_FD}<&{wait}; exec \"$@\"", "_", *script.argv("t", wait=True)],
+        ["bash", "-c", f"exec {step_script.GO_FD}<&{wait}; exec \"$@\"", "_", *step_script.argv("t", wait=True)],
         stdin=subprocess.DEVNULL, pass_fds=[wait],
     )  # fmt: skip
     os.close(wait)
@@ -106,15 +106,15 @@ def test_waits_for_its_turn_and_dies_with_the_engine() -> None:
 
 
 def test_nothing_of_the_file_is_in_the_arguments() -> None:
-    assert script.argv("20261125-183839-422689/3.1")[-1] == "20261125-183839-422689/3.1"
-    assert script.argv("t")[:-1] == ["bash", "--norc", "--noprofile", "-c", script.BOOT, "bash"]
+    assert step_script.argv("20261125-183839-422689/3.1")[-1] == "20261125-183839-422689/3.1"
+    assert step_script.argv("t")[:-1] == ["bash", "--norc", "--noprofile", "-c", step_script.BOOT, "bash"]
 
 
 def test_half_a_program_does_nothing(tmp_path: Path) -> None:
     path = tmp_path / "program"
-    path.write_bytes(script.program(str(tmp_path), None, ["touch ran"])[:-1])
+    path.write_bytes(step_script.program(str(tmp_path), None, ["touch ran"])[:-1])
     with path.open("rb") as stdin:
-        assert subprocess.run(script.argv("t"), stdin=stdin, check=False).returncode == 125
+        assert subprocess.run(step_script.argv("t"), stdin=stdin, check=False).returncode == 125
     assert not (tmp_path / "ran").exists()
 
 
@@ -127,11 +127,13 @@ def test_a_step_that_hides_its_end_says_nothing_false_of_it(tmp_path: Path, ends
 @pytest.mark.parametrize("status", [0, 7, 255, -9, -15])
 def test_the_end_is_noted_in_its_place(tmp_path: Path, status: int) -> None:
     path = tmp_path / "program"
-    os.close(script.write(str(path), script.program("/", None, ["true"]), {"id": "é\n", "key": "k"}))
+    os.close(
+        step_script.write(str(path), step_script.program("/", None, ["true"]), {"id": "é\n", "key": "k"})
+    )
     size = path.stat().st_size
-    script.write_end(str(path), status)
+    step_script.write_end(str(path), status)
     assert path.stat().st_size == size
-    marks = script.read_marks(path.read_bytes())
+    marks = step_script.read_marks(path.read_bytes())
     assert (marks.end, marks.step) == (status, {"id": "é\n", "key": "k"})
 
 
@@ -147,5 +149,5 @@ def test_a_trace_shows_the_commands_of_the_file_alone(tmp_path: Path) -> None:
     ("text", "bare"), [("a \\", "a "), ("a \\\\", "a \\\\"), ("\\", ""), ("a", "a"), ("", "")]
 )
 def test_a_backslash_that_continues_nothing_is_dropped(tmp_path: Path, text: str, bare: str) -> None:
-    assert script.whole(text) == bare
+    assert step_script.whole(text) == bare
     assert run(tmp_path, None, "echo x \\", "echo y")[1] == "x\ny\n"

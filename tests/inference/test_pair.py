@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from taskrunner import load
-from taskrunner.engine import identity, processes
+from taskrunner.engine.run import processes
+from taskrunner.engine.store import identity
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.prompts import framed

@@ -80,10 +80,10 @@ def test_options_by_version(minor: int) -> None:
 
 
 def test_versions_that_are_not_known_are_said() -> None:
-    assert "newer than 0.33" in versions.doubt("0.34.1")
-    assert "older than 0.16" in versions.doubt("0.15.0")
-    assert versions.doubt("0.27.0")
-    assert versions.doubt("0.32.0+cpu") == ""
+    assert "newer than 0.33" in versions.doubt_about("0.34.1")
+    assert "older than 0.16" in versions.doubt_about("0.15.0")
+    assert versions.doubt_about("0.27.0")
+    assert versions.doubt_about("0.32.0+cpu") == ""
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import LocalTransport, attach, compile
-from taskrunner.engine import layout
+from taskrunner.engine.store import paths
 from taskrunner.runs import new_id
 from taskrunner.transports.bundle import engine_zip
 from tests.conftest import wait_for
@@ -52,9 +52,9 @@ def test_runs_a_plan_without_this_package(
                  {"id": "c", "always": True, "commands": ["echo c"]},
                  variables={"T": {"secret": True, "default": "hunter2hunter2"}})  # fmt: skip
     run = new_id()
-    directory = Path(layout.run_dir(str(home), run))
+    directory = Path(paths.run_dir(str(home), run))
     directory.mkdir(parents=True)
-    (directory / layout.PLAN).write_text(json.dumps({**compile(path), "run": run}))
+    (directory / paths.PLAN).write_text(json.dumps({**compile(path), "run": run}))
     engine = [python, "-I", "-S", str(zip_file)]
     done = subprocess.run(
         [*engine, verb, str(directory)], capture_output=True, text=True, check=False, timeout=30

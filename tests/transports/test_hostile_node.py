@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskrunner import StateError, TargetError
-from taskrunner.engine.bounded_json import LONGEST_LINE
-from taskrunner.engine.events import parse_event
-from taskrunner.engine.feed import Chunk, Position
-from taskrunner.engine.frames import Unpacker, inflated, pack
+from taskrunner.engine.node.frames import Unpacker, inflated, pack
+from taskrunner.engine.store.bounded_json import LONGEST_LINE
+from taskrunner.engine.store.events import parse_event
+from taskrunner.engine.store.follow import Chunk, Position
 from taskrunner.runs import Run
 from taskrunner.transports import answers, staging
 from taskrunner.transports.remote import RemoteTransport
@@ -184,7 +184,7 @@ def test_a_bomb_is_no_answer() -> None:
 def test_a_flood_takes_little_memory() -> None:
     """400 MB without an end of a line, in a process of its own."""
     script = """
-from taskrunner.engine.frames import Unpacker
+from taskrunner.engine.node.frames import Unpacker
 unpacker = Unpacker()
 try:
     for _ in range(400):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import run, start
-from taskrunner.engine import retention
+from taskrunner.engine.run import retention
 
 Write = Callable[..., Path]
 

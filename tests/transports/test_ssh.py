@@ -43,9 +43,9 @@ def test_the_engine_is_shipped_once(write: Write, sshd: Sshd) -> None:
     path = write({"id": "a", "skip_if": "false", "commands": ["true"]})
     run(path, on=sshd.target)
     (folder,) = (sshd.state / "engine").iterdir()
-    before = (folder / "engine" / "serve.py").stat()
+    before = (folder / "engine" / "main.py").stat()
     run(path, on=sshd.target)
-    after = (folder / "engine" / "serve.py").stat()
+    after = (folder / "engine" / "main.py").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
@@ -356,7 +356,7 @@ def test_a_node_whose_engine_cannot_answer(sshd: Sshd, write: Write) -> None:
     path = write({"id": "a", "commands": ["true"]})
     run(path, on=sshd.target)
     (folder,) = (sshd.state / "engine").iterdir()
-    serve = folder / "engine" / "serve.py"
+    serve = folder / "engine" / "node" / "stdio_server.py"
     serve.write_text(
         serve.read_text().replace(
             "def _asked(", "def _asked(self, *_): raise MemoryError('no more')\n    def _old("
@@ -415,7 +415,7 @@ def test_a_node_cannot_write_elsewhere_here(sshd: Sshd, tmp_path: Path, write: W
     path = write({"id": "a", "commands": ["true"]})
     run(path, on=sshd.target)
     (folder,) = (sshd.state / "engine").iterdir()
-    exchange = folder / "engine" / "exchange.py"
+    exchange = folder / "engine" / "store" / "file_sync.py"
     exchange.write_text(
         exchange.read_text().replace(
             "    return found\n\n\ndef _entry",

@@ -44,11 +44,11 @@ def serve(digest: str, size: int, home: str) -> int:
     finally:
         os.umask(before)  # that of the user, for what the steps make
     sys.path.insert(0, folder)
-    return int(importlib.import_module("engine.serve").main())
+    return int(importlib.import_module("engine.node.stdio_server").main())
 
 
 def ask(request: "dict[str, Any]") -> int:
-    """Answer one request; see ask.py. `engine` is what to call the engine: its `digest`, and a `url` or
+    """Answer one request; see one_shot.py. `engine` is what to call the engine: its `digest`, and a `url` or
     the number of `parts` in which it comes (within `patience` seconds), or a `part`, [number, base64].
     """
     if sys.version_info < (3, 8):
@@ -76,7 +76,7 @@ def ask(request: "dict[str, Any]") -> int:
         return _reply(need=True)
     os.umask(0o022)
     sys.path.insert(0, folder)
-    return int(importlib.import_module("engine.ask").main(request, launch))
+    return int(importlib.import_module("engine.node.one_shot").main(request, launch))
 
 
 def _root(home: str) -> str:

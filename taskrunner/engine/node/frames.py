@@ -10,7 +10,7 @@ import json
 import sys
 import zlib
 
-from .bounded_json import LONGEST_LINE, TooLarge, loads
+from ..store.bounded_json import LONGEST_LINE, TooLarge, loads
 
 LARGEST_PAYLOAD = 32 << 20
 PIECE = 4 << 20

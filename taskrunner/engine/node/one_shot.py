@@ -17,11 +17,14 @@ import sys
 import tempfile
 import time
 
-from . import VERSION, answer, bootstrap, exchange, fileio, launch, layout, plan_file, retention, state
-from .feed import Feed, Position
+from .. import VERSION
+from ..run import launch, plan_file, retention
+from ..store import file_sync, fileio, paths, runs
+from ..store.follow import Feed, Position
+from . import bootstrap, reply
 from .frames import pack
-from .seats import Seat
-from .verbs import Verbs
+from .requests import Verbs
+from .wait_slots import Seat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,9 +48,9 @@ def main(request: dict[str, Any], launch: Launch = None) -> int:
     """Answer a request. `launch` starts a program detached, under a name, where that is not done by
     the engine itself.
     """
-    root = layout.default_root()
+    root = paths.default_root()
     instance = os.environ.get("TASKRUNNER_INSTANCE_ID", "")
-    sink = answer.Sink(root, "%s-%s" % (request["token"], instance), request.get("grant"))
+    sink = reply.Sink(root, "%s-%s" % (request["token"], instance), request.get("grant"))
     asked = Asked(root, sink, launch)
     message, data = asked.answer({"do": request["do"], **request["about"]})
     sink.close(message, data)
@@ -57,7 +60,7 @@ def main(request: dict[str, Any], launch: Launch = None) -> int:
 class Asked(Verbs):
     """What can be asked for in a single command."""
 
-    def __init__(self, root: str, sink: answer.Sink, launch: Launch) -> None:
+    def __init__(self, root: str, sink: reply.Sink, launch: Launch) -> None:
         super().__init__(root)
         self.sink = sink
         self.launch = launch
@@ -90,7 +93,7 @@ class Asked(Verbs):
         """
         if os.path.exists(self._never(run)):
             return {"never": True, "hello": self.hello()}
-        if not os.path.exists(os.path.join(layout.run_dir(self.root, run), layout.EVENTS)):
+        if not os.path.exists(os.path.join(paths.run_dir(self.root, run), paths.EVENTS)):
             self._begin(run, plan or self._brought(url, digest, parts))
         if whole:
             return self._awaited(run)
@@ -122,7 +125,7 @@ class Asked(Verbs):
             bootstrap.gather(self._parts(digest), parts, file, 0)
 
     def _begin(self, run: str, plan: dict[str, Any]) -> None:
-        layout.claim(self.root, run)
+        paths.claim(self.root, run)
         directory = self.prepare(run, self._of_this_machine(plan))
         try:
             # Where systemd does not take it, or has it already, this starts it: once, whoever is first.
@@ -152,7 +155,7 @@ class Asked(Verbs):
         With `pace`, go on until then, and upload what is new every so many seconds. A run that is
         `expected` may still be about to begin.
         """
-        directory = layout.run_dir(self.root, run)
+        directory = paths.run_dir(self.root, run)
         expecting = time.monotonic() + EXPECT
         while expected and not os.path.exists(directory) and time.monotonic() < expecting:
             time.sleep(LOOK)
@@ -175,7 +178,7 @@ class Asked(Verbs):
                 if over or self.sink.full:
                     break
                 if feed.lost(lambda: self.do_alive(run)):
-                    over, said = True, state.last_words(self.root, run)
+                    over, said = True, runs.last_words(self.root, run)
                     break
                 if news and now - first >= (pace or GATHER):
                     if not pace:
@@ -188,7 +191,7 @@ class Asked(Verbs):
         return {"over": over, "said": said, "at": at, "more": self.sink.full, "hello": self.hello()}
 
     def do_cancel(self, run: str, token: str) -> bool:
-        if os.path.isdir(layout.run_dir(self.root, run)):
+        if os.path.isdir(paths.run_dir(self.root, run)):
             return super().do_cancel(run, token)
         # The command that starts it may still come; then it is to find this.
         fileio.private_folder(self._never(run))
@@ -199,11 +202,11 @@ class Asked(Verbs):
         super().do_discard(run)
 
     def _never(self, run: str) -> str:
-        return os.path.join(self.root, NEVER, layout.own(run))
+        return os.path.join(self.root, NEVER, paths.own(run))
 
     def do_rest(self, token: str, offset: int) -> bytes:
         """What comes next of an answer that was too long."""
-        return answer.piece(self.root, token, offset)
+        return reply.piece(self.root, token, offset)
 
     def do_send(self, paths: list[str], offset: int) -> list[int]:
         """The content of files, the first one from an offset on, each followed by its digest. When the
@@ -211,7 +214,7 @@ class Asked(Verbs):
         """
         for number, path in enumerate(paths):
             found, sent = hashlib.sha256(), 0
-            for block in exchange.blocks(self.path(path)):
+            for block in file_sync.blocks(self.path(path)):
                 found.update(block)
                 sent += len(block)
                 if sent > offset:
@@ -223,7 +226,7 @@ class Asked(Verbs):
         return [len(paths), 0]
 
     def do_missing(self, root: str, files: list[dict[str, Any]]) -> list[list[int]]:
-        return exchange.Receiver(self.tick).missing(self.path(root), files)
+        return file_sync.Receiver(self.tick).missing(self.path(root), files)
 
     def do_part(self, digest: str, number: int, data: str) -> None:
         """Keep a part of what comes in parts."""
@@ -237,11 +240,11 @@ class Asked(Verbs):
         fileio.private_folder(folder)
         with tempfile.TemporaryFile(dir=folder) as archive:
             self._bring(archive, url, digest, parts)
-            exchange.unbundle(archive, self.path(root), files)
+            file_sync.unbundle(archive, self.path(root), files)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _parts(self, digest: str) -> str:
-        return os.path.join(self.root, "parts", layout.own(os.path.basename(digest)))
+        return os.path.join(self.root, "parts", paths.own(os.path.basename(digest)))
 
     def path(self, path: str) -> str:
         return super().path(self._here(path))
@@ -250,7 +253,7 @@ class Asked(Verbs):
         """A text with the state root of this machine, and its directories of runs, where it stands for
         them.
         """
-        text = re.sub(STATE + r"/runs/([0-9-]+)", lambda found: layout.run_dir(self.root, found[1]), text)
+        text = re.sub(STATE + r"/runs/([0-9-]+)", lambda found: paths.run_dir(self.root, found[1]), text)
         return text.replace(STATE, self.root)
 
     def _of_this_machine(self, plan: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 
-from . import fileio
+from ..store import fileio
 from .frames import pack
 
 TYPE_CHECKING = False

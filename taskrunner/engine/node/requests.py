@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from . import exchange, fileio, launch, layout, plan_file, state
+from ..run import launch, plan_file
+from ..store import file_sync, fileio, paths, runs
 from .frames import PIECE
 
 TYPE_CHECKING = False
@@ -51,12 +52,12 @@ class Verbs:
         except (OSError, subprocess.TimeoutExpired):
             return ""
         lines = [line.strip() for line in done.stdout.splitlines()]
-        state = lines[0].partition(":")[2].strip() if lines else "done"
-        return "" if state in ("done", "disabled") else " ".join(lines)
+        status = lines[0].partition(":")[2].strip() if lines else "done"
+        return "" if status in ("done", "disabled") else " ".join(lines)
 
     def do_plan(self, run: str) -> dict[str, Any] | None:
         """What a controller needs to know of a plan: no texts, and no values."""
-        plan = plan_file.load_plan(layout.run_dir(self.root, run))
+        plan = plan_file.load_plan(paths.run_dir(self.root, run))
         if plan is None:
             return None
         steps = [
@@ -72,14 +73,14 @@ class Verbs:
     def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:
         """At most a piece: who wants more asks again."""
         limit = min(limit, PIECE) if limit >= 0 else PIECE
-        return fileio.read_by_offset(os.path.join(layout.run_dir(self.root, run), name), offset, limit)
+        return fileio.read_by_offset(os.path.join(paths.run_dir(self.root, run), name), offset, limit)
 
     def do_alive(self, run: str) -> bool:
-        return state.alive(self.root, run)
+        return runs.alive(self.root, run)
 
     def do_cancel(self, run: str, token: str) -> bool:
         """Ask a run to stop, once for each token: a second request would end its clean-up, too."""
-        directory = layout.run_dir(self.root, run)
+        directory = paths.run_dir(self.root, run)
         try:
             os.close(os.open(os.path.join(directory, "cancel-" + token), os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
@@ -87,25 +88,25 @@ class Verbs:
         return launch.cancel(directory) == 0
 
     def do_followed(self, run: str) -> bool:
-        return state.followed(self.root, run)
+        return runs.followed(self.root, run)
 
     def do_info(self, run: str) -> dict[str, Any] | None:
-        return state.info(self.root, run)
+        return runs.info(self.root, run)
 
     def do_runs(self) -> list[str]:
-        return state.runs(self.root)
+        return runs.runs(self.root)
 
     def do_infos(self, limit: int, live: bool) -> list[dict[str, Any]]:
-        return state.infos(self.root, limit, live)
+        return runs.infos(self.root, limit, live)
 
     def do_discard(self, run: str) -> None:
-        state.discard(self.root, run)
+        runs.discard(self.root, run)
 
     def do_listing(self, path: str) -> list[dict[str, Any]]:
-        return exchange.listing(self.path(path))
+        return file_sync.listing(self.path(path))
 
     def do_digest(self, path: str) -> str:
-        return exchange.digest(self.path(path), self.tick)
+        return file_sync.digest(self.path(path), self.tick)
 
     def tick(self) -> None:
         """Called in the middle of long work."""
@@ -116,8 +117,8 @@ class Verbs:
 
     def prepare(self, run: str, plan: dict[str, Any]) -> str:
         """The directory of a run that is to be started, however often that is asked for."""
-        directory = layout.run_dir(self.root, run)
-        if not os.path.exists(os.path.join(directory, layout.EVENTS)):
+        directory = paths.run_dir(self.root, run)
+        if not os.path.exists(os.path.join(directory, paths.EVENTS)):
             plan["cwd"] = self.path(plan["cwd"])
-            state.create(self.root, run, plan)
+            runs.create(self.root, run, plan)
         return directory

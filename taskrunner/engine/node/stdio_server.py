@@ -3,7 +3,7 @@
 Messages are those of frames.py. A request has an `id` and what to `do`, with that function's
 arguments; its answer has the `id` and `ok` with the value, or `error` with the message (and `errno`,
 `path`, where the system has refused something). Between the answers come, for a run that is
-followed, its chunks (`feed`, the follower's number; `log`, `at`: see feed.py) and its end (`feed`,
+followed, its chunks (`feed`, the follower's number; `log`, `at`: see store/follow.py) and its end (`feed`,
 `over`: null, or what the engine has said when it was lost); and at least every TICK seconds a `tick`.
 
 Whoever is at the other end says something at least every DEAF seconds. After that, or when stdin
@@ -20,10 +20,12 @@ import select
 import sys
 import time
 
-from . import VERSION, exchange, launch, layout, plan_file, retention, state
-from .feed import Feed, Position
+from .. import VERSION
+from ..run import launch, plan_file, retention
+from ..store import file_sync, paths, runs
+from ..store.follow import Feed, Position
 from .frames import Unpacker, pack
-from .verbs import Verbs
+from .requests import Verbs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def main() -> int:
     """Serve until the controller leaves."""
     os.set_blocking(1, False)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Server(layout.default_root()).serve()
+        Server(paths.default_root()).serve()
     return 0
 
 
@@ -65,7 +67,7 @@ class Server(Verbs):
         self.children: dict[int, str] = {}
         self.told = time.monotonic()
         self.asked = 0
-        self.receiver = exchange.Receiver(self.tick)
+        self.receiver = file_sync.Receiver(self.tick)
 
     def serve(self) -> None:
         hello = {
@@ -90,7 +92,7 @@ class Server(Verbs):
                     return
                 if now - heard > 1.0:
                     for run in self.joined:
-                        state.heard(self.root, run)
+                        runs.heard(self.root, run)
                 heard = now
                 for message, payload in unpacker.feed(data):
                     self._asked(message, payload)
@@ -127,7 +129,7 @@ class Server(Verbs):
 
     def do_alive(self, run: str) -> bool:
         # A child of this process is alive from before the engine has written who it is.
-        return super().do_alive(run) or (run in self.children.values() and not state.known(self.root, run))
+        return super().do_alive(run) or (run in self.children.values() and not runs.known(self.root, run))
 
     def do_followed(self, run: str) -> bool:
         # Who asks here says something just now.
@@ -135,8 +137,8 @@ class Server(Verbs):
 
     def do_join(self, run: str) -> None:
         if run not in self.joined:
-            self.joined[run] = state.join(self.root, run, layout.FOLLOWERS_AWAY)
-            state.heard(self.root, run)
+            self.joined[run] = runs.join(self.root, run, paths.FOLLOWERS_AWAY)
+            runs.heard(self.root, run)
 
     def do_leave(self, run: str) -> None:
         if run in self.joined:
@@ -144,7 +146,7 @@ class Server(Verbs):
 
     def do_follow(self, feed: int, run: str, output: str, wait: bool, at: list[Any]) -> None:
         """Send what comes after this position."""
-        found = Feed(layout.run_dir(self.root, run), output, Position(*at))
+        found = Feed(paths.run_dir(self.root, run), output, Position(*at))
         self.followers[feed] = Follower(run, found, wait)
 
     def do_unfollow(self, feed: int) -> None:
@@ -163,7 +165,7 @@ class Server(Verbs):
     def do_send(self, path: str, offset: int) -> str:
         """Send a file from this offset on, in pieces that come before the answer: its digest."""
         found, sent = hashlib.sha256(), 0
-        for block in exchange.blocks(self.path(path)):
+        for block in file_sync.blocks(self.path(path)):
             found.update(block)
             if sent + len(block) > offset:
                 _write(pack({"piece": self.asked}, block[max(0, offset - sent) :]))
@@ -184,7 +186,7 @@ class Server(Verbs):
         if follower.feed.over or not follower.wait:
             self._over(number, None)
         elif follower.feed.lost(lambda: self.do_alive(follower.run)):
-            self._over(number, state.last_words(self.root, follower.run))
+            self._over(number, runs.last_words(self.root, follower.run))
         return False
 
     def tick(self) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import time
 
-from . import fileio, identity, lock
+from ..store import fileio, identity, lock
 
 SEATS = 2
 LOOK = 0.5

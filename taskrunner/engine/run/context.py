@@ -6,17 +6,18 @@ import errno
 import os
 import time
 
-from . import fileio, layout, processes, script
-from .control import Control
-from .events import ROOM, EventLog
-from .journal import Journal
+from ..store import fileio, paths
+from ..store.events import ROOM, EventLog
+from ..store.journal import Journal
+from . import processes, step_script
 from .masking import SHORTEST, Masker, Pump
+from .signals import Control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, TypeVar
 
-    from .shells import Shell
+    from .step_process import Shell
 
     T = TypeVar("T")
 
@@ -25,7 +26,7 @@ START_WITHIN, RECORD_WITHIN = 10.0, 60.0
 """Seconds for which a full disk keeps a step from starting, and one that is done from being noted."""
 CHOSEN = ("only", "until")
 """Reasons to leave a step out that are somebody's choice for this run."""
-LIB = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LIB = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 """Where the engine lies, and beside it what steps may call: see inference/__main__.py."""
 
 
@@ -48,13 +49,13 @@ class Context:
         self, directory: str, plan: dict[str, Any], events: EventLog, masker: Masker, control: Control
     ):
         self.directory = directory
-        self.root = layout.root_of(directory)
+        self.root = paths.root_of(directory)
         self.plan = plan
         self.run: str = plan["run"]
         self.events = events
         self.masker = masker
         self.control = control
-        self.journal = Journal(layout.journal_path(self.root, plan["key"]), plan["cwd"])
+        self.journal = Journal(paths.journal_path(self.root, plan["key"]), plan["cwd"])
         self.project: str = plan.get("project", "")
         self.step = 0
         self.taken_over: set[str] = set()
@@ -169,7 +170,7 @@ class Context:
 
         `go` is the descriptor on which it waits for its turn.
         """
-        more = ((go, script.GO_FD),) if go >= 0 else ()
+        more = ((go, step_script.GO_FD),) if go >= 0 else ()
         with fileio.open_append(log) as output:
             pump = Pump(self.masker, output) if self.masker else None
             try:

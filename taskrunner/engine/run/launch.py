@@ -8,9 +8,10 @@ import os
 import signal
 import sys
 
-from . import fileio, identity, layout, reaper, runner
+from ..store import fileio, identity, paths
+from ..store.events import parse
+from . import reaper, runner
 from .descriptors import close_all_but
-from .events import parse
 
 ITSELF = "/proc/self/exe"
 CRASHED = 70
@@ -28,7 +29,7 @@ def command(*argv: str) -> tuple[list[str], dict[str, str]]:
     No path is in the command line: a step that looks for a process by a pattern must not find this one.
     """
     python = ITSELF if os.path.realpath(ITSELF) == os.path.realpath(sys.executable) else sys.executable
-    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
     return [python, "-I", "-S", "-c", LAUNCH, *argv], {"TASKRUNNER_ENGINE": folder}
 
 
@@ -101,7 +102,7 @@ def _claim(directory: str) -> int | None:
     fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.exists(os.path.join(directory, layout.EVENTS)):
+        if not os.path.exists(os.path.join(directory, paths.EVENTS)):
             return fd
     except BlockingIOError:
         pass
@@ -113,18 +114,18 @@ def _detached(directory: str, lock_fd: int, bell: int) -> int:
     with contextlib.suppress(PermissionError):  # who leads a session already
         os.setsid()
     close_all_but(lock_fd, bell)
-    path = os.path.join(directory, layout.ENGINE_LOG)
+    path = os.path.join(directory, paths.ENGINE_LOG)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    os.environ["TASKRUNNER_HOME"] = layout.root_of(directory)
+    os.environ["TASKRUNNER_HOME"] = paths.root_of(directory)
     return run(directory, str(bell))
 
 
 def cancel(directory: str) -> int:
     """Ask a run to stop; 0 when there is an engine to hear it, else 1."""
-    path, early = os.path.join(directory, layout.ENGINE), os.path.join(directory, layout.EARLY)
+    path, early = os.path.join(directory, paths.ENGINE), os.path.join(directory, paths.EARLY)
     if not os.path.exists(path) and os.path.isdir(directory):
         # One that is coming up looks for this when it can be asked; whoever takes it away sees to it.
         os.close(os.open(early, os.O_WRONLY | os.O_CREAT, 0o600))

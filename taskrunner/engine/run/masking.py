@@ -8,7 +8,8 @@ import os
 import re
 import select
 
-from . import fileio, spelling
+from ..store import fileio
+from . import spelling
 from .descriptors import close_all_but
 
 TYPE_CHECKING = False

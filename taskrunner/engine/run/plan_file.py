@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 
-from . import fileio, identity, layout, script
+from ..store import fileio, identity, paths
+from . import step_script
 from .masking import Masker, secrets_of
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, Arith
 def load_plan(directory: str) -> dict[str, Any] | None:
     """The plan of a run directory; None when it is not there or not whole."""
     try:
-        plan = json.loads(fileio.read_bytes(os.path.join(directory, layout.PLAN)))
+        plan = json.loads(fileio.read_bytes(os.path.join(directory, paths.PLAN)))
     except (ValueError, RecursionError):
         return None
     return plan if isinstance(plan, dict) else None
@@ -45,10 +46,10 @@ def forget_secrets(directory: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(steps):
             program = os.path.join(steps, name)
-            known = script.read_marks(fileio.read_bytes(program)).process
+            known = step_script.read_marks(fileio.read_bytes(program)).process
             if known is not None and not identity.alive(known):
-                script.forget(program)
-    path = os.path.join(directory, layout.PLAN)
+                step_script.forget(program)
+    path = os.path.join(directory, paths.PLAN)
     try:
         plan = load_plan(directory)
         if plan is None or not plan.get("secrets"):
@@ -63,4 +64,4 @@ def forget_secrets(directory: str) -> None:
             os.unlink(path)
     finally:
         with contextlib.suppress(OSError):
-            os.unlink(layout.secrets_path(directory))
+            os.unlink(paths.secrets_path(directory))

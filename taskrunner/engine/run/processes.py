@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from . import identity
+from ..store import identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Only the parent of a process learns how it has ended. The engine is that parent;
 engine's, and asks the kernel to be given what the engine leaves behind (PR_SET_CHILD_SUBREAPER,
 prctl(2)). While the engine lives it has nothing to do but to collect daemons that have lost their
 parents. When the engine is killed, it waits for the step's process, and writes the end into the step's
-file (see script.py), where the next engine finds it. Until it has, it holds a lock there.
+file (see step_script.py), where the next engine finds it. Until it has, it holds a lock there.
 
 It comes first in every run, so it imports late what only a killed engine needs.
 """
@@ -131,12 +131,13 @@ def _outlive(directory: str) -> None:
     folder, run = os.path.join(directory, "steps"), os.path.basename(directory).partition("@")[0]
     if not os.path.isdir(folder):
         return
-    from . import fileio, processes, script
+    from ..store import fileio
+    from . import processes, step_script
 
     left: dict[int, str] = {}
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        known = script.read_marks(fileio.read_bytes(path)).process
+        known = step_script.read_marks(fileio.read_bytes(path)).process
         pid = known.get("pid") if known else processes.root_of("%s/%s" % (run, name))
         if isinstance(pid, int):
             left[pid] = path
@@ -152,12 +153,12 @@ def _outlive(directory: str) -> None:
 def _note(path: str, status: int) -> None:
     import time
 
-    from . import script
+    from . import step_script
 
     while os.path.exists(path):
         try:
-            script.write_end(path, status)
-            script.forget(path)
+            step_script.write_end(path, status)
+            step_script.forget(path)
             return
         except OSError:
             time.sleep(AGAIN)
@@ -165,6 +166,6 @@ def _note(path: str, status: int) -> None:
 
 def at_work(directory: str) -> bool:
     """Whether the reaper of a run has still to note how a step has ended."""
-    from . import lock
+    from ..store import lock
 
     return lock.held(os.path.join(directory, LOCK))

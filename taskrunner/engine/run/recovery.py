@@ -6,11 +6,12 @@ import contextlib
 import os
 import time
 
-from . import fileio, identity, layout, processes, reaper, script
+from ..store import fileio, identity, paths
+from . import processes, reaper, step_script
 from .context import Cancelled, StepError
 from .plan_file import UNREADABLE
-from .shells import path_of
 from .step_commands import end, judge, key_of
+from .step_process import path_of
 from .steps import WORK
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ class Left:
 
     def __init__(self, ctx: Context, run: str, index: int, attempt: str):
         self.run = run
-        self.directory = layout.run_dir(ctx.root, run)
+        self.directory = paths.run_dir(ctx.root, run)
         self.tag = "%s/%d.%s" % (run, index, attempt)
         self.path = path_of(self.directory, index, attempt)
         self.index = index
@@ -51,8 +52,8 @@ class Left:
     def alive(self) -> bool:
         return identity.alive(self.process)
 
-    def marks(self) -> script.Marks:
-        return script.read_marks(fileio.read_bytes(self.path))
+    def marks(self) -> step_script.Marks:
+        return step_script.read_marks(fileio.read_bytes(self.path))
 
     def done(self) -> bool:
         """Whether its commands have succeeded, now that its process has ended."""
@@ -69,7 +70,7 @@ class Left:
 def find(ctx: Context, previous: str) -> list[Left]:
     """The steps whose process has begun in the run `previous`, and whose end its engine did not see to."""
     found = []
-    folder = os.path.join(layout.run_dir(ctx.root, previous), "steps")
+    folder = os.path.join(paths.run_dir(ctx.root, previous), "steps")
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         index, _, attempt = name.partition(".")
         if index.isdigit():
@@ -133,8 +134,8 @@ def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:
     # The same file under the new run's name: what is still to come appears in both.
     with contextlib.suppress(OSError):
         os.link(
-            layout.log_path(left.directory, left.index, step["id"]),
-            layout.log_path(ctx.directory, step["index"], step["id"]),
+            paths.log_path(left.directory, left.index, step["id"]),
+            paths.log_path(ctx.directory, step["index"], step["id"]),
         )
     timeout = step.get("timeout")
     deadline = None if timeout is None else time.monotonic() + timeout

@@ -6,7 +6,8 @@ import contextlib
 import os
 import time
 
-from . import layout, lock, plan_file, state, unsettled
+from ..store import lock, paths, runs, unsettled
+from . import plan_file
 
 KEEP_RUNS = 500
 KEEP_DAYS = 30
@@ -24,18 +25,18 @@ def prune(root: str, started: str) -> None:
     _forget_secrets(root)
     unsettled_runs = unsettled.all_runs(root)
     oldest = time.time() - KEEP_DAYS * 86400
-    names = state.runs(root)
+    names = runs.runs(root)
     for number in range(len(names) - 1, min(KEEP_ALWAYS, KEEP_RUNS) - 1, -1):
         name = names[number]
-        if number < KEEP_RUNS and state.changed_at(layout.run_dir(root, name)) >= oldest:
+        if number < KEEP_RUNS and runs.changed_at(paths.run_dir(root, name)) >= oldest:
             break
         if (
             name not in unsettled_runs
             and name != started
-            and not state.followed(root, name)
-            and not state.alive(root, name)
+            and not runs.followed(root, name)
+            and not runs.alive(root, name)
         ):
-            state.discard(root, name)
+            runs.discard(root, name)
     if not unsettled.all_runs(root, since=oldest) - {started}:
         # A run that is under way here or on another machine may have yet to read what it was shipped.
         for kept in ("engine", "files", "never", "parts", "claims"):
@@ -48,9 +49,9 @@ def _forget_secrets(root: str) -> None:
     folder = os.path.join(root, "secrets")
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         directory = os.path.join(root, "runs", name)
-        if not state.is_ours(root, name.partition("@")[0]):
+        if not runs.is_ours(root, name.partition("@")[0]):
             continue  # only its own machine knows whether it goes on
-        noted = state.changed_at(os.path.join(folder, name))
+        noted = runs.changed_at(os.path.join(folder, name))
         if noted < time.time() - BEGUN_WITHIN and not lock.engine_alive(directory):
             plan_file.forget_secrets(directory)
 

@@ -9,24 +9,13 @@ import os
 import signal
 import time
 
-from . import (
-    VERSION,
-    fileio,
-    identity,
-    layout,
-    lock,
-    plan_file,
-    recovery,
-    references,
-    shells,
-    step_commands,
-    steps,
-    unsettled,
-)
+from .. import VERSION
+from ..store import fileio, identity, lock, paths, unsettled
+from ..store.events import ROOM, EventLog
+from . import aws_secrets, plan_file, recovery, step_commands, step_process, steps
 from .context import Cancelled, Context, StepError
-from .control import Control
-from .events import ROOM, EventLog
 from .masking import Masker, secrets_of
+from .signals import Control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +53,8 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
     if plan.get("format") != VERSION:
         raise Fatal("the plan has format %s, this engine knows %s" % (plan.get("format"), VERSION))
     try:
-        plan = references.resolve(plan)
-    except references.Unresolved as error:
+        plan = aws_secrets.resolve(plan)
+    except aws_secrets.Unresolved as error:
         raise Fatal("a secret is not to be had: %s" % error) from error
     masker = Masker(secrets_of(plan, os.environ))
     try:
@@ -74,10 +63,10 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
         events = EventLog(directory, bell, masker)
         control = Control()  # whoever knows this process may ask it to stop
         own = identity.of(os.getpid())
-        fileio.write_atomic(os.path.join(directory, layout.ENGINE), json.dumps(own).encode())
+        fileio.write_atomic(os.path.join(directory, paths.ENGINE), json.dumps(own).encode())
         if plan.get("dry"):
             return Run(Context(directory, plan, events, masker, control), [], None).dry()
-        root = layout.root_of(directory)
+        root = paths.root_of(directory)
         held, holder = lock.take(root, plan["key"], plan["run"])
         if held is None:
             events.emit("run.refused", holder=holder)
@@ -88,7 +77,7 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
         begun = watched(directory)
         ctx = Context(directory, plan, events, masker, control)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(directory, layout.EARLY))
+            os.unlink(os.path.join(directory, paths.EARLY))
             os.kill(os.getpid(), signal.SIGTERM)  # asked for before this process could hear it
         begun()
         os.chdir("/")  # a step may delete the folder the run was started in
@@ -132,7 +121,7 @@ class Run:
 
     def _settle(self, runs: list[str]) -> None:
         for run in runs:
-            plan_file.scrub(layout.run_dir(self.ctx.root, run))
+            plan_file.scrub(paths.run_dir(self.ctx.root, run))
             unsettled.settled(self.ctx.root, self.ctx.plan["key"], run)
 
     def dry(self) -> int:
@@ -292,7 +281,7 @@ class Run:
     def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
         self.failures.append(step["id"])
         command = step["commands"][error.command] if error.command is not None else None
-        log = layout.log_path(self.ctx.directory, step["index"], step["id"])
+        log = paths.log_path(self.ctx.directory, step["index"], step["id"])
         self.ctx.events.emit(
             "step.finished",
             step=step["id"],
@@ -329,7 +318,7 @@ class Run:
             if self.ctx.prepared is None and not (
                 step.get("skip") or step.get("files") or self._remembered(step)
             ):
-                self.ctx.prepared = shells.ahead(self.ctx, step, steps.alone(self.ctx, step))
+                self.ctx.prepared = step_process.ahead(self.ctx, step, steps.alone(self.ctx, step))
 
     def _check(self) -> None:
         """Evaluate the guards again: which steps would run a second time?"""

@@ -13,9 +13,10 @@ import os
 import shutil
 import time
 
-from . import fileio, identity, layout, patterns, ports, processes, script
+from ..store import fileio, identity, paths
+from ..store.events import parse
+from . import patterns, ports, processes, step_script
 from .context import START_WITHIN, Cancelled, StepError
-from .events import parse
 from .probes import address, describe, listening, probe
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
     or when it is not ready in time.
     """
     service = {**service, "name": ctx.named(service["name"])}
-    directory = layout.service_dir(ctx.root, ctx.project, service["name"])
+    directory = paths.service_dir(ctx.root, ctx.project, service["name"])
     fileio.private_folder(directory)
     with _locked(ctx, directory):
         return _ensured(ctx, step, service, directory)
@@ -96,7 +97,7 @@ def _ensured(ctx: Context, step: dict[str, Any], service: dict[str, Any], direct
 
 def _record(ctx: Context, directory: str, name: str) -> dict[str, Any]:
     """What is known of the service, {} for nothing; also as an older version has kept it."""
-    for place in (directory, os.path.join(ctx.root, "services", layout.slug(name))):
+    for place in (directory, os.path.join(ctx.root, "services", paths.slug(name))):
         found = parse(fileio.read_bytes(_record_path(place))) or {}
         if all(isinstance(found.get(name), kind) for name, kind in RECORD) and identity.here(found):
             return {**found, "place": place}
@@ -140,7 +141,7 @@ def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directo
 
 def _command(service: dict[str, Any]) -> str:
     command = service["command"]
-    return command if isinstance(command, str) else "exec " + " ".join(map(script.quote, command))
+    return command if isinstance(command, str) else "exec " + " ".join(map(step_script.quote, command))
 
 
 def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[str, str]:
@@ -150,7 +151,7 @@ def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[
 def log_of(ctx: Context, name: str | None) -> str:
     if not name:
         return ""
-    return os.path.join(layout.service_dir(ctx.root, ctx.project, ctx.named(name)), "log")
+    return os.path.join(paths.service_dir(ctx.root, ctx.project, ctx.named(name)), "log")
 
 
 def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> str:
@@ -198,19 +199,19 @@ def _start(
         os.replace(log, log + ".1")
     tag = "%s/%d.service" % (ctx.run, step["index"])
     env, command = _env(step, service, directory), _command(service)
-    argv, exports = script.argv(tag), None
+    argv, exports = step_script.argv(tag), None
     if step.get("run_as"):
-        argv, exports = script.as_user(step["run_as"], argv), ctx.exports(env, tag)
+        argv, exports = step_script.as_user(step["run_as"], argv), ctx.exports(env, tag)
     record = {
         "name": service["name"], "definition": definition, "tag": tag, "started": time.time(), "run": ctx.run,
         "pid": 0, "boot": identity.boot_id(), "machine": identity.machine(),
     }  # fmt: skip
     path = os.path.join(directory, "script")
-    program = script.program(ctx.folder(step, service), None, [command], exports)
+    program = step_script.program(ctx.folder(step, service), None, [command], exports)
     try:
         # Its tag is known before it is there: whoever comes next finds it, whatever happens to this process.
         ctx.with_room(lambda: _keep(directory, record), START_WITHIN)
-        stdin = ctx.with_room(lambda: script.write(path, program, named=False), START_WITHIN)
+        stdin = ctx.with_room(lambda: step_script.write(path, program, named=False), START_WITHIN)
     except OSError as error:
         raise StepError(
             "service", "cannot start %s: %s" % (service["name"], error.strerror or error)
@@ -355,6 +356,6 @@ def _gpu_pids() -> set[int]:
     if tool is None:
         return set()
     query = [tool, "--query-compute-apps=pid", "--format=csv,noheader"]
-    with contextlib.suppress(OSError), os.popen(" ".join(map(script.quote, query))) as output:
+    with contextlib.suppress(OSError), os.popen(" ".join(map(step_script.quote, query))) as output:
         return {int(line) for line in output if line.strip().isdigit()}
     return set()

@@ -6,14 +6,14 @@ import time
 
 from . import processes
 from .context import START_WITHIN, Cancelled, StepError
-from .shells import Shell, tag_of
+from .step_process import Shell, tag_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .context import Context
-    from .script import Marks
+    from .step_script import Marks
 
 GUARD_TIMEOUT = 60.0
 
@@ -66,10 +66,10 @@ def key_of(ctx: Context, step: dict[str, Any]) -> str:
     """The identity of what a step does: its definition, and the content of its files."""
     if not step.get("files"):
         return str(step["key"])
-    from . import transfer
+    from . import step_files
 
     if step["index"] not in ctx.keys:
-        ctx.keys[step["index"]] = transfer.key(ctx, step)
+        ctx.keys[step["index"]] = step_files.key(ctx, step)
     return ctx.keys[step["index"]]
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 
-from . import exchange, fileio
+from ..store import file_sync, fileio
 from .context import StepError
 
 TYPE_CHECKING = False
@@ -42,14 +42,14 @@ def _content(pair: dict[str, str]) -> str:
         return "\0".join(
             "%s %o %s"
             % (file["name"], file["mode"] & 0o777, _digest(os.path.join(source, file["name"]).rstrip("/")))
-            for file in exchange.listing(source)
+            for file in file_sync.listing(source)
         )
     except OSError:
         return ""  # placing it will tell
 
 
 def _digest(path: str) -> str:
-    return "" if os.path.isdir(path) else exchange.digest(path)
+    return "" if os.path.isdir(path) else file_sync.digest(path)
 
 
 def _each(

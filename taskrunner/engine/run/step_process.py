@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-from . import fileio, identity, layout, processes, script
+from ..store import fileio, identity, paths
+from . import processes, step_script
 from .context import StepError
 
 TYPE_CHECKING = False
@@ -44,22 +45,22 @@ class Shell:
         self._ctx = ctx
         self.tag = tag_of(ctx, step, attempt)
         self.path = path_of(ctx.directory, index, attempt)
-        argv, exports = script.argv(self.tag, wait=not step.get("run_as")), None
+        argv, exports = step_script.argv(self.tag, wait=not step.get("run_as")), None
         if step.get("run_as"):
             # What changes the user closes the descriptor on which it would wait.
-            argv = script.as_user(step["run_as"], argv)
+            argv = step_script.as_user(step["run_as"], argv)
             exports = ctx.exports(step["env"], self.tag)
-        content = script.program(ctx.folder(step), guard, commands, exports)
+        content = step_script.program(ctx.folder(step), guard, commands, exports)
         env = ctx.env(step["env"], self.tag)
-        log = layout.log_path(ctx.directory, index, step["id"])
+        log = paths.log_path(ctx.directory, index, step["id"])
         wait, self._go = (-1, -1) if step.get("run_as") else os.pipe()
         stdin = -1
         try:
-            stdin = script.write(self.path, content, {"id": step["id"], "key": key})
+            stdin = step_script.write(self.path, content, {"id": step["id"], "key": key})
             self.pid, self._pump = ctx.spawn(argv, env, stdin, log, wait)
             # Noted before it begins, so that whoever finds this file can tell what became of it.
             # (Appended, as the file is open for that; the place from which bash reads stays.)
-            os.pwrite(stdin, script.mark_line(b"p", identity.of(self.pid)), 0)
+            os.pwrite(stdin, step_script.mark_line(b"p", identity.of(self.pid)), 0)
         except (OSError, StepError):
             if self.pid and step.get("run_as"):  # it has not waited
                 processes.end_tree(self.tag, self.pid, ctx.grace, ctx.control.reap)
@@ -79,7 +80,7 @@ class Shell:
             os.close(self._go)
             self._go = -1
 
-    def ended(self) -> script.Marks:
+    def ended(self) -> step_script.Marks:
         """All its output is in the log when this returns; what it has noted of itself."""
         if self._pump:
             self._pump.settle()
@@ -87,8 +88,8 @@ class Shell:
             self._pump = None
         return self.marks()
 
-    def marks(self) -> script.Marks:
-        return script.read_marks(fileio.read_bytes(self.path))
+    def marks(self) -> step_script.Marks:
+        return step_script.read_marks(fileio.read_bytes(self.path))
 
     def forget(self) -> None:
         """Its end is noted: remove the program, which may hold secrets, and let the process go."""

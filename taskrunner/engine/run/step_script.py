@@ -18,7 +18,7 @@ import json
 import os
 import re
 
-from . import fileio
+from ..store import fileio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

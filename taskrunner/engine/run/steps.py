@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from .context import Cancelled, StepError
-from .shells import GUARD
 from .step_commands import run_commands
+from .step_process import GUARD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
             return "guard"
         guard = None
     if step.get("files"):
-        from . import transfer
+        from . import step_files
 
-        if not transfer.place(ctx, step) and not (set(WORK) & step.keys() or step["commands"]):
+        if not step_files.place(ctx, step) and not (set(WORK) & step.keys() or step["commands"]):
             return "files"
     if commands:
         if guard is None:
@@ -77,9 +77,9 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
     if step.get("wait_for"):
         wait(ctx, step)
     if step.get("outputs"):
-        from . import transfer
+        from . import step_files
 
-        transfer.collect(ctx, step)
+        step_files.collect(ctx, step)
     return "service" if kept and not commands and not step.get("wait_for") else ""
 
 

@@ -28,14 +28,14 @@ import json
 import os
 import time
 
-from . import fileio, layout
+from . import fileio, paths
 from .bounded_json import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .masking import Masker
+    from ..run.masking import Masker
 
 FREE_TEXT = ("detail", "message", "tail", "for", "again")
 """The fields that can hold what a step or the world has said."""
@@ -56,10 +56,10 @@ class EventLog:
     """
 
     def __init__(self, directory: str, bell: int, masker: Masker) -> None:
-        self.path = os.path.join(directory, layout.EVENTS)
+        self.path = os.path.join(directory, paths.EVENTS)
         self.bell = bell
         self._masker = masker
-        self.reserve = Reserve(os.path.join(directory, layout.RESERVE))
+        self.reserve = Reserve(os.path.join(directory, paths.RESERVE))
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._waiting = b""
         self.reserve.make()
@@ -119,7 +119,7 @@ class Reserve:
             with contextlib.suppress(OSError):
                 fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 try:
-                    os.posix_fallocate(fd, 0, layout.RESERVE_BYTES)
+                    os.posix_fallocate(fd, 0, paths.RESERVE_BYTES)
                     self.held = True
                 except OSError as error:
                     self.held = error.errno not in ROOM  # a file system that cannot do it

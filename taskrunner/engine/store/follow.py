@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import fileio, layout
+from . import fileio, paths
 from .events import parse_event
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ class Feed:
                 if kind in ("step.finished", "step.skipped"):
                     log, offset = "", 0
                 elif kind == "step.started" and self._output != NONE:
-                    path = layout.log_path("", event["index"], event["step"])
+                    path = paths.log_path("", event["index"], event["step"])
                     log, offset = path, 0
                 self._at = Position(self._at.events + len(line) + 1, log, offset)
                 self.over = self.over or kind in ("run.finished", "run.refused")
@@ -91,7 +91,7 @@ class Feed:
         return not alive() and b"\n" not in self._new_events()
 
     def _new_events(self) -> bytes:
-        path = os.path.join(self._directory, layout.EVENTS)
+        path = os.path.join(self._directory, paths.EVENTS)
         data = fileio.read_by_offset(path, self._at.events, BLOCK)
         if len(data) == BLOCK and b"\n" not in data:
             return fileio.read_by_offset(path, self._at.events, -1)  # an event that is longer

@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 
-from . import fileio, identity, layout, unsettled
+from . import fileio, identity, paths, unsettled
 from .events import parse
 
 
@@ -16,7 +16,7 @@ def take(root: str, key: str, run: str) -> tuple[int | None, str]:
     The kernel frees the lock with its holder's death, whatever its kind; it is never stale. What its file
     says is for people and for those who are refused.
     """
-    path = layout.lock_path(root, key)
+    path = paths.lock_path(root, key)
     fileio.private_folder(os.path.dirname(path))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -43,7 +43,7 @@ def _inherit(root: str, key: str) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for run in os.pread(fd, 4096, 0).decode("utf-8", "replace").split():
-            if os.path.isdir(layout.run_dir(root, os.path.basename(run))):
+            if os.path.isdir(paths.run_dir(root, os.path.basename(run))):
                 unsettled.note(root, key, os.path.basename(run))
         os.unlink(path)
     finally:
@@ -76,12 +76,12 @@ def _holder(root: str, fd: int) -> str:
     deadline = time.monotonic() + 1.0
     while True:
         holder = os.path.basename(os.pread(fd, 4096, 0).decode("utf-8", "replace").strip("\0 \n"))
-        if (holder and engine_alive(layout.run_dir(root, holder))) or time.monotonic() > deadline:
+        if (holder and engine_alive(paths.run_dir(root, holder))) or time.monotonic() > deadline:
             return holder
         time.sleep(0.01)
 
 
 def engine_alive(directory: str) -> bool:
     """Whether the engine of a run is at work."""
-    known = parse(fileio.read_bytes(os.path.join(directory, layout.ENGINE)))
+    known = parse(fileio.read_bytes(os.path.join(directory, paths.ENGINE)))
     return known is not None and identity.alive(known)

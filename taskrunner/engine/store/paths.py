@@ -7,7 +7,7 @@
 <root>/services/<name>.<project>.<machine>/   a service's record and its log
 <root>/engine/<digest>/            on a node: the engine that a controller has shipped
 <root>/files/<digest>              on a node: files that steps need, by their content
-<root>/parts/ answers/ seats/ never/ claims/   on a node that single commands reach: see ask.py
+<root>/parts/ answers/ seats/ never/ claims/   on a node that single commands reach: see node/one_shot.py
 
 Several machines may share a root (a home on NFS, EFS or FSx). What one of them has done or runs is no
 business of the others, so the names say whose it is.

@@ -8,7 +8,7 @@ import json
 import os
 import time
 
-from . import fileio, identity, layout, lock
+from . import fileio, identity, lock, paths
 from .events import parse, parse_event
 
 TYPE_CHECKING = False
@@ -22,19 +22,19 @@ HEARD_WITHIN = 8.0
 
 def create(root: str, run: str, plan: dict[str, Any]) -> str:
     """Write a plan into its new run directory; returns the directory."""
-    directory = layout.run_dir(root, run)
+    directory = paths.run_dir(root, run)
     fileio.private_folder(directory)
     if plan.get("secrets"):
-        note = layout.secrets_path(directory)
+        note = paths.secrets_path(directory)
         fileio.private_folder(os.path.dirname(note))
         os.close(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    fileio.write_atomic(os.path.join(directory, layout.PLAN), json.dumps(plan).encode())
+    fileio.write_atomic(os.path.join(directory, paths.PLAN), json.dumps(plan).encode())
     return directory
 
 
-def join(root: str, run: str, name: str = layout.FOLLOWERS) -> int:
+def join(root: str, run: str, name: str = paths.FOLLOWERS) -> int:
     """Note that somebody follows the run, for as long as the returned descriptor is open."""
-    path = os.path.join(layout.run_dir(root, run), name)
+    path = os.path.join(paths.run_dir(root, run), name)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(fd, fcntl.LOCK_SH)
     return fd
@@ -44,10 +44,10 @@ def followed(root: str, run: str) -> bool:
     """Whether somebody follows the run. The connection of who does so from elsewhere may be lost without a
     sign of it, so this waits until he is heard of, or has not been for a while.
     """
-    directory = layout.run_dir(root, run)
-    if lock.held(os.path.join(directory, layout.FOLLOWERS)):
+    directory = paths.run_dir(root, run)
+    if lock.held(os.path.join(directory, paths.FOLLOWERS)):
         return True
-    away = os.path.join(directory, layout.FOLLOWERS_AWAY)
+    away = os.path.join(directory, paths.FOLLOWERS_AWAY)
     before = changed_at(away)
     while lock.held(away) and abs(time.time() - before) < HEARD_WITHIN:
         time.sleep(0.1)
@@ -59,26 +59,26 @@ def followed(root: str, run: str) -> bool:
 def heard(root: str, run: str) -> None:
     """Note that who follows the run from elsewhere has just been heard of."""
     with contextlib.suppress(OSError):
-        os.utime(os.path.join(layout.run_dir(root, run), layout.FOLLOWERS_AWAY))
+        os.utime(os.path.join(paths.run_dir(root, run), paths.FOLLOWERS_AWAY))
 
 
 def alive(root: str, run: str) -> bool:
     """Whether the engine of the run is at work."""
-    return lock.engine_alive(layout.run_dir(root, run))
+    return lock.engine_alive(paths.run_dir(root, run))
 
 
 def known(root: str, run: str) -> bool:
     """Whether the engine of the run has written who it is."""
-    return os.path.exists(os.path.join(layout.run_dir(root, run), layout.ENGINE))
+    return os.path.exists(os.path.join(paths.run_dir(root, run), paths.ENGINE))
 
 
 def last_words(root: str, run: str) -> str:
     """What is known of the end of an engine that was lost."""
-    directory = layout.run_dir(root, run)
-    known = parse(fileio.read_bytes(os.path.join(directory, layout.ENGINE)))
+    directory = paths.run_dir(root, run)
+    known = parse(fileio.read_bytes(os.path.join(directory, paths.ENGINE)))
     if known is not None and known.get("boot") != identity.boot_id():
         return "the machine was restarted"
-    return "\n".join(fileio.tail(os.path.join(directory, layout.ENGINE_LOG)))
+    return "\n".join(fileio.tail(os.path.join(directory, paths.ENGINE_LOG)))
 
 
 def runs(root: str) -> list[str]:
@@ -96,7 +96,7 @@ def info(root: str, run: str, is_alive: bool | None = None) -> dict[str, Any] | 
 
     The status is running, interrupted, or how it ended. None for what never began.
     """
-    path = os.path.join(layout.run_dir(root, run), layout.EVENTS)
+    path = os.path.join(paths.run_dir(root, run), paths.EVENTS)
     try:
         with open(path, "rb") as file:
             return _told(root, run, file, is_alive)
@@ -141,7 +141,7 @@ def _backwards(file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 def is_ours(root: str, run: str) -> bool:
     """Whether the run is this machine's: others may share the state root."""
-    known = parse(fileio.read_bytes(os.path.join(layout.run_dir(root, run), layout.ENGINE))) or {}
+    known = parse(fileio.read_bytes(os.path.join(paths.run_dir(root, run), paths.ENGINE))) or {}
     return bool(known.get("machine", identity.machine()) == identity.machine())
 
 
@@ -163,7 +163,7 @@ def discard(root: str, run: str) -> None:
     """Remove the directory of a run that is not live."""
     import shutil  # slow to import, and seldom needed
 
-    shutil.rmtree(layout.run_dir(root, run), ignore_errors=True)
+    shutil.rmtree(paths.run_dir(root, run), ignore_errors=True)
 
 
 def changed_at(path: str) -> float:

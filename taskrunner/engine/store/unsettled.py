@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from . import fileio, layout
+from . import fileio, paths
 
 FOLDER = "unsettled"
 
@@ -30,7 +30,7 @@ def settled(root: str, key: str, run: str) -> None:
 
 def of(root: str, key: str) -> list[str]:
     """The unsettled runs of a task file on this machine, the oldest first."""
-    end = "@" + layout.own(key)
+    end = "@" + paths.own(key)
     return sorted(name[: -len(end)] for name in _names(root) if name.endswith(end))
 
 
@@ -52,4 +52,4 @@ def _names(root: str) -> list[str]:
 
 
 def _path(root: str, key: str, run: str) -> str:
-    return os.path.join(root, FOLDER, "%s@%s" % (run, layout.own(key)))
+    return os.path.join(root, FOLDER, "%s@%s" % (run, paths.own(key)))

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..endpoint import bracketed
-from . import lengths, versions
 from .description import Refused, Server
+from .lengths import cap, max_model_len
+from .versions import doubt_about, has
 
 FABRICS = Path(__file__).parent / "fabrics"
 READY_TIMEOUT = 900
@@ -49,7 +50,7 @@ def fabric(name: str) -> dict[str, Any]:
 
 def launch(server: Server, python: str = "python3") -> Launch:
     """How to start it. `python` is that of vLLM's environment. Raises Refused."""
-    warnings = [doubt] if (doubt := versions.doubt(server.vllm)) else []
+    warnings = [doubt] if (doubt := doubt_about(server.vllm)) else []
     length = _length(server, warnings)
     argv = _program(server, python)
     argv += ["--host", server.address, "--port", str(server.listens), "--max-model-len", str(length)]
@@ -79,8 +80,8 @@ def _program(server: Server, python: str) -> list[str]:
 
 def _length(server: Server, warnings: list[str]) -> int:
     needed = server.prompt_tokens + server.output_tokens
-    length = server.max_model_len or lengths.max_model_len(server.prompt_tokens, server.output_tokens)
-    most = lengths.cap(server.model, server.gpu, server.tensor_parallel)
+    length = server.max_model_len or max_model_len(server.prompt_tokens, server.output_tokens)
+    most = cap(server.model, server.gpu, server.tensor_parallel)
     if not server.yarn and not server.max_model_len:
         # Longer than need be only costs; longer than the model was made for is nonsense.
         length = max(needed, min(length, server.native_len))
@@ -107,7 +108,7 @@ def _yarn(server: Server, length: int) -> dict[str, Any]:
             "rope_theta": server.rope_theta,
         }
     }  # fmt: skip
-    if versions.has(server.vllm, "max_position_embeddings_for_yarn"):
+    if has(server.vllm, "max_position_embeddings_for_yarn"):
         found["max_position_embeddings"] = length
     return found
 
@@ -115,10 +116,10 @@ def _yarn(server: Server, length: int) -> dict[str, Any]:
 def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
     about = fabric(server.fabric)
     extra: dict[str, Any] = {"backends": [about["backend"]], **about.get("extra_config", {})}
-    if versions.has(server.vllm, "kv_lease_duration"):
+    if has(server.vllm, "kv_lease_duration"):
         extra["kv_lease_duration"] = server.lease
     if server.cross_layers:
-        if not versions.has(server.vllm, "enable_cross_layers_blocks"):
+        if not has(server.vllm, "enable_cross_layers_blocks"):
             raise Refused(
                 f"vLLM {server.vllm} has no enable_cross_layers_blocks any more, and would ignore it unseen"
             )
@@ -136,7 +137,7 @@ def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
         "kv_connector": "NixlConnector", "kv_role": f"kv_{server.mode}", "kv_buffer_device": device,
         "kv_connector_extra_config": extra,
     }  # fmt: skip
-    if versions.has(server.vllm, "recompute_is_the_default"):
+    if has(server.vllm, "recompute_is_the_default"):
         found["kv_load_failure_policy"] = "fail"  # else decode computes a prompt itself, unseen
     return found
 
@@ -147,7 +148,7 @@ def _environment(server: Server) -> dict[str, str]:
         env.update(fabric(server.fabric)["env"])
         env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = server.address
         env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(server.side_channel)
-        if versions.has(server.vllm, "VLLM_NIXL_ABORT_REQUEST_TIMEOUT"):
+        if has(server.vllm, "VLLM_NIXL_ABORT_REQUEST_TIMEOUT"):
             env["VLLM_NIXL_ABORT_REQUEST_TIMEOUT"] = str(server.lease)
     if server.tensor_parallel > 1:
         env.update(NCCL_IB_DISABLE="0", NCCL_DEBUG="WARN")

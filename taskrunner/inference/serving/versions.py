@@ -27,7 +27,7 @@ def has(version: str, feature: str) -> bool:
     return (since is None or found >= number(since)) and (until is None or found <= number(until))
 
 
-def doubt(version: str) -> str:
+def doubt_about(version: str) -> str:
     """Why it is not sure that what is known of versions holds for this one; "" where it is."""
     table, found = _table(), number(version)
     if found < number(table["oldest"]):

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrunner.engine import VERSION, bootstrap
-from taskrunner.engine.bounded_json import loads
+from taskrunner.engine import VERSION
+from taskrunner.engine.node import bootstrap
+from taskrunner.engine.store.bounded_json import loads
 from taskrunner.errors import TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.engine.frames import Unpacker, pack
+from taskrunner.engine.node.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.ssh.connection import WINDOW, Lost, connect

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from taskrunner.engine.feed import Chunk, Position
+from taskrunner.engine.store.follow import Chunk, Position
 from taskrunner.errors import TargetError
 from taskrunner.transports import answers, copying, staging
 from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T

@@ -1,4 +1,4 @@
-"""The text of a command, and what is read from its output: see engine/bootstrap.py and engine/answer.py."""
+"""The text of a command, and what is read from its output: see engine/node/bootstrap.py and reply.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taskrunner.engine import bootstrap
+from taskrunner.engine.node import bootstrap
 
 LIMIT = 45_000
 """Characters of a command: a document may have 64 KB, and that what is around it is not documented."""

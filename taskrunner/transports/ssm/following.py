@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from taskrunner.engine.feed import Chunk, Position
+from taskrunner.engine.store.follow import Chunk, Position
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.ssm.request import Ask

@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from taskrunner.engine import fileio, layout
-from taskrunner.engine.frames import LARGEST_PAYLOAD
+from taskrunner.engine.node.frames import LARGEST_PAYLOAD
+from taskrunner.engine.store import fileio, paths
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped
@@ -275,7 +275,7 @@ class Talk:
         self.skew = -early if early > 0 else -late if late < 0 else 0.0
 
     def _marked(self) -> str:
-        return f"{layout.default_root()}/nodes/{layout.slug(f'{self.name}-{self.state}')}"
+        return f"{paths.default_root()}/nodes/{paths.slug(f'{self.name}-{self.state}')}"
 
     def _has_engine(self) -> bool:
         """Whether the engine was there when the node was last heard of, as far as is known here."""

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from taskrunner.engine.ask import STATE
-from taskrunner.engine.feed import ALL, NONE, Chunk, Position
+from taskrunner.engine.node.one_shot import STATE
+from taskrunner.engine.store.follow import ALL, NONE, Chunk, Position
 from taskrunner.errors import UsageError
 from taskrunner.transports import staging
 from taskrunner.transports.answers import Busy

@@ -1,0 +1,1 @@
+"""The end of a connection on a node: answers the requests of a controller."""

@@ -1,0 +1,1 @@
+"""Runs one plan: its steps, services and files, the processes that they start, and their end."""
