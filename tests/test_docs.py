@@ -123,7 +123,7 @@ def without_times(text: str) -> list[str]:
     return [re.sub(r"[\d-]+ [\d:]+ \[|\d+\.\d+ ?m?s|Python [\d.]+", "*", line) for line in text.splitlines()]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/nodes.md", "taskrunner/cli/commands.py"])
+@pytest.mark.parametrize("name", ["README.md", "docs/nodes.md", "taskrunner/cli/registry.py"])
 def test_the_variables_that_examples_give_are_those_of_the_packs(name: str) -> None:
     known = {pack.name: load(pack.path).document.data.get("variables", {}) for pack in packs.packs()}
     given = [

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from taskrunner.cli import options
-from taskrunner.cli.commands import PROGRAMS, Command
+from taskrunner.cli.registry import PROGRAMS, Command
 
 BEFORE = ("--stack", "--region", "--profile", "--nodes")
 """What may stand before the command of `runner`: which nodes there are."""

@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import NoReturn
 
 from taskrunner import __version__
-from taskrunner.cli import arguments, streams
+from taskrunner.cli import arguments
+from taskrunner.cli.output import streams
 from taskrunner.errors import Detached, TaskFileError, TaskrunnerError
 
 INTERRUPTED = 130
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
     args = arguments.parse(given, program)
     try:
         module, name = args.handler.split(":")
-        return int(getattr(import_module(f"taskrunner.cli.{module}"), name)(args))
+        return int(getattr(import_module(f"taskrunner.cli.commands.{module}"), name)(args))
     except TaskrunnerError as error:
         if args.debug:
             raise

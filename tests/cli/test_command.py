@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from taskrunner import __version__
-from taskrunner.cli.commands import COMMANDS
+from taskrunner.cli import registry
+from taskrunner.cli.registry import COMMANDS
 from tests.conftest import Process, command, wait_for
 
 Write = Callable[..., Path]
@@ -325,3 +327,16 @@ def test_a_dry_run_in_a_folder_that_is_still_to_be_made(write: Write, cli: Cli) 
     assert cli(path, "--dry-run").stdout.count("would run") == 2
     assert cli(path).returncode == 0
     assert "would skip: already true" in cli(path, "--dry-run").stdout
+
+
+def _commands(table: dict[str, registry.Command]) -> Iterator[registry.Command]:
+    for entry in table.values():
+        yield entry
+        yield from _commands(entry.commands)
+
+
+def test_every_command_has_its_handler() -> None:
+    for entry in [*_commands(registry.COMMANDS), *_commands(registry.RUNNER_COMMANDS)]:
+        if entry.handler:
+            module, name = entry.handler.split(":")
+            assert callable(getattr(import_module(f"taskrunner.cli.commands.{module}"), name))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from taskrunner.cli import streams
-from taskrunner.cli.terminal import HarmlessConsole
+from taskrunner.cli.output import streams
+from taskrunner.cli.output.console import HarmlessConsole
 from tests.conftest import command
 
 EVIL = ["\x1b]0;title\x07", "\x1b]52;c;ZXZpbA==\x1b\\", "\x1b[2J", "\x1b[1;31m", "\x9b2J", "\x9d0;t\x9c", "\x1bc", "\x1bP1$q\x1b\\",

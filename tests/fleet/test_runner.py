@@ -374,8 +374,8 @@ def test_a_reader_that_goes_away(nodes: Sshd, write: Write) -> None:
 def test_a_table_of_many_nodes_in_a_narrow_terminal() -> None:
     from rich.console import Console
 
-    from taskrunner.cli.fleet_table import Live
-    from taskrunner.cli.nodes_text import About
+    from taskrunner.cli.output.nodes_live import Live
+    from taskrunner.cli.output.nodes_text import About
 
     names = [f"a-node-{number:03}" for number in range(200)]
     live = Live(names, 20, About("f", lambda node, step: ""))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from taskrunner.cli.streams import harmless, raw, shown
+from taskrunner.cli.output.streams import harmless, raw, shown
 
 
 class HarmlessConsole(Console):

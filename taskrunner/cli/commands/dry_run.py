@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskrunner import runs
 from taskrunner.api import LoadedFile
-from taskrunner.cli.streams import protect
+from taskrunner.cli.output.format import runs_again, skipped
+from taskrunner.cli.output.streams import protect
 from taskrunner.cli.targets import about_node
-from taskrunner.cli.words import runs_again, skipped
 from taskrunner.errors import TaskFileError
 from taskrunner.model import cache, checks
 from taskrunner.model.compile import title

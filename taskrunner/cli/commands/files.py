@@ -8,8 +8,8 @@ from argparse import Namespace
 
 from taskrunner import api
 from taskrunner import packs as packs_
-from taskrunner.cli.run import options
-from taskrunner.cli.streams import protect
+from taskrunner.cli.commands.run import options
+from taskrunner.cli.output.streams import protect
 from taskrunner.errors import NotFoundError, Problem
 
 FINDINGS, INVALID = 1, 2

@@ -9,8 +9,17 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from taskrunner.cli.streams import write_output
-from taskrunner.cli.words import Resume, detail, duration, failure, runs_again, skipped, stamp, summary
+from taskrunner.cli.output.format import (
+    Resume,
+    detail,
+    duration,
+    failure,
+    runs_again,
+    skipped,
+    stamp,
+    summary,
+)
+from taskrunner.cli.output.streams import write_output
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, StepFinished
@@ -34,7 +43,7 @@ def renderer(args: Namespace, plan: dict[str, Any], resume: Resume) -> Renderer:
     if args.quiet:
         return Quiet(plan, resume)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not args.verbose:
-        from taskrunner.cli.terminal import Live
+        from taskrunner.cli.output.run_live import Live
 
         return Live(plan, resume)
     return Plain(plan, resume, args.verbose)

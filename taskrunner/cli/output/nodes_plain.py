@@ -10,8 +10,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from taskrunner.cli.nodes_text import About, explained, outcome, table
-from taskrunner.cli.words import detail, duration, skipped, stamp
+from taskrunner.cli.output.format import detail, duration, skipped, stamp
+from taskrunner.cli.output.nodes_text import About, explained, outcome, table
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished
@@ -37,7 +37,7 @@ def renderer(args: Namespace, nodes: Sequence[str], steps: int, about: About) ->
     if args.json:
         return JsonLines(args.verbose)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (args.verbose or args.quiet):
-        from taskrunner.cli.fleet_table import Live
+        from taskrunner.cli.output.nodes_live import Live
 
         return Live(nodes, steps, about)
     return Plain(nodes, about, args.verbose, args.quiet)

@@ -8,9 +8,9 @@ import time
 from argparse import Namespace
 
 from taskrunner import runs
-from taskrunner.cli.streams import write_output
+from taskrunner.cli.output.format import duration, skipped, stamp, summary
+from taskrunner.cli.output.streams import write_output
 from taskrunner.cli.targets import again, transport_of
-from taskrunner.cli.words import duration, skipped, stamp, summary
 from taskrunner.errors import UsageError
 from taskrunner.history import RunInfo, past_runs
 

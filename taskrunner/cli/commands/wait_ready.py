@@ -7,8 +7,8 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from taskrunner.cli.node_tools import each, show_each
-from taskrunner.cli.words import duration
+from taskrunner.cli.commands.nodes import each, show_each
+from taskrunner.cli.output.format import duration
 from taskrunner.errors import TargetError
 from taskrunner.fleet.nodes import Node
 from taskrunner.transports import NodeTransport

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from taskrunner import api, runs
-from taskrunner.cli.fleet import Renderer, renderer
-from taskrunner.cli.nodes_text import About
-from taskrunner.cli.run import CANCELLED, Signals, given, last_file, options, resume
-from taskrunner.cli.run import attach as attach_one
-from taskrunner.cli.run import run as run_one
-from taskrunner.cli.streams import protect
+from taskrunner.cli.commands.run import CANCELLED, Signals, given, last_file, options, resume
+from taskrunner.cli.commands.run import attach as attach_one
+from taskrunner.cli.commands.run import run as run_one
+from taskrunner.cli.output.nodes_plain import Renderer, renderer
+from taskrunner.cli.output.nodes_text import About
+from taskrunner.cli.output.streams import protect
 from taskrunner.cli.targets import again, connect_options, nodes_of, only, report
 from taskrunner.errors import Detached, TargetError
 from taskrunner.fleet.nodes import Node, Nodes

@@ -11,9 +11,9 @@ from rich.live import Live as Region
 from rich.table import Table
 from rich.text import Text
 
-from taskrunner.cli.console import HarmlessConsole, printable
-from taskrunner.cli.nodes_text import MARKS, About, explained, outcome, table
-from taskrunner.cli.words import detail, duration
+from taskrunner.cli.output.console import HarmlessConsole, printable
+from taskrunner.cli.output.format import detail, duration
+from taskrunner.cli.output.nodes_text import MARKS, About, explained, outcome, table
 
 if TYPE_CHECKING:
     from taskrunner.events import Event, NodeEvent, NodeFinished, StepFinished

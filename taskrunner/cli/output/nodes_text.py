@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from taskrunner.cli.words import GO_ON, duration, failure
+from taskrunner.cli.output.format import GO_ON, duration, failure
 
 if TYPE_CHECKING:
     from taskrunner.events import NodeFinished, StepFinished

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from rich.text import Text
 
-from taskrunner.cli.console import HarmlessConsole, printable
-from taskrunner.cli.words import Resume, detail, duration, failure, skipped, summary
+from taskrunner.cli.output.console import HarmlessConsole, printable
+from taskrunner.cli.output.format import Resume, detail, duration, failure, skipped, summary
 
 if TYPE_CHECKING:
     from taskrunner.events import Event

@@ -12,13 +12,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskrunner.cli.streams import protect
+from taskrunner.cli.output.streams import protect
 from taskrunner.errors import Detached, UsageError
 
 if TYPE_CHECKING:
     from taskrunner import runs
     from taskrunner.api import Options
-    from taskrunner.cli.show import Renderer
+    from taskrunner.cli.output.run_plain import Renderer
     from taskrunner.events import Event
 
 CANCELLED = 130
@@ -34,8 +34,8 @@ def run(args: Namespace) -> int:
         transport.warm()
     # The rest is imported while the engine comes up.
     from taskrunner import api, packs
-    from taskrunner.cli.commands import COMMANDS
-    from taskrunner.cli.show import renderer
+    from taskrunner.cli.output.run_plain import renderer
+    from taskrunner.cli.registry import COMMANDS
 
     file = args.file or last_file(args)
     if str(file) != "-":
@@ -43,14 +43,14 @@ def run(args: Namespace) -> int:
         file = packs.find(str(file), COMMANDS)
     loaded = api.load(file)
     if args.list:
-        from taskrunner.cli.listing import show_steps
+        from taskrunner.cli.commands.dry_run import show_steps
 
         return show_steps(loaded, args.json)
     plan = api.compile(loaded, on=transport, **options(args))
     plan["given"] = given(args, plan)
     protect([plan])
     if args.dry_run:
-        from taskrunner.cli.listing import dry_run
+        from taskrunner.cli.commands.dry_run import dry_run
 
         return dry_run(plan, transport, args)
     transport.open()
@@ -79,7 +79,7 @@ def options(args: Namespace) -> Options:
 def attach(args: Namespace) -> int:
     """Show a run from its beginning."""
     from taskrunner import runs
-    from taskrunner.cli.show import renderer
+    from taskrunner.cli.output.run_plain import renderer
     from taskrunner.cli.targets import again, transport_of
 
     found = runs.attach(args.run, transport_of(args))

@@ -13,10 +13,10 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from taskrunner.cli.inspect import MANY
-from taskrunner.cli.inspect import cancel as cancel_one
+from taskrunner.cli.commands.runs import MANY
+from taskrunner.cli.commands.runs import cancel as cancel_one
+from taskrunner.cli.output.format import duration, stamp
 from taskrunner.cli.targets import connect_options, nodes_of, one, only, report
-from taskrunner.cli.words import duration, stamp
 from taskrunner.errors import NotFoundError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
 

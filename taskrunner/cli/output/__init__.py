@@ -1,0 +1,1 @@
+"""What commands show: plain lines, JSON lines, and live views on a terminal."""
