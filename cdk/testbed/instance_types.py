@@ -26,7 +26,7 @@ class InstanceType(NamedTuple):
     gbps: int
     accelerator: str
     kind: str
-    count: int
+    accelerators: int
     memory_gib: int
     vcpus: int
     host_memory_gib: int

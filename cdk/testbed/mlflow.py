@@ -11,7 +11,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sagemaker as sagemaker
 from constructs import Construct
 
-from testbed.accounted import accept, below
+from testbed.nag_suppressions import accept, below
 from testbed.settings import Settings
 
 ARTIFACTS = "mlflow"

@@ -13,9 +13,9 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from testbed import permissions
-from testbed.accounted import accept, below
 from testbed.instance_types import InstanceType, interfaces
 from testbed.mlflow import ARTIFACTS, MlflowStack, private_bucket
+from testbed.nag_suppressions import accept, below
 from testbed.network import place, security_group
 from testbed.settings import Settings, doubts
 

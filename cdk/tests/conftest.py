@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,8 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 class Synthesised(NamedTuple):
     """Both templates of a variant as JSON, and the names of their stacks."""
 
-    mlflow: dict[str, Any]
-    nodes: dict[str, Any]
+    mlflow: Mapping[str, Any]
+    nodes: Mapping[str, Any]
     names: tuple[str, str]
 
 
@@ -59,6 +59,6 @@ def synthesised() -> Callable[[str], Synthesised]:
     return synthesise
 
 
-def of_type(template: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+def of_type(template: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The properties of the resources of a type."""
     return [found.get("Properties", {}) for found in template["Resources"].values() if found["Type"] == kind]

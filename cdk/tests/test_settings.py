@@ -110,12 +110,15 @@ def test_the_table_is_what_ec2_says() -> None:
         told = described[name]
         network, cards = told["NetworkInfo"], told["NetworkInfo"]["NetworkCards"]
         takes = [card["NetworkCardIndex"] for card in cards if "efa" in card["InterfaceTypes"]]
-        times, gigabits = re.fullmatch(r"(?:(\d+)x )?(\d+) Gigabit", network["NetworkPerformance"]).groups()
-        (devices,) = [(told.get(kind) or {}).get(list_) for kind, list_ in (("GpuInfo", "Gpus"), ("NeuronInfo", "NeuronDevices")) if told.get(kind)]  # fmt: skip
+        speed = re.fullmatch(r"(?:(\d+)x )?(\d+) Gigabit", network["NetworkPerformance"])
+        assert speed is not None
+        times, gigabits = speed.groups()
+        kinds = (("GpuInfo", "Gpus"), ("NeuronInfo", "NeuronDevices"))
+        (devices,) = [told[kind][devices] for kind, devices in kinds if told.get(kind)]
         assert (row.efa, row.cards, row.first_efa_card, row.gbps) == (
             network["EfaInfo"]["MaximumEfaInterfaces"], network["MaximumNetworkCards"], takes[0], int(times or 1) * int(gigabits),
         )  # fmt: skip
-        assert (row.accelerator, row.count) == (devices[0]["Name"], devices[0]["Count"])
+        assert (row.accelerator, row.accelerators) == (devices[0]["Name"], devices[0]["Count"])
         assert row.memory_gib == round(devices[0]["MemoryInfo"]["SizeInMiB"] / 1024)
         assert (row.vcpus, row.host_memory_gib) == (
             told["VCpuInfo"]["DefaultVCpus"], round(told["MemoryInfo"]["SizeInMiB"] / 1024),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,11 +18,11 @@ Synthesise = Callable[[str], Synthesised]
 every_variant = pytest.mark.parametrize("variant", list(VARIANTS))
 
 
-def launch_data(template: dict[str, Any]) -> list[dict[str, Any]]:
+def launch_data(template: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [found["LaunchTemplateData"] for found in of_type(template, "AWS::EC2::LaunchTemplate")]
 
 
-def statements(*templates: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def statements(*templates: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every statement of every policy that somebody gets."""
     for template in templates:
         for kind in ("AWS::IAM::Role", "AWS::IAM::Policy"):
