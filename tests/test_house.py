@@ -18,11 +18,12 @@ LEVELS = [
     ["fleet"],
     ["api"],
     ["history", "runs"],
-    ["aws", "tracking"],
+    ["tracking"],
     ["transports"],
+    ["aws"],
     ["model", "events"],
     ["packs"],
-    ["engine", "errors", "inference"],
+    ["engine", "errors", "inference", "_version"],
 ]
 """A room may import from its own level and from those below."""
 ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from taskrunner.transports.ssm.account import Account
+from taskrunner.aws.session import Account
 
 
 def instances(account: Account, states: list[str], **filters: str) -> Iterator[dict[str, Any]]:

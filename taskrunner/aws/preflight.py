@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from taskrunner.aws.instances import instances
+from taskrunner.aws.session import DENIED, SESSION_MANAGER_PLUGIN, Account, code_of, explained
 from taskrunner.errors import TaskrunnerError
-from taskrunner.transports.ssm.account import DENIED, Account, code_of, explained
-from taskrunner.transports.ssm.tunnel import PLUGIN
 
 CDK_CLI = "aws-cdk@2.1148.1"
 """The CDK's command line that goes with the library of cdk/; a newer or older one may refuse it."""
@@ -80,7 +79,9 @@ def checks(account: Account, wanted: Wanted) -> Iterator[Check]:
         yield _asked("zones", lambda: _zones(account, wanted))
         yield _asked("bootstrap", lambda: _bootstrap(account))
     yield _tool(
-        "session-manager-plugin", PLUGIN, "`runner shell` needs it: see the Systems Manager User Guide"
+        "session-manager-plugin",
+        SESSION_MANAGER_PLUGIN,
+        "`runner shell` needs it: see the Systems Manager User Guide",
     )
     yield _node()
 

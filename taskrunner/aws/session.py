@@ -19,6 +19,8 @@ THROTTLED = (
     "RequestLimitExceeded",
     "SlowDown",
 )
+SESSION_MANAGER_PLUGIN = "session-manager-plugin"
+"""The program that opens sessions and tunnels to instances."""
 ACTION = re.compile(r"perform: (\S+)")
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from taskrunner.aws.instances import instances
+from taskrunner.aws.session import Account, code_of, explained
 from taskrunner.errors import NotFoundError, closest
-from taskrunner.transports.ssm.account import Account, code_of, explained
 
 OUTPUT = re.compile(r"Node([1-9][0-9]*)(Id|PrivateIp)")
 TAG = "aws:cloudformation:stack-name"

@@ -93,7 +93,7 @@ def _command_first(argv: Sequence[str]) -> list[str]:
 
 def overview(program: str = "taskrunner") -> Parser:
     """The parser with every command, for --help and for shell completion."""
-    from taskrunner import __version__
+    from taskrunner._version import __version__
 
     about = PROGRAMS[program]
     parser = Parser(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from taskrunner import __version__
+from taskrunner._version import __version__
 from taskrunner.cli import arguments
 from taskrunner.cli.output import streams
 from taskrunner.errors import Detached, TaskFileError, TaskrunnerError

@@ -152,10 +152,11 @@ def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
     Raises UsageError, NotFoundError, TargetError.
     """
     try:
-        from taskrunner.transports.ssm import account, group
+        from taskrunner.aws import session
+        from taskrunner.transports.ssm import group
     except ModuleNotFoundError as error:
         raise UsageError("--target needs boto3", "pip install 'taskrunner[aws]'") from error
-    found = group.members(account.Account(region, profile), target)
+    found = group.members(session.Account(region, profile), target)
     return {
         member.instance: Node(
             member.instance,
@@ -176,7 +177,7 @@ def of_stack(name: str, region: str = "", profile: str = "") -> Nodes:
     """
     try:
         from taskrunner.aws import stack
-        from taskrunner.transports.ssm.account import Account
+        from taskrunner.aws.session import Account
     except ModuleNotFoundError as error:
         raise UsageError("--stack needs boto3", "pip install 'taskrunner[aws]'") from error
     found = stack.read(Account(region, profile), name)

@@ -13,7 +13,7 @@ import time
 from functools import cached_property
 from pathlib import Path
 
-from taskrunner import __version__
+from taskrunner._version import __version__
 from taskrunner.engine.store.fileio import private_folder
 
 KEEP_DAYS = 30

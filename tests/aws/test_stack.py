@@ -54,7 +54,7 @@ def test_the_nodes_of_a_stack(cloud: Aws, runner: Callable[..., Process], write:
 
 def test_a_stack_without_outputs_has_instances_with_its_tag(cloud: Aws) -> None:
     from taskrunner.aws import stack
-    from taskrunner.transports.ssm.account import Account
+    from taskrunner.aws.session import Account
 
     deploy(cloud, {})
     ec2 = client(cloud, "ec2")

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from taskrunner import run, start
+from taskrunner.aws.session import NotRegistered
 from taskrunner.errors import TargetError
 from taskrunner.transports import connect
-from taskrunner.transports.ssm.account import NotRegistered
 from tests.aws import ONE, Aws
 from tests.conftest import command, wait_for
 from tests.transports.test_ssm import Write

@@ -17,7 +17,7 @@ def preflight(args: Namespace) -> int:
     if find_spec("boto3") is None:
         raise UsageError("this needs boto3", "pip install 'taskrunner[aws]'")
     from taskrunner.aws.preflight import Wanted, checks
-    from taskrunner.transports.ssm.account import Account
+    from taskrunner.aws.session import Account
 
     failed = False
     account = Account(args.region or "", args.profile or "")

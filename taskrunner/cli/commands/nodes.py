@@ -200,9 +200,10 @@ def shell(args: Namespace) -> int:
     """A shell on a node, or one command: by AWS's plugin, or the system's ssh, which know terminals best."""
     node = one(args)
     if not node.target.startswith("ssh:"):
-        from taskrunner.transports.ssm import account, tunnel
+        from taskrunner.aws import session
+        from taskrunner.transports.ssm import tunnel
 
-        reached = account.Account(args.region or node.region, args.profile or node.profile)
+        reached = session.Account(args.region or node.region, args.profile or node.profile)
         if not args.command:
             tunnel.session(reached, node.id)
         tunnel.session(reached, node.id, tunnel.COMMAND, command=[shlex.join(args.command)])

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from taskrunner.aws.session import Account, code_of, explained
 from taskrunner.errors import TargetError
-from taskrunner.transports.ssm.account import Account, code_of, explained
 
 LARGEST_SEGMENT = 32 << 20
 """Bytes that a node may put into one object."""

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from taskrunner.aws.session import Account, CredentialsError, Throttled, code_of, explained
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.account import Account, CredentialsError, Throttled, code_of, explained
 from taskrunner.transports.ssm.request import LATE, Ask
 
 DOCUMENT = "AWS-RunShellScript"

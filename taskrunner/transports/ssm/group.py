@@ -6,9 +6,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from taskrunner.aws.session import Account, explained
 from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.account import Account, explained
 from taskrunner.transports.ssm.request import Ask
 from taskrunner.transports.ssm.talk import PATIENCE, QUICK, Talk
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from taskrunner.transports.ssm.account import Account, CredentialsError, code_of, explained
+from taskrunner.aws.session import Account, CredentialsError, code_of, explained
 
 ROLE = "attach an instance profile whose role has the policy AmazonSSMManagedInstanceCore"
 AGENT = (

@@ -10,13 +10,13 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from taskrunner.aws.session import NotRegistered, Throttled
 from taskrunner.engine.node.frames import LARGEST_PAYLOAD
 from taskrunner.engine.store import fileio, paths
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import answers
 from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.account import NotRegistered, Throttled
 from taskrunner.transports.ssm.bucket import Bucket
 from taskrunner.transports.ssm.courier import UNDELIVERED, Courier
 from taskrunner.transports.ssm.request import Ask

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from taskrunner.aws.session import HopelessError, NotRegistered
 from taskrunner.engine.node.one_shot import STATE
 from taskrunner.engine.store.follow import ALL, NONE, Chunk, Position
 from taskrunner.errors import UsageError
@@ -18,7 +19,6 @@ from taskrunner.transports import staging
 from taskrunner.transports.answers import Busy
 from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.ssm import sending
-from taskrunner.transports.ssm.account import HopelessError, NotRegistered
 from taskrunner.transports.ssm.bucket import Bucket
 from taskrunner.transports.ssm.courier import courier
 from taskrunner.transports.ssm.following import Beginning, Following

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
+from taskrunner.aws.session import SESSION_MANAGER_PLUGIN, Account, code_of, explained
 from taskrunner.errors import NotFoundError, TargetError, UsageError
-from taskrunner.transports.ssm.account import Account, code_of, explained
 from taskrunner.transports.ssm.target import INSTANCE
 
 if TYPE_CHECKING:
     from taskrunner.transports.ssh.transport import SshTransport
 
-PLUGIN = "session-manager-plugin"
 SSH, COMMAND = "AWS-StartSSHSession", "AWS-StartInteractiveCommand"
 
 
@@ -54,7 +53,7 @@ def connect(target: str, *, region: str = "", profile: str = "", **options: Any)
 
 def plugin() -> str:
     """The program that carries sessions. Raises NotFoundError."""
-    found = shutil.which(PLUGIN)
+    found = shutil.which(SESSION_MANAGER_PLUGIN)
     if found is None:
         raise NotFoundError(
             "a session needs AWS's Session Manager plugin, which is not installed here",
