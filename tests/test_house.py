@@ -28,6 +28,8 @@ LEVELS = [
 """A room may import from its own level and from those below."""
 ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
+INFERENCE = [["node"], ["bench", "proxy", "serving"], ["results"], ["endpoint", "options"]]
+"""The same within inference."""
 
 
 def imports(path: Path) -> set[str]:
@@ -70,7 +72,7 @@ def modules() -> dict[str, Path]:
 
 
 def test_every_room_has_a_level() -> None:
-    for folder, levels in ((PACKAGE, LEVELS), (PACKAGE / "engine", ENGINE)):
+    for folder, levels in ((PACKAGE, LEVELS), (PACKAGE / "engine", ENGINE), (PACKAGE / "inference", INFERENCE)):
         rooms = {path.relative_to(folder).with_suffix("").parts[0] for path in folder.rglob("*.py")}
         assert {room for room in rooms if level(room, levels) is None} <= {"__init__", "__main__"}
 
@@ -91,7 +93,10 @@ def test_modules_are_small() -> None:
     assert statistics.median(lines.values()) < 130
 
 
-@pytest.mark.parametrize(("package", "levels"), [("taskrunner", LEVELS), ("taskrunner.engine", ENGINE)])
+@pytest.mark.parametrize(
+    ("package", "levels"),
+    [("taskrunner", LEVELS), ("taskrunner.engine", ENGINE), ("taskrunner.inference", INFERENCE)],
+)
 def test_imports_point_one_way(package: str, levels: list[list[str]]) -> None:
     wrong = []
     for name, path in modules().items():

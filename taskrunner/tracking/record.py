@@ -11,19 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskrunner.errors import UsageError
+from taskrunner.inference.results.schema import DISTRIBUTIONS, SCALARS, STATISTICS, TOO_SMALL
 
 EXPERIMENT = "nixl-efa"
-STATISTICS = ("ttft", "tpot", "itl", "e2e_latency", "proxy_prefill_time", "proxy_kv_extract_time")
-OF_EACH = ("mean", "stdev", "p50", "p90", "p95", "p99")
-SCALARS = (
-    "throughput_rps",
-    "throughput_tps",
-    "throughput_total_tps",
-    "goodput",
-    "completed",
-    "failed",
-    "duration",
-)
 PARAMETERS = ("model", "mode", "prompt_tokens", "max_tokens", "concurrency", "rate", "warmup", "iterations",
               "prefix_cache", "prefix_share", "fabric", "backend", "instance_type")  # fmt: skip
 LONGEST_NAME, LONGEST_TAG = 250, 5000
@@ -79,10 +69,10 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
 def metrics(results: dict[str, Any]) -> dict[str, float]:
     """`ttft_mean`, `ttft_p99`, ... in seconds; a percentile that the samples say nothing of is left out."""
     found: dict[str, float] = {}
-    for name in STATISTICS:
+    for name in DISTRIBUTIONS:
         values = results.get(name, {})
-        for of in OF_EACH:
-            if of in values and values.get(f"{of}_interval") != "n too small":
+        for of in STATISTICS:
+            if of in values and values.get(f"{of}_interval") != TOO_SMALL:
                 found[f"{name}_{of}"] = values[of]
     found.update({name: results[name] for name in SCALARS if name in results})
     for name, value in results.get("kv_transfer", {}).items():

@@ -13,17 +13,18 @@ from typing import Any
 import jsonschema
 import pytest
 
-from taskrunner.inference.bench import counters, imports, statistics
+from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, schedule
 from taskrunner.inference.bench.measure import Settings, measure
 from taskrunner.inference.bench.prompts import Shape, prompts
 from taskrunner.inference.bench.reading import events
 from taskrunner.inference.endpoint import parse
+from taskrunner.inference.results import importers, record, summary
+from taskrunner.inference.results.schema import SCHEMA
 from tests.conftest import Process
 from tests.inference.conftest import Told
 
 Start = Callable[..., Told]
-SCHEMA = Path(counters.__file__).with_name("result.schema.json")
 
 
 def settings(url: str, **about: Any) -> Settings:
@@ -133,10 +134,10 @@ def test_a_transfer_that_did_not_happen_makes_it_invalid(truth: Start) -> None:
     assert "only 0 of 320 prompt tokens came from the prefill server" in found["invalid_because"]
 
 
-@pytest.mark.parametrize("name", counters.WRONG)
+@pytest.mark.parametrize("name", record.WRONG)
 def test_each_counter_of_a_failure_makes_it_invalid(name: str) -> None:
-    found = counters.transfer({"decode0": {"tokens_external_kv_transfer": 100.0, name: 1.0}})
-    assert counters.doubts(found, 100) == [f"{name}: 1"]
+    found = record.transfer({"decode0": {"tokens_external_kv_transfer": 100.0, name: 1.0}})
+    assert record.transfer_doubts(found, 100) == [f"{name}: 1"]
 
 
 def test_counters_are_read_as_prometheus_writes_them() -> None:
@@ -164,25 +165,25 @@ def test_intervals_hold_what_they_promise() -> None:
     true = 2.302585
     hits = 0
     for _ in range(300):
-        interval = statistics.percentile_interval(sorted(chance.expovariate(1) for _ in range(400)), 0.9)
+        interval = summary.percentile_interval(sorted(chance.expovariate(1) for _ in range(400)), 0.9)
         assert not isinstance(interval, str)
         hits += (interval[0] or 1e9) <= true <= (interval[1] or 1e9)
     assert 0.92 < hits / 300 < 0.995
-    assert statistics.percentile_interval(sorted(range(58)), 0.95) == "n too small"
-    assert statistics.percentile_interval(sorted(range(59)), 0.95) != "n too small"
-    assert statistics.percentile_interval(sorted(range(298)), 0.99) == "n too small"
+    assert summary.percentile_interval(sorted(range(58)), 0.95) == "n too small"
+    assert summary.percentile_interval(sorted(range(59)), 0.95) != "n too small"
+    assert summary.percentile_interval(sorted(range(298)), 0.99) == "n too small"
 
 
 def test_two_kinds_are_told_from_a_long_tail() -> None:
     chance = random.Random(1)
     tail = [chance.lognormvariate(0, 0.5) for _ in range(100)]
     two = [chance.gauss(10, 0.5) for _ in range(50)] + [chance.gauss(13, 0.5) for _ in range(50)]
-    assert statistics.bimodal(tail)["is_bimodal"] is False
-    assert statistics.bimodal(tail)["cv"] > 0.3
-    found = statistics.bimodal(two)
+    assert summary.bimodal(tail)["is_bimodal"] is False
+    assert summary.bimodal(tail)["cv"] > 0.3
+    found = summary.bimodal(two)
     assert found["is_bimodal"] is True
     assert [mode[0] for mode in found["modes"]] == pytest.approx([10, 13], rel=0.05)
-    assert statistics.bimodal([1.0] * 5)["is_bimodal"] is False
+    assert summary.bimodal([1.0] * 5)["is_bimodal"] is False
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_a_result_of_vllm_bench_serve(cli: Callable[..., Process], tmp_path: Pat
 
 @pytest.mark.parametrize(("kind", "error"), [("broken", "connection"), ("error-event", "incomplete")])
 def test_what_vllm_counts_as_answered_may_have_failed(kind: str, error: str) -> None:
-    found = imports.read(SAMPLES / f"vllm-bench-serve-{kind}.json")["results"]
+    found = importers.read(SAMPLES / f"vllm-bench-serve-{kind}.json")["results"]
     assert (found["completed"], found["errors"], found["valid"]) == (3, {error: 3}, False)
 
 
@@ -250,7 +251,7 @@ def test_what_vllm_counts_as_answered_may_have_failed(kind: str, error: str) -> 
 )
 def test_other_clients_results(file: str, failed: dict[str, int]) -> None:
     """Written here in front of a server with a TTFT of 50 ms and 10 ms a token; their own TPOT was 12 to 13."""
-    found = imports.read(SAMPLES / file)
+    found = importers.read(SAMPLES / file)
     jsonschema.validate(found, json.loads(SCHEMA.read_text()))
     results = found["results"]
     assert results["errors"] == failed

@@ -22,8 +22,10 @@ from taskrunner.engine.store import identity
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.prompts import framed
-from taskrunner.inference.bench.reading import Sample, read
+from taskrunner.inference.bench.reading import read
 from taskrunner.inference.endpoint import parse
+from taskrunner.inference.results import record
+from taskrunner.inference.results.sample import Sample
 from taskrunner.inference.serving import lengths
 from tests.conftest import command, wait_for
 from tests.inference.conftest import get
@@ -235,7 +237,9 @@ def test_a_kv_cache_that_was_given_away_makes_a_run_doubtful(pair: Pair) -> None
             f"{pair.url('PREFILL')}/v1/completions",
             b'{"model": "models/tiny", "prompt": "x", "max_tokens": 1}',
         )
-    assert any("kv_expired: 1" in said for said in counters.doubts(counters.transfer({"prefill0": grown}), 0))
+    assert any(
+        "kv_expired: 1" in said for said in record.transfer_doubts(record.transfer({"prefill0": grown}), 0)
+    )
 
 
 @pytest.mark.parametrize(

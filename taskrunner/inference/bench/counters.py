@@ -5,9 +5,7 @@ unseen.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from ..endpoint import Endpoint
 from .http import get
@@ -29,9 +27,6 @@ SUMS = {
     "preemptions": "vllm:num_preemptions_total",
 }
 """What a result calls it, and the counter; summed over engines."""
-MOVED = ("bytes", "transfers", "transfer_seconds", "post_seconds", "descriptors")
-WRONG = ("failed_transfers", "failed_notifications", "kv_expired", "after_expiry")
-"""Any of these makes tokens doubtful though every request was answered."""
 
 
 def scrape(server: Endpoint) -> dict[str, float]:
@@ -62,28 +57,3 @@ def grown(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, 
         name: value - before.get(name, 0.0) if value >= before.get(name, 0.0) else value
         for name, value in sorted(after.items())
     }
-
-
-def transfer(servers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What was transferred: the decode servers' counters, and what any of the servers says went wrong."""
-    decode: Counter[str] = Counter()
-    for role, deltas in servers.items():
-        if role.startswith("decode"):
-            decode.update(deltas)
-    found: dict[str, Any] = {name: decode[name] for name in MOVED if name in decode}
-    found["external_tokens"] = float(decode["tokens_external_kv_transfer"])
-    found["computed_on_decode"] = float(decode["tokens_local_compute"])
-    for name in WRONG:
-        found[name] = sum(deltas.get(name, 0.0) for deltas in servers.values())
-    found["servers"] = {role: dict(deltas) for role, deltas in servers.items()}
-    return found
-
-
-def doubts(found: Mapping[str, Any], prompt_tokens: int) -> list[str]:
-    """Why the tokens of a disaggregated run of so many prompt tokens are not what they seem."""
-    said = [f"{name}: {found[name]:g}" for name in WRONG if found.get(name)]
-    moved = found.get("external_tokens", 0.0)
-    # The last token of a prompt is computed by decode itself, and blocks may be rounded.
-    if moved < 0.9 * prompt_tokens:
-        said.append(f"only {moved:g} of {prompt_tokens} prompt tokens came from the prefill server")
-    return said

@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 def import_(args: argparse.Namespace) -> int:
     """Read a result of another client, write it as one of ours, and show it; 0 when it is valid."""
-    from .imports import Unreadable, read
+    from ..results.importers import Unreadable, read
 
     try:
         return _written(args, read(args.file))
@@ -124,7 +124,7 @@ def import_(args: argparse.Namespace) -> int:
 def _written(args: argparse.Namespace, found: dict[str, Any]) -> int:
     text = json.dumps(found, indent=1, allow_nan=False)
     if args.output:
-        from .report import report
+        from ..results.text import report
 
         write(args.output, text)
         print(report(found["results"]))

@@ -8,21 +8,21 @@ import platform
 import socket
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .. import endpoint
 from ..endpoint import Endpoint
-from . import counters, statistics
+from ..results.record import Limits, result
+from ..results.schema import VERSION
+from . import counters
 from .http import NotServed, get
 from .load import Load, Run, run
 from .prompts import Shape, bodies, framed, prompts, vocabulary
-from .reading import Sample, read
+from .reading import read
 from .stream import Exchange
 
-VERSION = 1
 NOT_TOLD = (
     "metadata", "prefill", "decode", "unified", "slo", "output_tokens", "prefix_share", "api_key",
 )  # fmt: skip
@@ -113,7 +113,11 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     deltas = {role: counters.grown(before[role], after[role]) for role in servers}
     about = {**_metadata(settings, model, began, time.time()), **settings.metadata}
     about["client"]["realtime"] = all(part.realtime for part in runs)
-    return {"version": VERSION, "metadata": about, "results": result(samples, runs, settings, deltas)}
+    window = max((part.ended for part in runs), default=0.0) - min((part.began for part in runs), default=0.0)
+    limits = Limits(settings.failures, settings.lag, settings.slo)
+    lags = [lag for part in runs for lag in part.lags]
+    results = result(samples, window, limits, lags, deltas, bool(settings.decode))
+    return {"version": VERSION, "metadata": about, "results": results}
 
 
 def _model(server: Endpoint) -> str:
@@ -154,86 +158,6 @@ def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[Run]:
         return pool.starmap(
             run, [(share, part, None, start) for share, part in zip(shares, parts, strict=True) if part]
         )
-
-
-def result(
-    samples: Sequence[Sample],
-    runs: Sequence[Run],
-    settings: Settings,
-    deltas: Mapping[str, Mapping[str, float]],
-) -> dict[str, Any]:
-    """The `results` of a measurement; times in seconds."""
-    good = [sample for sample in samples if not sample.error]
-    window = max((part.ended for part in runs), default=0.0) - min((part.began for part in runs), default=0.0)
-    tpots = [sample.tpot for sample in good if sample.tpot is not None]
-    ttfts = [sample.ttft for sample in good]
-    output = sum(sample.output_tokens for sample in good)
-    prompt = sum(sample.prompt_tokens for sample in good)
-    lags = [lag for part in runs for lag in part.lags]
-    delays = [sample.send_delay for sample in samples]
-    found: dict[str, Any] = {
-        "ttft": statistics.summary(ttfts),
-        "tpot": statistics.summary(tpots),
-        "itl": statistics.summary([gap for sample in good for gap in sample.itl]),
-        "e2e_latency": statistics.summary([sample.e2e for sample in good]),
-        "ttft_bimodal": statistics.bimodal(ttfts),
-        "tpot_bimodal": statistics.bimodal(tpots),
-        "proxy_prefill_time": statistics.summary(_header(good, "x-proxy-prefill-time")),
-        "proxy_kv_extract_time": statistics.summary(_header(good, "x-proxy-kv-extract-time")),
-        "duration": window,
-        "throughput_rps": len(good) / window if window else 0.0,
-        "throughput_tps": output / window if window else 0.0,
-        "throughput_total_tps": (output + prompt) / window if window else 0.0,
-        "tokens_per_chunk": output / max(1, sum(sample.chunks for sample in good)),
-        "loop_lag": statistics.summary(lags, raw=False),
-        "send_delay": statistics.summary(delays, raw=False),
-        "completed": len(good),
-        "failed": len(samples) - len(good),
-        "errors": dict(Counter(sample.error for sample in samples if sample.error)),
-        "first_errors": list(
-            {s.error: f"{s.error}: {s.detail}" for s in reversed(samples) if s.error}.values()
-        ),
-    }
-    if settings.slo:
-        found["goodput"] = _goodput(samples, settings.slo)
-        found["slo"] = settings.slo
-    if deltas:
-        found["kv_transfer"] = counters.transfer(deltas)
-    why = _doubts(found, samples, settings)
-    found["valid"], found["invalid_because"] = not why, why
-    return found
-
-
-def _header(samples: Sequence[Sample], name: str) -> list[float]:
-    """Milliseconds in a header, as seconds."""
-    found = (sample.headers.get(name, "") for sample in samples)
-    return [float(text) / 1e3 for text in found if counters.NUMBER.fullmatch(text)]
-
-
-def _goodput(samples: Sequence[Sample], slo: Mapping[str, float]) -> float:
-    """The share of all requests that met every limit; a failed one meets none."""
-
-    def meets(sample: Sample) -> bool:
-        values = {"ttft": sample.ttft, "tpot": sample.tpot or 0.0, "e2e": sample.e2e}
-        return not sample.error and all(values[name] <= limit for name, limit in slo.items())
-
-    return sum(map(meets, samples)) / len(samples) if samples else 0.0
-
-
-def _doubts(found: Mapping[str, Any], samples: Sequence[Sample], settings: Settings) -> list[str]:
-    why = []
-    if not found["completed"]:
-        why.append("no request was answered")
-    elif found["failed"] > settings.failures * len(samples):
-        why.append(f"{found['failed']} of {len(samples)} requests failed")
-    lag, ttft = found["loop_lag"].get("p99", 0.0), found["ttft"].get("p50", 0.0)
-    if found["completed"] and lag > settings.lag * ttft:
-        much = f"over {settings.lag:.0%} of the TTFT, {ttft * 1e3:.1f} ms"
-        why.append(f"the client was late itself: p99 {lag * 1e3:.2f} ms, {much}")
-    if settings.decode:
-        prompt = sum(sample.prompt_tokens for sample in samples if not sample.error)
-        why += counters.doubts(found["kv_transfer"], prompt)
-    return why
 
 
 def _metadata(settings: Settings, model: str, began: float, ended: float) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-ROWS = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "e2e_latency"),
-        ("prefill (proxy)", "proxy_prefill_time"))  # fmt: skip
+from .schema import DISTRIBUTIONS, TOO_SMALL
+
 BINS, WIDTH = 8, 40
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -16,9 +16,9 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 def report(results: dict[str, Any]) -> str:
     """The `results` of a measurement; milliseconds."""
     lines = [f"{'ms':<16}{'mean':>9}{'p50':>9}{'p90':>9}{'p95':>9}{'p99':>9}{'n':>7}"]
-    for title, name in ROWS:
+    for name, title in DISTRIBUTIONS.items():
         values = results.get(name, {})
-        if values.get("n"):
+        if title and values.get("n"):
             cells = [_cell(values, at) for at in ("mean", "p50", "p90", "p95", "p99")]
             lines.append(f"{title:<16}{''.join(cells)}{values['n']:>7}")
     lines += histogram("TTFT, ms", results["ttft"].get("raw", ()))
@@ -35,7 +35,7 @@ def report(results: dict[str, Any]) -> str:
 
 def _cell(values: dict[str, Any], at: str) -> str:
     """A figure; `-` for a percentile that so few samples say nothing of."""
-    few = values.get(f"{at}_interval") == "n too small"
+    few = values.get(f"{at}_interval") == TOO_SMALL
     return f"{'-':>9}" if few else f"{values[at] * 1e3:>9.2f}"
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .schema import TOO_SMALL
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 PERCENTILES = (50, 90, 95, 99)
@@ -60,7 +62,7 @@ def percentile_interval(ordered: Any, p: float) -> list[float | None] | str:
     """
     n = len(ordered)
     if 1 - p**n < CONFIDENCE:
-        return "n too small"
+        return TOO_SMALL
     below = np.cumsum([_binomial(n, k, p) for k in range(n + 1)])  # P(at most k samples are below it)
     half = (1 - CONFIDENCE) / 2
     low = int(np.searchsorted(below, half, side="right")) - 1

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .load import Run
-from .measure import VERSION, Settings, result
-from .reading import Sample, failed
+from .record import Limits, result
+from .sample import Sample, failed
+from .schema import VERSION
 
 Record = dict[str, Any]
 STATUS = re.compile(r"\b([45]\d\d)\b")
@@ -68,7 +68,7 @@ def _record(source: str, samples: list[Sample], duration: float, ended: float, *
         "ended": ended,
         **about,
     }
-    results = result(samples, [Run(0.0, duration)], Settings("", lag=1.0), {})
+    results = result(samples, duration, Limits(lag=1.0))
     return {"version": VERSION, "metadata": metadata, "results": results}
 
 
