@@ -30,7 +30,7 @@ RATE_STREAMS = 256
 @contextmanager
 def truth(*options: object) -> Iterator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.truth", *map(str, options)],
+        [sys.executable, "-m", "tests.scripted_server", *map(str, options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -274,14 +274,14 @@ def cloud(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
     """AWS with one instance; see tests/aws."""
     import urllib.request
 
-    from taskrunner.transports.ssm import courier
+    from taskrunner.transports.ssm import dispatcher
     from tests.aws import Aws
 
     made = Aws(tmp_path / "aws", moto)
     for name, value in made.env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TASKRUNNER_BUCKET", raising=False)
-    monkeypatch.setattr(courier, "_couriers", {})
+    monkeypatch.setattr(dispatcher, "_dispatchers", {})
     made.add()
     yield made
     left: dict[int, str] = {}

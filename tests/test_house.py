@@ -72,7 +72,11 @@ def modules() -> dict[str, Path]:
 
 
 def test_every_room_has_a_level() -> None:
-    for folder, levels in ((PACKAGE, LEVELS), (PACKAGE / "engine", ENGINE), (PACKAGE / "inference", INFERENCE)):
+    for folder, levels in (
+        (PACKAGE, LEVELS),
+        (PACKAGE / "engine", ENGINE),
+        (PACKAGE / "inference", INFERENCE),
+    ):
         rooms = {path.relative_to(folder).with_suffix("").parts[0] for path in folder.rglob("*.py")}
         assert {room for room in rooms if level(room, levels) is None} <= {"__init__", "__main__"}
 

@@ -153,10 +153,10 @@ def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
     """
     try:
         from taskrunner.aws import session
-        from taskrunner.transports.ssm import group
+        from taskrunner.transports.ssm.tagged import members
     except ModuleNotFoundError as error:
         raise UsageError("--target needs boto3", "pip install 'taskrunner[aws]'") from error
-    found = group.members(session.Account(region, profile), target)
+    found = members(session.Account(region, profile), target)
     return {
         member.instance: Node(
             member.instance,

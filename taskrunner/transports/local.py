@@ -12,7 +12,7 @@ from typing import Any
 
 from taskrunner.engine.run import launch, plan_file, processes, retention
 from taskrunner.engine.store import fileio, paths, runs
-from taskrunner.engine.store.follow import NONE, Chunk, Feed
+from taskrunner.engine.store.follow import NONE, Chunk, RunReader
 from taskrunner.errors import StateError
 
 POLL = 0.05
@@ -98,7 +98,7 @@ class LocalTransport:
             raise self._state_error(error) from error
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
-        feed = Feed(paths.run_dir(self.root, run), output)
+        feed = RunReader(paths.run_dir(self.root, run), output)
         while True:
             news = False
             try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from taskrunner.transports import answers, copying, staging
+from taskrunner.transports import file_copy, replies, staging
 
 T = TypeVar("T")
 RECONNECT_TIMEOUT = 300.0
@@ -28,7 +28,7 @@ class RemoteTransport(ABC):
         """Runs that are followed just now."""
 
     @abstractmethod
-    def _conversation(self) -> copying.Session:
+    def _conversation(self) -> file_copy.Session:
         """What questions are put to. Raises TargetError."""
 
     @abstractmethod
@@ -56,12 +56,12 @@ class RemoteTransport(ABC):
         return str(self._ask("ready"))
 
     def plan(self, run: str) -> dict[str, Any] | None:
-        return answers.plan(self.name, self._ask("plan", run=run))
+        return replies.plan(self.name, self._ask("plan", run=run))
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
         data = self._ask("read", run=run, name=name, offset=offset, limit=limit)
         if not isinstance(data, bytes):
-            raise answers.strange(self.name)
+            raise replies.strange(self.name)
         return data
 
     def alive(self, run: str) -> bool:
@@ -71,23 +71,23 @@ class RemoteTransport(ABC):
         return self._said.get(run)
 
     def runs(self) -> list[str]:
-        return answers.runs(self.name, self._ask("runs"))
+        return replies.runs(self.name, self._ask("runs"))
 
     def info(self, run: str) -> dict[str, Any] | None:
-        return answers.info(self.name, self._ask("info", run=run))
+        return replies.info(self.name, self._ask("info", run=run))
 
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
         found = self._ask("infos", limit=limit, live=live)
         if not isinstance(found, list):
-            raise answers.strange(self.name)
-        return [about for about in (answers.info(self.name, item) for item in found) if about]
+            raise replies.strange(self.name)
+        return [about for about in (replies.info(self.name, item) for item in found) if about]
 
     def discard(self, run: str) -> None:
         self._ask("discard", run=run)
 
     def put(self, source: str | Path, target: str) -> int:
         """Copy a file, or all in a folder, to the node; returns how many files had to be sent."""
-        return self._again(lambda: copying.put(Path(source), target, self._send))
+        return self._again(lambda: file_copy.put(Path(source), target, self._send))
 
     def get(self, source: str, target: str | Path, name: str = "") -> int:
         """Copy a file, or all in a folder, from the node; returns how many had to be fetched."""
@@ -95,7 +95,7 @@ class RemoteTransport(ABC):
 
     def _get(self, source: str, target: str, name: str, data_only: bool) -> int:
         return self._again(
-            lambda: copying.get(self._conversation(), source, target, name, data_only=data_only)
+            lambda: file_copy.get(self._conversation(), source, target, name, data_only=data_only)
         )
 
     def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:

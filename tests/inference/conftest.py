@@ -40,12 +40,12 @@ def get(url: str, body: bytes | None = None, **headers: str) -> str:
 
 @pytest.fixture
 def truth() -> Iterator[Callable[..., Told]]:
-    """Start a server (see tests/truth.py); its options as words."""
+    """Start a server (see tests/scripted_server.py); its options as words."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*options: object) -> Told:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.truth", *map(str, options)], text=True,
+            [sys.executable, "-m", "tests.scripted_server", *map(str, options)], text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         started.append(process)

@@ -16,8 +16,8 @@ import pytest
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, schedule
 from taskrunner.inference.bench.measure import Settings, measure
+from taskrunner.inference.bench.parse import events
 from taskrunner.inference.bench.prompts import Shape, prompts
-from taskrunner.inference.bench.reading import events
 from taskrunner.inference.endpoint import parse
 from taskrunner.inference.results import importers, record, summary
 from taskrunner.inference.results.schema import SCHEMA

@@ -21,8 +21,8 @@ from taskrunner.engine.run import processes
 from taskrunner.engine.store import identity
 from taskrunner.inference.bench import counters
 from taskrunner.inference.bench.load import Load, run
+from taskrunner.inference.bench.parse import read
 from taskrunner.inference.bench.prompts import framed
-from taskrunner.inference.bench.reading import read
 from taskrunner.inference.endpoint import parse
 from taskrunner.inference.results import record
 from taskrunner.inference.results.sample import Sample

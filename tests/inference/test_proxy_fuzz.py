@@ -7,9 +7,9 @@ import asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskrunner.inference.proxy.front import Front
+from taskrunner.inference.proxy.client_connection import ClientConnection
+from taskrunner.inference.proxy.proxy import Proxy, Settings
 from taskrunner.inference.proxy.request import Refused, Request, normal
-from taskrunner.inference.proxy.serve import Proxy, Settings
 from tests.inference.raw import post, statuses
 
 
@@ -47,7 +47,7 @@ class Recorder(Proxy):
         )
         self.seen: list[tuple[str, str, bytes]] = []
 
-    async def answer(self, front: Front, request: Request) -> None:
+    async def answer(self, front: ClientConnection, request: Request) -> None:
         self.seen.append((request.method, request.path, request.body))
         front.reply(200, "text/plain", b"ok")
 
@@ -55,7 +55,7 @@ class Recorder(Proxy):
 def spoken(writes: list[bytes]) -> tuple[list[tuple[str, str, bytes]], list[int], Recorder]:
     async def talk() -> tuple[list[tuple[str, str, bytes]], list[int], Recorder]:
         proxy, wire = Recorder(), Wire()
-        front = Front(proxy)
+        front = ClientConnection(proxy)
         front.connection_made(wire)  # type: ignore[arg-type]
         for data in writes:
             front.data_received(data)
@@ -75,7 +75,7 @@ def test_who_reads_nothing_is_ended() -> None:
 
     async def talk(closing: bool) -> bool:
         proxy, wire = Recorder(), Wire()
-        front = Front(proxy)
+        front = ClientConnection(proxy)
         front.connection_made(wire)  # type: ignore[arg-type]
         front.pause_writing()
         front.data_received(
@@ -116,7 +116,7 @@ def test_whatever_is_sent_is_understood_the_same_however_it_is_cut(
     assert whole == cut
     assert once[: len(whole)] == twice[: len(whole)]
     assert proxy.held == 0
-    assert not proxy.fronts
+    assert not proxy.clients
 
 
 @settings(max_examples=300)

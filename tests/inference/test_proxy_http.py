@@ -65,7 +65,7 @@ def test_one_sequence_however_it_is_written(behind: tuple[Told, Told, Told], pro
 
 
 def test_prefill_is_asked_for_the_prompt_alone() -> None:
-    from taskrunner.inference.proxy import handover
+    from taskrunner.inference.proxy import kv_transfer
 
     asked = {
         "model": "m", "messages": [{"role": "user", "content": "hé"}], "tools": [{"type": "function", "function": {"name": "f"}}],
@@ -73,16 +73,16 @@ def test_prefill_is_asked_for_the_prompt_alone() -> None:
         "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2, "max_completion_tokens": 9, "min_tokens": 3,
         "chat_template_kwargs": {"thinking": False}, "temperature": 0.5, "cache_salt": "s",
     }  # fmt: skip
-    fields = handover.request_of(json.dumps(asked).encode())
-    assert handover.checked("/v1/chat/completions", fields)
-    assert json.loads(handover.for_prefill(fields)) == {
+    fields = kv_transfer.request_of(json.dumps(asked).encode())
+    assert kv_transfer.checked("/v1/chat/completions", fields)
+    assert json.loads(kv_transfer.for_prefill(fields)) == {
         "model": "m", "messages": asked["messages"], "tools": asked["tools"], "tool_choice": None, "stream": False,
         "max_tokens": 1, "max_completion_tokens": 1, "chat_template_kwargs": {"thinking": False}, "cache_salt": "s",
-        "kv_transfer_params": handover.ASKED,
+        "kv_transfer_params": kv_transfer.ASKED,
     }  # fmt: skip
-    assert json.loads(handover.for_decode(fields, {"a": 1})) == {**asked, "kv_transfer_params": {"a": 1}}
-    none = handover.request_of(b'{"messages":[],"tools":[],"tool_choice":"none"}')
-    assert json.loads(handover.for_prefill(none))["tool_choice"] == "none"
+    assert json.loads(kv_transfer.for_decode(fields, {"a": 1})) == {**asked, "kv_transfer_params": {"a": 1}}
+    none = kv_transfer.request_of(b'{"messages":[],"tools":[],"tool_choice":"none"}')
+    assert json.loads(kv_transfer.for_prefill(none))["tool_choice"] == "none"
 
 
 def test_who_has_no_key_gets_nothing(truth: Start, proxy: Start, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from taskrunner import StateError, TargetError
 from taskrunner.engine.node.frames import Unpacker, inflated, pack
 from taskrunner.engine.store.bounded_json import LONGEST_LINE
 from taskrunner.engine.store.events import parse_event
-from taskrunner.engine.store.follow import Chunk, Position
+from taskrunner.engine.store.follow import Chunk, Cursor
 from taskrunner.runs import Run
-from taskrunner.transports import answers, staging
+from taskrunner.transports import replies, staging
 from taskrunner.transports.remote import RemoteTransport
 
 JSON = st.recursive(
@@ -66,7 +66,7 @@ class Evil(RemoteTransport):
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
         for line in self.talk.said["events"]:
-            yield Chunk("", line, Position())
+            yield Chunk("", line, Cursor())
 
 
 def plan(*outputs: dict[str, str]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_a_file_that_does_not_end_is_given_up() -> None:
 
 @given(JSON)
 def test_an_answer_is_what_it_should_be_or_an_error(said: Any) -> None:
-    for read in (answers.plan, answers.info, answers.listing, answers.runs, answers.texts):
+    for read in (replies.plan, replies.info, replies.listing, replies.runs, replies.texts):
         try:
             read("ssh://evil", said)
         except TargetError as error:

@@ -69,7 +69,7 @@ def run(args: Namespace) -> int:
 def _run_tagged(args: Namespace, nodes: Nodes, chosen: list[Node]) -> int:
     """A file on all that a tag names: one command of AWS starts it, and goes from one to the next."""
     from taskrunner.engine.node.one_shot import INSTANCE
-    from taskrunner.transports.ssm.group import Group
+    from taskrunner.transports.ssm.tagged import Group
 
     given_options = options(args)
     given_options["defaults"] = {**nodes.variables(), "NODE_NAME": INSTANCE}

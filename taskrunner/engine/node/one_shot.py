@@ -20,11 +20,11 @@ import time
 from .. import VERSION
 from ..run import launch, plan_file, retention
 from ..store import file_sync, fileio, paths, runs
-from ..store.follow import Feed, Position
+from ..store.follow import Cursor, RunReader
 from . import bootstrap, reply
 from .frames import pack
-from .requests import Verbs
-from .wait_slots import Seat
+from .requests import RequestHandler
+from .wait_slots import WaitSlot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,17 +50,17 @@ def main(request: dict[str, Any], launch: Launch = None) -> int:
     """
     root = paths.default_root()
     instance = os.environ.get("TASKRUNNER_INSTANCE_ID", "")
-    sink = reply.Sink(root, "%s-%s" % (request["token"], instance), request.get("grant"))
-    asked = Asked(root, sink, launch)
+    sink = reply.ReplyWriter(root, "%s-%s" % (request["token"], instance), request.get("grant"))
+    asked = OneShotHandler(root, sink, launch)
     message, data = asked.answer({"do": request["do"], **request["about"]})
     sink.close(message, data)
     return asked.exit
 
 
-class Asked(Verbs):
+class OneShotHandler(RequestHandler):
     """What can be asked for in a single command."""
 
-    def __init__(self, root: str, sink: reply.Sink, launch: Launch) -> None:
+    def __init__(self, root: str, sink: reply.ReplyWriter, launch: Launch) -> None:
         super().__init__(root)
         self.sink = sink
         self.launch = launch
@@ -159,12 +159,12 @@ class Asked(Verbs):
         expecting = time.monotonic() + EXPECT
         while expected and not os.path.exists(directory) and time.monotonic() < expecting:
             time.sleep(LOOK)
-        feed = Feed(directory, output, Position(*at))
+        feed = RunReader(directory, output, Cursor(*at))
         began = first = time.monotonic()
         said: str | None = None
         over = news = False
         at = list(at)
-        with Seat(self.root, who) as seat:
+        with WaitSlot(self.root, who) as seat:
             while True:
                 for chunk in feed.read():
                     if not news:

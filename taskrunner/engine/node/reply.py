@@ -36,7 +36,7 @@ class Refused(Exception):
     """S3 does not take what it was to be given: the grant has expired, or the bucket is not reached."""
 
 
-class Sink:
+class ReplyWriter:
     """Takes the frames of an answer. `full` is true when it should end."""
 
     def __init__(self, root: str, token: str, grant: dict[str, Any] | None) -> None:

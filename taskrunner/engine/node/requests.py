@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ABOUT = ("file", "fingerprint", "secrets", "given")
 
 
-class Verbs:
+class RequestHandler:
     """Each method `do_NAME` is a question, its arguments those of the message that asks it."""
 
     def __init__(self, root: str) -> None:

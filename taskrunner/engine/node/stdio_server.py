@@ -23,9 +23,9 @@ import time
 from .. import VERSION
 from ..run import launch, plan_file, retention
 from ..store import file_sync, paths, runs
-from ..store.follow import Feed, Position
+from ..store.follow import Cursor, RunReader
 from .frames import Unpacker, pack
-from .requests import Verbs
+from .requests import RequestHandler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def main() -> int:
 class Follower:
     """A run whose news are sent, until its end or, unless `wait`, until there is nothing new."""
 
-    def __init__(self, run: str, feed: Feed, wait: bool) -> None:
+    def __init__(self, run: str, feed: RunReader, wait: bool) -> None:
         self.run, self.feed, self.wait = run, feed, wait
 
 
-class Server(Verbs):
+class Server(RequestHandler):
     """One connection."""
 
     def __init__(self, root: str) -> None:
@@ -146,7 +146,7 @@ class Server(Verbs):
 
     def do_follow(self, feed: int, run: str, output: str, wait: bool, at: list[Any]) -> None:
         """Send what comes after this position."""
-        found = Feed(paths.run_dir(self.root, run), output, Position(*at))
+        found = RunReader(paths.run_dir(self.root, run), output, Cursor(*at))
         self.followers[feed] = Follower(run, found, wait)
 
     def do_unfollow(self, feed: int) -> None:

@@ -18,7 +18,7 @@ LOOK = 0.5
 """Seconds between two looks at who else has come."""
 
 
-class Seat:
+class WaitSlot:
     """A place to wait, until `wanted` by a later one: of the same controller, or when there are too many."""
 
     def __init__(self, root: str, who: str) -> None:
@@ -27,7 +27,7 @@ class Seat:
         self._who = who
         self._looked = 0.0
 
-    def __enter__(self) -> Seat:
+    def __enter__(self) -> WaitSlot:
         fileio.private_folder(self._folder)
         path = os.path.join(self._folder, self._name)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

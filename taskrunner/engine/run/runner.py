@@ -65,7 +65,7 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
         own = identity.of(os.getpid())
         fileio.write_atomic(os.path.join(directory, paths.ENGINE), json.dumps(own).encode())
         if plan.get("dry"):
-            return Run(Context(directory, plan, events, masker, control), [], None).dry()
+            return PlanRun(Context(directory, plan, events, masker, control), [], None).dry()
         root = paths.root_of(directory)
         held, holder = lock.take(root, plan["key"], plan["run"])
         if held is None:
@@ -81,14 +81,14 @@ def _run(directory: str, bell: int, watched: Watched) -> int:
             os.kill(os.getpid(), signal.SIGTERM)  # asked for before this process could hear it
         begun()
         os.chdir("/")  # a step may delete the folder the run was started in
-        return Run(ctx, before, held).all()
+        return PlanRun(ctx, before, held).all()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
             raise Fatal("%s: %s" % (error.strerror, error.filename or directory)) from error
         raise
 
 
-class Run:
+class PlanRun:
     """The state of one pass over the steps."""
 
     def __init__(self, ctx: Context, previous: list[str], held: int | None) -> None:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Iterator, NamedTuple
 
-    class Position(NamedTuple):
+    class Cursor(NamedTuple):
         """How far a run has been read: bytes of its event log, and of the log of the current step."""
 
         events: int = 0
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
         log: str
         data: bytes
-        position: Position
+        position: Cursor
 
 else:
     from collections import namedtuple
 
-    Position = namedtuple("Position", "events log offset", defaults=(0, "", 0))
+    Cursor = namedtuple("Cursor", "events log offset", defaults=(0, "", 0))
     Chunk = namedtuple("Chunk", "log data position")
 
 BLOCK = 1 << 20
@@ -42,17 +42,17 @@ NONE, LAST, ALL = "none", "last", "all"
 """How much of what the steps print is wanted."""
 
 
-class Feed:
+class RunReader:
     """Reads on from a position. All that a step printed comes before the event of its end.
 
     `over` is true once the event that ends a run was read.
     """
 
-    def __init__(self, directory: str, output: str, position: Position | None = None) -> None:
+    def __init__(self, directory: str, output: str, position: Cursor | None = None) -> None:
         self.over = False
         self._directory = directory
         self._output = output
-        self._at = position or Position()
+        self._at = position or Cursor()
         self._heard = time.monotonic()
 
     def read(self) -> Iterator[Chunk]:
@@ -73,7 +73,7 @@ class Feed:
                 elif kind == "step.started" and self._output != NONE:
                     path = paths.log_path("", event["index"], event["step"])
                     log, offset = path, 0
-                self._at = Position(self._at.events + len(line) + 1, log, offset)
+                self._at = Cursor(self._at.events + len(line) + 1, log, offset)
                 self.over = self.over or kind in ("run.finished", "run.refused")
                 # Only an event is a sign of the engine: a step may print on when that is gone.
                 self._heard = time.monotonic()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..endpoint import Endpoint
-from .priority import realtime
-from .stream import Exchange, Stream
+from .connection import Connection, Exchange
+from .realtime import realtime
 
 LOOK = 0.005
 """Seconds between two looks at how late the loop is."""
@@ -37,7 +37,7 @@ class Load(NamedTuple):
 
 
 @dataclass
-class Run:
+class LoadRun:
     """What was sent and received, in the order of its end. `lags` are seconds by which the loop was late;
     `realtime` says whether the client went before other processes.
     """
@@ -54,7 +54,7 @@ def run(
     requests: Sequence[bytes],
     done: Callable[[Exchange], object] | None = None,
     start: float = 0.0,
-) -> Run:
+) -> LoadRun:
     """Send all requests, and wait for what comes of them. `done` hears of each; `start` is a time of
     time.perf_counter to wait for. Raises OSError when the server cannot be reached.
     """
@@ -74,16 +74,16 @@ def run(
 
 async def _run(
     load: Load, requests: Sequence[bytes], done: Callable[[Exchange], object] | None, start: float
-) -> Run:
+) -> LoadRun:
     loop = asyncio.get_running_loop()
-    result, finished = Run(), asyncio.Event()
+    result, finished = LoadRun(), asyncio.Event()
     offsets = list(schedule(load, len(requests)))
-    streams: list[Stream] = []
-    idle: list[Stream] = []
+    streams: list[Connection] = []
+    idle: list[Connection] = []
     ahead = iter(range(len(requests)))
     watches: dict[int, asyncio.TimerHandle] = {}
 
-    def ended(stream: Stream, exchange: Exchange) -> None:
+    def ended(stream: Connection, exchange: Exchange) -> None:
         watch = watches.pop(exchange.number, None)
         if watch is not None:
             watch.cancel()
@@ -99,7 +99,7 @@ async def _run(
         if len(result.exchanges) == len(requests):
             finished.set()
 
-    def give(stream: Stream, index: int, scheduled: float) -> None:
+    def give(stream: Connection, index: int, scheduled: float) -> None:
         if stream.usable:
             watches[index] = loop.call_later(
                 load.timeout, stream.give_up, f"no end within {load.timeout:g} s"
@@ -114,16 +114,16 @@ async def _run(
             stream = await connected()
         except OSError as error:
             now = time.perf_counter()
-            lost = Stream(ended)
+            lost = Connection(ended)
             ended(
                 lost, Exchange(index, scheduled, now, now, 0, f"no connection: {error.strerror or error}", [])
             )
             return
         give(stream, index, scheduled)
 
-    async def connected() -> Stream:
+    async def connected() -> Connection:
         _, stream = await loop.create_connection(
-            lambda: Stream(ended), load.server.host, load.server.port, ssl=tls
+            lambda: Connection(ended), load.server.host, load.server.port, ssl=tls
         )
         streams.append(stream)
         return stream
@@ -147,7 +147,7 @@ async def _run(
         def due(index: int, at: float) -> None:
             while idle and not idle[-1].usable:
                 idle.pop()
-            give(idle.pop() if idle else Stream(ended), index, at)
+            give(idle.pop() if idle else Connection(ended), index, at)
 
         for index, offset in enumerate(offsets):
             at = result.began + offset

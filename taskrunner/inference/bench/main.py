@@ -80,7 +80,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, write the result, and show it; 0 when it is valid."""
-    from .http import NotServed
+    from .http_client import NotServed
     from .measure import Settings, measure
 
     try:
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     except ValueError as error:
         return _say(str(error), USAGE)
     try:
-        found = measure(settings, Shown())
+        found = measure(settings, ProgressLine())
     except NotServed as error:
         return _say(str(error), FAILED)
     except OSError as error:
@@ -168,7 +168,7 @@ def write(path: str, text: str) -> None:
     os.replace(temporary, path)
 
 
-class Shown:
+class ProgressLine:
     """Progress on stderr: a line that is written over on a terminal, one every ten seconds elsewhere."""
 
     def __init__(self) -> None:

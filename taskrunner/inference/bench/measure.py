@@ -17,11 +17,11 @@ from ..endpoint import Endpoint
 from ..results.record import Limits, result
 from ..results.schema import VERSION
 from . import counters
-from .http import NotServed, get
-from .load import Load, Run, run
+from .connection import Exchange
+from .http_client import NotServed, get
+from .load import Load, LoadRun, run
+from .parse import read
 from .prompts import Shape, bodies, framed, prompts, vocabulary
-from .reading import read
-from .stream import Exchange
 
 NOT_TOLD = (
     "metadata", "prefill", "decode", "unified", "slo", "output_tokens", "prefix_share", "api_key",
@@ -141,7 +141,7 @@ def _told(progress: Progress | None, phase: str, whole: int) -> Callable[[Exchan
     return done
 
 
-def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[Run]:
+def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[LoadRun]:
     """The same load from several processes that begin at one time: their clock is the machine's."""
     import multiprocessing
 

@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     import uvloop
 
-    from .serve import Proxy, Settings
+    from .proxy import Proxy, Settings
 
     if not args.decode:
         print("proxy: --decode URL is missing", file=sys.stderr)

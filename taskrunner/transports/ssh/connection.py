@@ -12,8 +12,8 @@ import threading
 from typing import IO, TYPE_CHECKING, Any
 
 from taskrunner.errors import TargetError, UsageError
+from taskrunner.transports.ssh import auth, hostkeys
 from taskrunner.transports.ssh import endpoint as endpoints
-from taskrunner.transports.ssh import hostkeys, keys
 from taskrunner.transports.ssh.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
         if not transport.initial_kex_done:
             raise TimeoutError  # of which it says nothing
         hostkeys.check(endpoint, transport.get_remote_server_key())
-        keys.authenticate(transport, endpoint)
+        auth.authenticate(transport, endpoint)
         transport.set_keepalive(KEEPALIVE)
         return transport
     except BaseException as error:

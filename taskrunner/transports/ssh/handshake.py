@@ -13,7 +13,7 @@ from taskrunner.engine import VERSION
 from taskrunner.engine.node import bootstrap
 from taskrunner.engine.store.bounded_json import loads
 from taskrunner.errors import TargetError
-from taskrunner.transports import answers
+from taskrunner.transports import replies
 from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import Endpoint
@@ -82,7 +82,7 @@ def _begun(channel: Channel, node: Node) -> dict[str, Any]:
         word, about = _word(channel, node)
     if word == "failed":
         raise refused(str(node.endpoint), node.python, about)
-    about = answers.known(str(node.endpoint), about, answers.HELLO)
+    about = replies.known(str(node.endpoint), about, replies.HELLO)
     if about["version"] != VERSION:
         raise TargetError(f"{node.endpoint}: its engine is version {about['version']}, not {VERSION}")
     return about
@@ -98,7 +98,7 @@ def _word(channel: Channel, node: Node) -> tuple[str, dict[str, Any]]:
             try:
                 about = loads(found[2])
             except ValueError as error:
-                raise answers.strange(str(node.endpoint), error) from error
+                raise replies.strange(str(node.endpoint), error) from error
             return found[1].decode(), about if isinstance(about, dict) else {}
         if time.monotonic() > deadline:
             raise TimeoutError

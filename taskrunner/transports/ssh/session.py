@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrunner.engine.node.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, TargetError
-from taskrunner.transports import answers
+from taskrunner.transports import replies
 from taskrunner.transports.ssh.connection import WINDOW, Lost, connect
 from taskrunner.transports.ssh.handshake import Node, begin
 
@@ -102,7 +102,7 @@ class Session:
         if self._connection is None or not self._connection.is_active():
             self._connection = connect(self.endpoint, self.node.timeout)
         self._channel, self.hello = begin(self._connection, self.node)
-        self.hello = answers.known(self.name, self.hello, answers.HELLO)
+        self.hello = replies.known(self.name, self.hello, replies.HELLO)
         self.skew = self.hello["time"] - time.time()
         self.epoch += 1
         self._spoke = self._heard = time.monotonic()
@@ -221,7 +221,7 @@ class Session:
             self._pausing[self.post("unfollow", feed=feed)] = feed
 
     def _value(self, message: dict[str, Any], data: bytes) -> Any:
-        return answers.value(self.name, message, data)
+        return replies.value(self.name, message, data)
 
     def _next(self, seconds: float | None) -> Any:
         """The next message; None when none came within these seconds."""
@@ -262,7 +262,7 @@ class Session:
     def _odd(self, what: object) -> TargetError:
         """Leave a node that does not talk as an engine does; it is not asked again."""
         self.close()
-        return answers.strange(self.name, what)
+        return replies.strange(self.name, what)
 
     def _receive(self, seconds: float) -> bytes:
         channel = self._channel

@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from taskrunner.engine.store.follow import Chunk, Position
+from taskrunner.engine.store.follow import Chunk, Cursor
 from taskrunner.errors import TargetError
-from taskrunner.transports import answers, copying, staging
+from taskrunner.transports import file_copy, replies, staging
 from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.ssh.connection import Lost
 from taskrunner.transports.ssh.endpoint import resolve
+from taskrunner.transports.ssh.file_copy import send
 from taskrunner.transports.ssh.handshake import Node
-from taskrunner.transports.ssh.sending import send
 from taskrunner.transports.ssh.session import Session
 
 CONNECT_TIMEOUT = 10.0
@@ -121,7 +121,7 @@ class SshTransport(RemoteTransport):
             self._followed.discard(run)
 
     def _followed_on(self, run: str, output: str, wait: bool) -> Iterator[Chunk | None]:
-        at, lost = Position(), False
+        at, lost = Cursor(), False
         while True:
             try:
                 session = self.open()
@@ -145,7 +145,7 @@ class SshTransport(RemoteTransport):
                     yield None
 
     def _feed(
-        self, session: Session, run: str, output: str, wait: bool, at: Position
+        self, session: Session, run: str, output: str, wait: bool, at: Cursor
     ) -> Iterator[Chunk | None]:
         """The run from a position on; at its end a chunk without data. Ends without one when the node
         was asked to pause, because something else took long: then it is to be asked again.
@@ -167,7 +167,7 @@ class SshTransport(RemoteTransport):
                         self._said[run], over = str(message["over"] or "") or None, True
                         yield Chunk("", b"", at)
                         return
-                    chunk = answers.chunk(self.name, message, data)
+                    chunk = replies.chunk(self.name, message, data)
                     at = chunk.position
                     yield chunk
                 if session.epoch != epoch:
@@ -178,7 +178,7 @@ class SshTransport(RemoteTransport):
             if not over:
                 self._quietly("unfollow", feed=number)
 
-    def _connection(self, state: str, detail: str, at: Position) -> Chunk:
+    def _connection(self, state: str, detail: str, at: Cursor) -> Chunk:
         event = {"type": "connection", "time": round(time.time() + self.session.skew, 3),
                  "state": state, "detail": detail}  # fmt: skip
         return Chunk("", json.dumps(event).encode() + b"\n", at)
@@ -217,7 +217,7 @@ class SshTransport(RemoteTransport):
     def _place(self, files: staging.Files) -> str:
         """Send what the node does not have of these files; the folder there that holds them."""
         root = f"{self.open().hello['root']}/files"
-        self._again(lambda: copying.patiently(lambda: self._send(root, files)))
+        self._again(lambda: file_copy.patiently(lambda: self._send(root, files)))
         return root
 
     def _send(self, root: str, files: staging.Files) -> int:

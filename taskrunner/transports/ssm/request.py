@@ -13,7 +13,7 @@ LATE = 2.5
 """Seconds between two looks at a command that has said nothing for half a minute."""
 
 
-class Ask:
+class Request:
     """A request on its way to an instance. `done` is set when `output` or `error` is there.
 
     `trouble` is what keeps it from being sent or looked at just now. `running` is true once the node has it.

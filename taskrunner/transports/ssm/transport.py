@@ -13,19 +13,19 @@ from typing import Any
 
 from taskrunner.aws.session import HopelessError, NotRegistered
 from taskrunner.engine.node.one_shot import STATE
-from taskrunner.engine.store.follow import ALL, NONE, Chunk, Position
+from taskrunner.engine.store.follow import ALL, NONE, Chunk, Cursor
 from taskrunner.errors import UsageError
 from taskrunner.transports import staging
-from taskrunner.transports.answers import Busy
 from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
-from taskrunner.transports.ssm import sending
+from taskrunner.transports.replies import Busy
+from taskrunner.transports.ssm import file_copy
 from taskrunner.transports.ssm.bucket import Bucket
-from taskrunner.transports.ssm.courier import courier
-from taskrunner.transports.ssm.following import Beginning, Following
-from taskrunner.transports.ssm.group import Group
+from taskrunner.transports.ssm.client import InstanceClient, Lost
+from taskrunner.transports.ssm.dispatcher import dispatcher
+from taskrunner.transports.ssm.follower import Follower, PendingStart
 from taskrunner.transports.ssm.readiness import registered
-from taskrunner.transports.ssm.request import Ask
-from taskrunner.transports.ssm.talk import Lost, Talk
+from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.tagged import Group
 from taskrunner.transports.ssm.target import parse
 
 DELIVERY_TIMEOUT = 90.0
@@ -62,7 +62,7 @@ class SsmTransport(RemoteTransport):
     ) -> None:
         super().__init__(target)
         about = parse(target)
-        self._courier = courier(region or about.region, profile or about.profile)
+        self._dispatcher = dispatcher(region or about.region, profile or about.profile)
         named = os.environ.get("TASKRUNNER_BUCKET", "") if bucket is None else bucket
         named = about.bucket or named
         self.mode = stream or about.stream or "auto"
@@ -70,31 +70,31 @@ class SsmTransport(RemoteTransport):
             raise UsageError(f"--stream {self.mode}: expected one of {', '.join(STREAMS)}")
         if self.mode == "s3" and not named:
             raise UsageError("--stream s3 needs a bucket", "--bucket NAME, or TASKRUNNER_BUCKET")
-        self.bucket = Bucket(self._courier.account, named) if named else None
-        self.talk = Talk(
-            about.instance, about.user, python, state, self._courier, self.bucket, connect_timeout
+        self.bucket = Bucket(self._dispatcher.account, named) if named else None
+        self.client = InstanceClient(
+            about.instance, about.user, python, state, self._dispatcher, self.bucket, connect_timeout
         )
         self._patience = reconnect_timeout
         self.group: Group | None = None
         """The command that starts the run on this instance and others."""
         self._who = uuid.uuid4().hex
-        self._beginnings: dict[str, Beginning] = {}
-        self._cancels: dict[str, Ask] = {}
+        self._beginnings: dict[str, PendingStart] = {}
+        self._cancels: dict[str, Request] = {}
         self._secret: list[str] = []
 
     @property
     def skew(self) -> float:
         """Seconds by which the node's clock is ahead of ours."""
-        return self.talk.skew
+        return self.client.skew
 
     def warm(self) -> None:
         """Load what talks to AWS, beside what this thread does."""
 
         def begin() -> None:
             try:
-                self._courier.account.client("ssm")
+                self._dispatcher.account.client("ssm")
                 if self.bucket is not None:
-                    self.talk.shared("ping")
+                    self.client.shared("ping")
             except Exception:
                 return  # it shows with the first use
 
@@ -102,23 +102,23 @@ class SsmTransport(RemoteTransport):
 
     def open(self) -> SsmTransport:
         """See to it that AWS can be asked; whether the node is there shows with the first command."""
-        self._courier.account.client("ssm")
+        self._dispatcher.account.client("ssm")
         if self.bucket is not None:
             self.bucket.client()
         return self
 
     def hello(self) -> dict[str, Any]:
         """What the node is. Raises TargetError."""
-        if not self.talk.hello:
+        if not self.client.hello:
             self._ask("greet")
-        return self.talk.hello
+        return self.client.hello
 
     def check(self) -> None:
         """Ask AWS whether it hears of the instance. Raises TargetError with what is in the way."""
-        stage = registered(self._courier.account, self.talk.instance)
+        stage = registered(self._dispatcher.account, self.client.instance)
         if not stage.ready:
             kind = HopelessError if stage.hopeless else NotRegistered
-            raise kind(f"{self.talk.name}: {stage.said}", stage.hint)
+            raise kind(f"{self.client.name}: {stage.said}", stage.hint)
 
     def close(self) -> None:
         """Leave the node. Runs go on."""
@@ -141,17 +141,17 @@ class SsmTransport(RemoteTransport):
         plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
         with_plan = self._with_plan(plan, bool(secrets))
         about = {
-            "run": run, "output": ALL, "at": Position(), "wait": FIRST_NEWS, "who": self._who,
+            "run": run, "output": ALL, "at": Cursor(), "wait": FIRST_NEWS, "who": self._who,
         }  # fmt: skip
 
-        def post() -> Ask:
+        def post() -> Request:
             whole = {**about, **with_plan()}
             if self.group is not None:
-                return self.group.ask(self.talk, whole)
-            return self.talk.post("start", whole, delivery=max(30, int(self.talk.timeout)))
+                return self.group.ask(self.client, whole)
+            return self.client.post("start", whole, delivery=max(30, int(self.client.timeout)))
 
         whole = self.group is not None and self.group.waits
-        self._beginnings[run] = Beginning(post, self._forget_secrets, whole)
+        self._beginnings[run] = PendingStart(post, self._forget_secrets, whole)
         return plan
 
     def _with_plan(self, plan: dict[str, Any], secret: bool) -> Callable[[], dict[str, Any]]:
@@ -163,11 +163,11 @@ class SsmTransport(RemoteTransport):
             key = bucket.once(text)
             self._secret.append(key)
             return lambda: {"url": bucket.signed(key), "digest": digest}
-        if self.talk.fits("start", {"plan": plan}):
+        if self.client.fits("start", {"plan": plan}):
             return lambda: {"plan": plan}
         if bucket is not None:
             return lambda: {"url": bucket.url(text, "plans"), "digest": digest}
-        parts = self.talk.send_parts(zlib.compress(text, 9), digest)
+        parts = self.client.send_parts(zlib.compress(text, 9), digest)
         return lambda: {"digest": digest, "parts": parts}
 
     def _forget_secrets(self) -> None:
@@ -176,8 +176,8 @@ class SsmTransport(RemoteTransport):
             self._secret.clear()
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
-        following = Following(
-            self.talk, run, output, self.mode, self._who, self._patience, self._beginnings.get(run)
+        following = Follower(
+            self.client, run, output, self.mode, self._who, self._patience, self._beginnings.get(run)
         )
         self._followed.add(run)
         try:
@@ -193,11 +193,11 @@ class SsmTransport(RemoteTransport):
         beginning = self._beginnings.get(run)
         if beginning is not None and beginning.answer is None:
             beginning.cancelled = True
-            self._courier.cancel(beginning.ask)
+            self._dispatcher.cancel(beginning.ask)
         token = uuid.uuid4().hex
         if run not in self._followed:
             return bool(self._ask("cancel", run=run, token=token))
-        self._cancels[run] = self.talk.post("cancel", {"run": run, "token": token})
+        self._cancels[run] = self.client.post("cancel", {"run": run, "token": token})
         return True
 
     def join(self, run: str) -> None:
@@ -216,10 +216,10 @@ class SsmTransport(RemoteTransport):
         return root
 
     def _send(self, root: str, files: staging.Files) -> int:
-        return sending.send(self.talk, root, files)
+        return file_copy.send(self.client, root, files)
 
-    def _conversation(self) -> sending.Reading:
-        return sending.Reading(self.talk)
+    def _conversation(self) -> file_copy.Reader:
+        return file_copy.Reader(self.client)
 
     def _again(self, work: Callable[[], T]) -> T:
         deadline = time.monotonic() + self._patience

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from taskrunner.engine.store import file_sync
 from taskrunner.errors import StateError
-from taskrunner.transports import answers
-from taskrunner.transports.answers import Busy
+from taskrunner.transports import replies
+from taskrunner.transports.replies import Busy
 from taskrunner.transports.staging import BY_HAND, Files, described
 
 BLOCK = 1 << 20
@@ -70,7 +70,7 @@ def get(session: Session, source: str, target: str, name: str = "", data_only: b
     TargetError, Lost.
     """
     place, wanted = Path(target), []
-    for file in answers.listing(session.name, session.request("listing", path=source)):
+    for file in replies.listing(session.name, session.request("listing", path=source)):
         if os.path.isabs(file["name"]) or ".." in Path(file["name"]).parts:
             raise StateError(f"{session.name}: it offers a file outside of {source}: {file['name']!r}")
         if data_only and any(part.startswith(".") for part in Path(file["name"]).parts):

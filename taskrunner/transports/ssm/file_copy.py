@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from taskrunner.errors import UsageError
-from taskrunner.transports import answers
-from taskrunner.transports.ssm.request import Ask
-from taskrunner.transports.ssm.talk import PARTS_LIMIT, Talk, drained
+from taskrunner.transports import replies
+from taskrunner.transports.ssm.client import PARTS_LIMIT, InstanceClient, drained
+from taskrunner.transports.ssm.request import Request
 from taskrunner.transports.staging import Files
 
 AT_ONCE = 200
 """Files of which one question tells: it is a command, which may not be long."""
 
 
-def send(talk: Talk, root: str, files: Files) -> int:
+def send(client: InstanceClient, root: str, files: Files) -> int:
     """Bring files to below `root`, those that are not there; returns how many.
 
     Raises Busy, UsageError, StateError, Lost, TargetError.
@@ -29,17 +29,17 @@ def send(talk: Talk, root: str, files: Files) -> int:
     sent = 0
     for first in range(0, len(files), AT_ONCE):
         some = files[first : first + AT_ONCE]
-        found = talk.request("missing", root=root, files=[file for _, file in some])
-        wanted = [some[index] for index, _ in answers.missing(talk.name, found, some)]
+        found = client.request("missing", root=root, files=[file for _, file in some])
+        wanted = [some[index] for index, _ in replies.missing(client.name, found, some)]
         if wanted:
             with tempfile.TemporaryDirectory(prefix="taskrunner-") as folder:
-                _bring(talk, root, wanted, Path(folder) / "files.zip")
+                _bring(client, root, wanted, Path(folder) / "files.zip")
         sent += len(wanted)
     return sent
 
 
-def _bring(talk: Talk, root: str, wanted: Files, archive: Path) -> None:
-    kind = zipfile.ZIP_STORED if talk.bucket is not None else zipfile.ZIP_DEFLATED
+def _bring(client: InstanceClient, root: str, wanted: Files, archive: Path) -> None:
+    kind = zipfile.ZIP_STORED if client.bucket is not None else zipfile.ZIP_DEFLATED
     with zipfile.ZipFile(archive, "w", kind) as whole:
         for path, file in {file["digest"]: (path, file) for path, file in wanted}.values():
             try:
@@ -47,27 +47,27 @@ def _bring(talk: Talk, root: str, wanted: Files, archive: Path) -> None:
             except OSError as error:
                 raise UsageError(f"{path}: {error.strerror}") from error
     about: dict[str, Any] = {"root": root, "files": [file for _, file in wanted]}
-    if talk.bucket is not None:
-        key = talk.bucket.once(archive)
+    if client.bucket is not None:
+        key = client.bucket.once(archive)
         try:
-            talk.request("unbundle", **about, digest=Path(key).name, url=talk.bucket.signed(key))
+            client.request("unbundle", **about, digest=Path(key).name, url=client.bucket.signed(key))
         finally:
-            talk.bucket.delete([key])
+            client.bucket.delete([key])
         return
     if archive.stat().st_size > 2 * PARTS_LIMIT:
-        talk.too_large(archive.stat().st_size)
+        client.too_large(archive.stat().st_size)
     data = zlib.compress(archive.read_bytes(), 1)
     digest = hashlib.sha256(data).hexdigest()
-    talk.request("unbundle", **about, digest=digest, parts=talk.send_parts(data, digest))
+    client.request("unbundle", **about, digest=digest, parts=client.send_parts(data, digest))
 
 
-class Reading:
-    """A node's files, as transports/copying.py asks for them: many come in one answer."""
+class Reader:
+    """A node's files, as transports/file_copy.py asks for them: many come in one answer."""
 
-    def __init__(self, talk: Talk) -> None:
-        self.name = talk.name
-        self.request = talk.request
-        self._talk = talk
+    def __init__(self, client: InstanceClient) -> None:
+        self.name = client.name
+        self.request = client.request
+        self._talk = client
         self._coming: Iterator[tuple[str, bytes | str]] = iter(())
 
     def ahead(self, paths: Sequence[str]) -> None:
@@ -100,5 +100,5 @@ class Reading:
             number, offset = answer.message["ok"]
             paths = paths[number:]
 
-    def _ask(self, paths: list[str], offset: int) -> Ask:
+    def _ask(self, paths: list[str], offset: int) -> Request:
         return self._talk.post("send", {"paths": paths[:AT_ONCE], "offset": offset}, grant=True)

@@ -17,7 +17,7 @@ LARGEST_HEAD = 256 << 10
 """Bytes of the head of an answer."""
 
 
-class Sink(Protocol):
+class ResponseSink(Protocol):
     """Takes an answer as it comes."""
 
     def head(self, status: int, reason: str, headers: Headers, length: int | None = None) -> None:
@@ -27,18 +27,18 @@ class Sink(Protocol):
         """More of the body."""
 
 
-class Upstream(asyncio.Protocol):
+class BackendConnection(asyncio.Protocol):
     """One connection. An answer goes to `sink` as it comes; `ended` hears once how it ended: "" when it is
     complete, else what has gone wrong.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Backend) -> None:
         self.server = server
         self.transport: asyncio.Transport | None = None
         self.received = 0
         self.used = False
         """Whether it was kept from before: a server may have closed it meanwhile."""
-        self._sink: Sink | None = None
+        self._sink: ResponseSink | None = None
         self._ended: Callable[[str], object] | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._reset()
@@ -52,7 +52,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
 
-    def ask(self, request: bytes, sink: Sink, ended: Callable[[str], object]) -> None:
+    def ask(self, request: bytes, sink: ResponseSink, ended: Callable[[str], object]) -> None:
         """Send a request. Not with HEAD: its answer has a length and no body."""
         assert self.transport is not None
         self._sink, self._ended, self.received = sink, ended, 0
@@ -153,7 +153,7 @@ class Upstream(asyncio.Protocol):
             ended(problem)
 
 
-class Server:
+class Backend:
     """A server, and the connections to it that are free."""
 
     def __init__(self, role: str, url: str) -> None:
@@ -161,9 +161,9 @@ class Server:
         self.role, self.endpoint = role, endpoint.parse(url)
         self.url = self.endpoint.url
         self._tls = self.endpoint.tls()
-        self.idle: deque[Upstream] = deque()
+        self.idle: deque[BackendConnection] = deque()
 
-    async def connection(self, fresh: bool = False) -> Upstream:
+    async def connection(self, fresh: bool = False) -> BackendConnection:
         """A connection that was kept, or a new one. Raises OSError."""
         while self.idle and not fresh:
             found = self.idle.pop()
@@ -172,7 +172,7 @@ class Server:
                 return found
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(
-            lambda: Upstream(self), self.endpoint.host, self.endpoint.port, ssl=self._tls
+            lambda: BackendConnection(self), self.endpoint.host, self.endpoint.port, ssl=self._tls
         )
         return made
 

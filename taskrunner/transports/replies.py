@@ -14,7 +14,7 @@ from typing import Any
 from taskrunner.engine.node.frames import Unpacker, inflated
 from taskrunner.engine.store.bounded_json import TooLarge
 from taskrunner.engine.store.events import fits
-from taskrunner.engine.store.follow import Chunk, Position
+from taskrunner.engine.store.follow import Chunk, Cursor
 from taskrunner.errors import StateError, TargetError
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -81,7 +81,7 @@ def chunk(name: str, message: dict[str, Any], data: bytes) -> Chunk:
         and isinstance(at, list)
         and [type(item) for item in at] == [int, str, int]
     ):
-        return Chunk(message["log"], data, Position(*at))
+        return Chunk(message["log"], data, Cursor(*at))
     raise strange(name)
 
 

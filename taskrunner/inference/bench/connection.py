@@ -33,10 +33,10 @@ class Exchange(NamedTuple):
     pieces: list[tuple[float, bytes]]
 
 
-class Stream(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """A connection. `finished` is called with each exchange; `send` may be called again from there."""
 
-    def __init__(self, finished: Callable[[Stream, Exchange], None]) -> None:
+    def __init__(self, finished: Callable[[Connection, Exchange], None]) -> None:
         self._finished = finished
         self._clock = time.perf_counter
         self._transport: asyncio.Transport | None = None

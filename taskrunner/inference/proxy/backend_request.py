@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from .front import Front
+from .backend import Backend, BackendConnection, ResponseSink
+from .client_connection import ClientConnection
 from .request import Headers, Request
-from .upstream import Server, Sink, Upstream
 
 HEALTH_TIMEOUT = 5.0
 LARGEST = 64 << 20
@@ -19,11 +19,11 @@ LARGEST = 64 << 20
 TIMED_OUT = "no end of its answer within"
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client has gone away."""
 
 
-class Broken(Exception):
+class BackendError(Exception):
     """A server did not answer, at this stage. `stale`: nothing came over a connection that had been used
     before.
     """
@@ -36,8 +36,8 @@ class Broken(Exception):
 
 
 @dataclass
-class Answer:
-    """A whole answer of a server: a Sink."""
+class BufferedResponse:
+    """A whole answer of a server: a ResponseSink."""
 
     status: int = 0
     reason: str = ""
@@ -63,61 +63,63 @@ def _ending() -> tuple[asyncio.Future[str], Callable[[str], None]]:
     return over, ended
 
 
-async def asked(upstream: Upstream, front: Front, raw: bytes, sink: Sink, timeout: float) -> str:
-    """Ask, and wait for the end of the answer; what went wrong with it. Raises Gone."""
+async def asked(
+    connection: BackendConnection, client: ClientConnection, raw: bytes, sink: ResponseSink, timeout: float
+) -> str:
+    """Ask, and wait for the end of the answer; what went wrong with it. Raises ClientGone."""
     over, ended = _ending()
     gone = False
 
     def left() -> None:
         nonlocal gone
         gone = True
-        if isinstance(sink, Answer) and upstream.received:
+        if isinstance(sink, BufferedResponse) and connection.received:
             return  # what has begun to come may name blocks that are to be freed: it is read to its end
         # Closing the connection is how a server learns that nobody waits.
-        upstream.drop()
+        connection.drop()
         ended("nobody waits")
 
     def late() -> None:
-        upstream.drop()
+        connection.drop()
         ended(f"{TIMED_OUT} {timeout:g} s")
 
-    front.left = left
+    client.left = left
     watch = asyncio.get_running_loop().call_later(timeout, late)
     try:
-        if front.gone:
-            upstream.free()
-            raise Gone
-        upstream.ask(raw, sink, ended)
+        if client.gone:
+            connection.free()
+            raise ClientGone
+        connection.ask(raw, sink, ended)
         problem = await over
-        if gone and (problem or not isinstance(sink, Answer)):
-            raise Gone
+        if gone and (problem or not isinstance(sink, BufferedResponse)):
+            raise ClientGone
         return problem
     finally:
         watch.cancel()
-        front.left = None
+        client.left = None
 
 
 async def quietly(
-    server: Server, request: Request, headers: Headers, body: bytes, within: float
-) -> Answer | None:
+    server: Backend, request: Request, headers: Headers, body: bytes, within: float
+) -> BufferedResponse | None:
     """Ask for what no client waits for; None where it is not answered in that many seconds."""
-    answer = Answer()
+    answer = BufferedResponse()
     over, ended = _ending()
-    upstream: Upstream | None = None
+    connection: BackendConnection | None = None
     try:
-        upstream = await asyncio.wait_for(server.connection(fresh=True), within)
-        upstream.ask(server.framed(request, headers, body), answer, ended)
+        connection = await asyncio.wait_for(server.connection(fresh=True), within)
+        connection.ask(server.framed(request, headers, body), answer, ended)
         return answer if not await asyncio.wait_for(over, within) else None
     except (OSError, asyncio.TimeoutError):
         return None
     finally:
-        if upstream is not None:
-            upstream.drop()
+        if connection is not None:
+            connection.drop()
 
 
-def is_stale(upstream: Upstream, problem: str) -> bool:
+def is_stale(connection: BackendConnection, problem: str) -> bool:
     """Whether a connection that was kept had been closed meanwhile, so that the server has seen nothing."""
-    return bool(problem) and upstream.used and not upstream.received and not problem.startswith(TIMED_OUT)
+    return bool(problem) and connection.used and not connection.received and not problem.startswith(TIMED_OUT)
 
 
 def status_of(problem: str) -> int:
@@ -125,7 +127,7 @@ def status_of(problem: str) -> int:
     return HTTPStatus.GATEWAY_TIMEOUT if problem.startswith(TIMED_OUT) else HTTPStatus.BAD_GATEWAY
 
 
-async def healthy(server: Server) -> tuple[str, str]:
+async def healthy(server: Backend) -> tuple[str, str]:
     """A server's name, and `ok` or what is wrong with it."""
     request = Request("GET", "/health", "1.1", [], False, path="/health")
     answer = await quietly(server, request, [], b"", HEALTH_TIMEOUT)

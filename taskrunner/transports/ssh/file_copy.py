@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from taskrunner.errors import UsageError
-from taskrunner.transports import answers
-from taskrunner.transports.copying import BLOCK
+from taskrunner.transports import replies
+from taskrunner.transports.file_copy import BLOCK
 from taskrunner.transports.ssh.session import Session
 from taskrunner.transports.staging import Files
 
@@ -18,7 +18,7 @@ def send(session: Session, root: str, files: Files) -> int:
     Raises Busy, UsageError, StateError, Lost.
     """
     found = session.request("missing", root=root, files=[file for _, file in files])
-    wanted = answers.missing(session.name, found, files)
+    wanted = replies.missing(session.name, found, files)
     numbers: set[int] = set()
     for index, offset in wanted:
         path, file = files[index]

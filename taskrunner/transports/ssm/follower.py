@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from taskrunner.engine.store.follow import Chunk, Position
+from taskrunner.engine.store.follow import Chunk, Cursor
 from taskrunner.errors import NeverRanError, TargetError
-from taskrunner.transports import answers
-from taskrunner.transports.ssm.request import Ask
-from taskrunner.transports.ssm.talk import QUICK, Answer, Lost, Talk
+from taskrunner.transports import replies
+from taskrunner.transports.ssm.client import QUICK, Answer, InstanceClient, Lost
+from taskrunner.transports.ssm.request import Request
 
 WAIT = 3300.0
 """Seconds that a node waits for news of a quiet run. It may be long: who does not come back is relieved."""
@@ -32,10 +32,12 @@ HITCH = 4.0
 PAUSE = 1.0
 
 
-class Beginning:
+class PendingStart:
     """A run that is being started: `post` asks for it, as often as need be, until there is an `answer`."""
 
-    def __init__(self, post: Callable[[], Ask], answered: Callable[[], object], whole: bool = False) -> None:
+    def __init__(
+        self, post: Callable[[], Request], answered: Callable[[], object], whole: bool = False
+    ) -> None:
         self.whole = whole
         """Whether the answer comes with the end of the run only."""
         self.post = post
@@ -51,25 +53,25 @@ class Beginning:
         return self.answer
 
 
-class Following:
+class Follower:
     """One pass over a run, from its `beginning` where that is under way."""
 
     def __init__(
         self,
-        talk: Talk,
+        client: InstanceClient,
         run: str,
         output: str,
         mode: str,
         who: str,
         patience: float,
-        beginning: Beginning | None,
+        beginning: PendingStart | None,
     ) -> None:
-        self.talk, self.run, self.output, self.who = talk, run, output, who
+        self.client, self.run, self.output, self.who = client, run, output, who
         self.mode = mode
         self.said: str | None = None
         self._beginning = beginning
         self._patience = patience
-        self._at = Position()
+        self._at = Cursor()
         self._lost = 0.0
         self._news = time.monotonic()
         self._warned = False
@@ -92,10 +94,10 @@ class Following:
             told = answer.message["ok"]
             if told.get("never"):
                 raise NeverRanError(f"run {self.run} was cancelled before the node has heard of it")
-            self._at = Position(*told["at"])
-            if self.talk.ungranted and not self._warned:
+            self._at = Cursor(*told["at"])
+            if self.client.ungranted and not self._warned:
                 self._warned = True
-                said = f"{self.talk.name} cannot put output into the bucket ({self.talk.ungranted})"
+                said = f"{self.client.name} cannot put output into the bucket ({self.client.ungranted})"
                 yield self._event("warning", message=f"{said}; it comes through Run Command, slowly")
             if told["over"]:
                 self.said = told["said"]
@@ -103,7 +105,7 @@ class Following:
             if not wait and not told["more"]:
                 return
 
-    def _begun(self, beginning: Beginning) -> Generator[Chunk | None, None, Answer]:
+    def _begun(self, beginning: PendingStart) -> Generator[Chunk | None, None, Answer]:
         ask = beginning.ask
         if ask.done.is_set() and ask.error is not None:
             if beginning.cancelled and not ask.running:
@@ -112,7 +114,7 @@ class Following:
         return beginning.keep((yield from self._waited(beginning.ask, beginning.post, 0.0)))
 
     def _answer(self, wait: bool) -> Generator[Chunk | None, None, Answer]:
-        beginning = self._beginning if self._at == Position() else None
+        beginning = self._beginning if self._at == Cursor() else None
         if beginning is not None and beginning.whole:
             while not (beginning.ask.running or beginning.ask.done.is_set()):
                 yield None
@@ -123,23 +125,23 @@ class Following:
             answer = beginning.answer or (yield from self._begun(beginning))
             self._beginning = None  # it has said all that it will, even if nothing had happened yet
             return answer
-        courier, instance = self.talk.courier, self.talk.instance
-        courier.followed.add(instance)
-        several = len(courier.followed) > 1
+        dispatcher, instance = self.client.dispatcher, self.client.instance
+        dispatcher.followed.add(instance)
+        several = len(dispatcher.followed) > 1
         left = ROUND - time.time() % ROUND
         seconds = 0.0 if not wait else WAIT if not several else left + ROUND * (left < SHORT)
         ends = time.time() + seconds
-        ships = wait and self.mode == "s3" and not self.talk.ungranted
+        ships = wait and self.mode == "s3" and not self.client.ungranted
         about = {
             "run": self.run, "output": self.output, "at": self._at, "wait": round(seconds, 1),
             "who": self.who, "pace": PACE if ships else 0.0, "expected": beginning is not None,
-            "until": round(ends + self.talk.skew, 1),
+            "until": round(ends + self.client.skew, 1),
         }  # fmt: skip
 
         joins = JOINS if time.monotonic() - self._news < ROUND / 2 else JOINS_QUIET
 
-        def post() -> Ask:
-            return self.talk.post(
+        def post() -> Request:
+            return self.client.post(
                 "follow", about, grant=self.mode != "poll", timeout=QUICK + int(WAIT),
                 ends=ends if several and wait else 0.0, since=self._news, joins=joins if several else 0.0,
             )  # fmt: skip
@@ -151,11 +153,11 @@ class Following:
                 yield from self._shipped(ask)
             return (yield from self._waited(ask, post, seconds + DEAF))
         finally:
-            courier.followed.discard(instance)
+            dispatcher.followed.discard(instance)
 
-    def _shipped(self, ask: Ask) -> Iterator[Chunk | None]:
+    def _shipped(self, ask: Request) -> Iterator[Chunk | None]:
         """What a node puts into the bucket, until it has answered."""
-        bucket = self.talk.bucket
+        bucket = self.client.bucket
         assert bucket is not None
         pause, wake = LISTING, 0.0
         while not ask.done.is_set():
@@ -166,7 +168,7 @@ class Following:
             try:
                 there = bucket.listed(ask.key, ask.segments)
                 for segment in bucket.segments(ask.key, ask.segments, there):
-                    for message, data in answers.messages(self.talk.name, segment):
+                    for message, data in replies.messages(self.client.name, segment):
                         yield from self._chunk(message, data)
                     ask.segments += 1
                     pause = LISTING
@@ -179,17 +181,17 @@ class Following:
     def _chunk(self, message: dict[str, Any], data: bytes) -> Iterator[Chunk]:
         if "log" in message:
             self._news = time.monotonic()
-            chunk = answers.chunk(self.talk.name, message, data)
+            chunk = replies.chunk(self.client.name, message, data)
             self._at = chunk.position
             yield chunk
 
     def _waited(
-        self, ask: Ask, post: Callable[[], Ask], patience: float
+        self, ask: Request, post: Callable[[], Request], patience: float
     ) -> Generator[Chunk | None, None, Answer]:
         """An answer; Lost when it does not come in its time."""
         began = time.monotonic()
         troubled = 0.0
-        waiting = self.talk.wait(post, ask)
+        waiting = self.client.wait(post, ask)
         while True:
             try:
                 next(waiting)
@@ -202,15 +204,15 @@ class Following:
                     yield from self._back()
                 troubled = 0.0
                 if patience and time.monotonic() - began > patience:
-                    self.talk.courier.cancel(ask)
-                    raise Lost(f"{self.talk.name}: no answer from the agent there")
+                    self.client.dispatcher.cancel(ask)
+                    raise Lost(f"{self.client.name}: no answer from the agent there")
                 continue
             troubled = troubled or time.monotonic()
             if time.monotonic() - troubled > HITCH:
                 try:
                     yield from self._away(ask.trouble)
                 except TargetError:
-                    self.talk.courier.cancel(ask)
+                    self.client.dispatcher.cancel(ask)
                     raise
 
     def _away(self, error: TargetError) -> Iterator[Chunk]:
@@ -222,15 +224,15 @@ class Following:
         if now - self._lost > self._patience:
             hint = "what was started there may go on; the same command attaches to it"
             raise TargetError(
-                f"{self.talk.name}: lost, and not back within {self._patience:g} s: {error}",
+                f"{self.client.name}: lost, and not back within {self._patience:g} s: {error}",
                 "\n".join(filter(None, (error.hint, hint))),
             ) from error
 
     def _back(self) -> Iterator[Chunk]:
         if self._lost:
             self._lost = 0.0
-            yield self._event("connection", state="back", detail=f"{self.talk.name}: heard of again")
+            yield self._event("connection", state="back", detail=f"{self.client.name}: heard of again")
 
     def _event(self, kind: str, **about: Any) -> Chunk:
-        event = {"type": kind, "time": round(time.time() + self.talk.skew, 3), **about}
+        event = {"type": kind, "time": round(time.time() + self.client.skew, 3), **about}
         return Chunk("", json.dumps(event).encode() + b"\n", self._at)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from taskrunner.aws.session import Account, explained
 from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.request import Ask
-from taskrunner.transports.ssm.talk import PATIENCE, QUICK, Talk
+from taskrunner.transports.ssm.client import PATIENCE, QUICK, InstanceClient
+from taskrunner.transports.ssm.request import Request
 
 FOREVER = 172_800
 """Seconds that a command can last at most, and so the time in which a run gives way to the next."""
@@ -72,34 +72,34 @@ class Group:
         self._lock = threading.Lock()
         self._asked: set[str] = set()
         self._sent = ""
-        self._ask: Ask | None = None
+        self._ask: Request | None = None
 
-    def ask(self, talk: Talk, about: Mapping[str, Any]) -> Ask:
+    def ask(self, client: InstanceClient, about: Mapping[str, Any]) -> Request:
         """The question to this instance: a part of the one command, which the first to ask sends. Who asks
         again, because of no answer, sends one of its own.
         """
         with self._lock:
-            if talk.instance in self._asked:
-                return talk.post("start", about)
-            self._asked.add(talk.instance)
+            if client.instance in self._asked:
+                return client.post("start", about)
+            self._asked.add(client.instance)
             if self._ask is None:
-                self._ask = self._send(talk, about)
-        ask = Ask(talk.instance, talk.python, self._ask.shared, {}, self._ask.timeout)
+                self._ask = self._send(client, about)
+        ask = Request(client.instance, client.python, self._ask.shared, {}, self._ask.timeout)
         ask.token, ask.delivery, ask.fanned = self._ask.token, FOREVER, True
-        talk.courier.expect(ask, self._sent)
+        client.dispatcher.expect(ask, self._sent)
         return ask
 
-    def _send(self, talk: Talk, about: Mapping[str, Any]) -> Ask:
-        if talk.bucket is None:
-            for part in talk.parts_of_engine():
+    def _send(self, client: InstanceClient, about: Mapping[str, Any]) -> Request:
+        if client.bucket is None:
+            for part in client.parts_of_engine():
                 part.instance = ""
-                talk.courier.send_to(self._targets, part, "100%", "100%")
-        shared = talk.shared("start")
+                client.dispatcher.send_to(self._targets, part, "100%", "100%")
+        shared = client.shared("start")
         shared["engine"]["patience"] = PATIENCE
         limit = FOREVER if self.waits else QUICK
-        ask = Ask("", talk.python, shared, {"about": {**about, "whole": self.waits}}, limit)
+        ask = Request("", client.python, shared, {"about": {**about, "whole": self.waits}}, limit)
         ask.delivery = QUICK
-        if len(command.script(talk.python, {**shared, **ask.own})) > command.LIMIT:
-            talk.too_large(command.LIMIT)
-        self._sent = talk.courier.send_to(self._targets, ask, self._concurrency, self._errors)
+        if len(command.script(client.python, {**shared, **ask.own})) > command.LIMIT:
+            client.too_large(command.LIMIT)
+        self._sent = client.dispatcher.send_to(self._targets, ask, self._concurrency, self._errors)
         return ask

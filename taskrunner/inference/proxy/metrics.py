@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-class Measured:
+class Metrics:
     """The metrics of one proxy. All histograms are in seconds."""
 
     def __init__(self, log: str | Path | None = None) -> None:

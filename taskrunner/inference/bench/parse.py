@@ -15,7 +15,7 @@ from typing import Any
 import httptools
 
 from ..results.sample import Sample, failed
-from .stream import Exchange
+from .connection import Exchange
 
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 

@@ -17,7 +17,7 @@ from typing import Any
 from taskrunner.aws.session import Account, CredentialsError, Throttled, code_of, explained
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.request import LATE, Ask
+from taskrunner.transports.ssm.request import LATE, Request
 
 DOCUMENT = "AWS-RunShellScript"
 AT_ONCE = 50
@@ -41,14 +41,14 @@ TROUBLE = 2.0
 """Seconds before a call that has failed for a while is tried again."""
 
 
-class Courier:
+class Dispatcher:
     """Sends and looks, in threads of its own, as long as there is something to do."""
 
     def __init__(self, account: Account) -> None:
         self.account = account
         self._condition = threading.Condition()
-        self._waiting: list[Ask] = []
-        self._sent: dict[str, dict[str, Ask]] = {}
+        self._waiting: list[Request] = []
+        self._sent: dict[str, dict[str, Request]] = {}
         self._looks: dict[str, float] = {}
         self._busy: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(6, "ssm")
@@ -57,7 +57,7 @@ class Courier:
         self.followed: set[str] = set()
         """Instances whose news are waited for in this process."""
 
-    def post(self, ask: Ask) -> Ask:
+    def post(self, ask: Request) -> Request:
         """Send it when there is a place for it on the instance."""
         with self._condition:
             ask.due = time.monotonic() + max(TOGETHER, ask.joins)
@@ -65,7 +65,7 @@ class Courier:
             self._awake()
         return ask
 
-    def cancel(self, ask: Ask) -> None:
+    def cancel(self, ask: Request) -> None:
         """See to it that what was not delivered yet is not."""
         with self._condition:
             ask.cancelled = True
@@ -78,7 +78,7 @@ class Courier:
             with contextlib.suppress(Exception):
                 self.account.client("ssm").cancel_command(CommandId=ask.command, InstanceIds=[ask.instance])
 
-    def send_to(self, targets: Sequence[dict[str, Any]], ask: Ask, concurrency: str, errors: str) -> str:
+    def send_to(self, targets: Sequence[dict[str, Any]], ask: Request, concurrency: str, errors: str) -> str:
         """Send one request to all instances that match, as AWS goes about it; returns the command's id.
 
         Raises TargetError.
@@ -91,7 +91,7 @@ class Courier:
         except Exception as error:
             raise explained(error) from error
 
-    def expect(self, ask: Ask, sent: str) -> None:
+    def expect(self, ask: Request, sent: str) -> None:
         """Look for the answer of an instance to a command that was sent to many."""
         with self._condition:
             ask.command, ask.sent = sent, time.monotonic()
@@ -121,12 +121,12 @@ class Courier:
                     self._busy[ask.instance] += 1
             self._pool.submit(self._send, batch)
 
-    def _batch(self) -> list[Ask]:
+    def _batch(self) -> list[Request]:
         """Requests that can go in one command now: one that is due, with others of the same kind, each for
         another instance.
         """
         now = time.monotonic()
-        batch: dict[str, Ask] = {}
+        batch: dict[str, Request] = {}
         first = next((ask for ask in self._waiting if ask.due <= now and self._free(ask)), None)
         if first is None:
             return []
@@ -143,10 +143,10 @@ class Courier:
                     break
         return list(batch.values())
 
-    def _free(self, ask: Ask) -> bool:
+    def _free(self, ask: Request) -> bool:
         return self._busy[ask.instance] < PLACES
 
-    def _send(self, batch: list[Ask]) -> None:
+    def _send(self, batch: list[Request]) -> None:
         pause = 0.5
         while True:
             try:
@@ -188,7 +188,7 @@ class Courier:
             if ask.cancelled:
                 self.cancel(ask)
 
-    def _trouble(self, batch: list[Ask], wrong: TargetError | None) -> None:
+    def _trouble(self, batch: list[Request], wrong: TargetError | None) -> None:
         """Note what keeps these from being sent; it keeps those that wait for their places, too."""
         instances = {ask.instance for ask in batch}
         with self._condition:
@@ -280,7 +280,7 @@ class Courier:
         found = self.account.client("ssm").get_command_invocation(CommandId=id, InstanceId=instance)
         return {**found, "Output": found["StandardOutputContent"]}
 
-    def _judge(self, ask: Ask, found: dict[str, Any] | None) -> None:
+    def _judge(self, ask: Request, found: dict[str, Any] | None) -> None:
         if ask.done.is_set():
             return
         late = time.monotonic() - ask.sent
@@ -319,13 +319,13 @@ def _passes(error: Exception, wrong: TargetError) -> bool:
     return passing or status >= 500 or isinstance(error, BotoCoreError)
 
 
-def _text(batch: Sequence[Ask]) -> str:
+def _text(batch: Sequence[Request]) -> str:
     first = batch[0]
     own = {ask.instance: ask.own for ask in batch}
     return command.script(first.python, {**first.shared, "own": own})
 
 
-def _content(first: Ask, batch: Sequence[Ask]) -> dict[str, Any]:
+def _content(first: Request, batch: Sequence[Request]) -> dict[str, Any]:
     """What SendCommand is given, but for whom it is for."""
     text = _text(batch) if first.instance else command.script(first.python, {**first.shared, **first.own})
     return {
@@ -341,14 +341,14 @@ def _content(first: Ask, batch: Sequence[Ask]) -> dict[str, Any]:
     }
 
 
-_couriers: dict[tuple[str, str], Courier] = {}
+_dispatchers: dict[tuple[str, str], Dispatcher] = {}
 _lock = threading.Lock()
 
 
-def courier(region: str, profile: str) -> Courier:
+def dispatcher(region: str, profile: str) -> Dispatcher:
     """The one of a region and a profile, shared by all transports of this process."""
     with _lock:
-        known = _couriers.get((region, profile))
+        known = _dispatchers.get((region, profile))
         if known is None:
-            known = _couriers[region, profile] = Courier(Account(region, profile))
+            known = _dispatchers[region, profile] = Dispatcher(Account(region, profile))
         return known

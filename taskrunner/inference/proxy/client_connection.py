@@ -15,7 +15,7 @@ import httptools
 from .request import HOP_BY_HOP, Headers, Refused, Request, passed_on
 
 if TYPE_CHECKING:
-    from .serve import Proxy
+    from .proxy import Proxy
 
 MOST_HEADERS = 100
 PIPELINED = 32
@@ -29,7 +29,7 @@ LINGER = 2.0
 NO_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
-class Front(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """A client's connection. What is passed on goes out as it comes; who reads slowly slows down its
     server.
     """
@@ -71,7 +71,7 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gone = True
-        self.proxy.fronts.discard(self)
+        self.proxy.clients.discard(self)
         self._forget()
         if self.source is not None:
             self.source.resume_reading()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from taskrunner.transports.ssm.following import Following
-from taskrunner.transports.ssm.talk import Answer
+from taskrunner.transports.ssm.client import Answer
+from taskrunner.transports.ssm.follower import Follower
 
 
 class Asked(Exception):
@@ -23,10 +23,15 @@ def test_a_start_that_is_answered_before_anything_has_happened() -> None:
 
     nothing = {"ok": {"at": [0, "", 0], "over": False, "more": False, "said": None}}
     beginning = SimpleNamespace(whole=False, answer=Answer(nothing, b"", []))
-    talk: Any = SimpleNamespace(
-        name="i-0", instance="i-0", ungranted="", skew=0.0, post=post, courier=SimpleNamespace(followed=set())
+    client: Any = SimpleNamespace(
+        name="i-0",
+        instance="i-0",
+        ungranted="",
+        skew=0.0,
+        post=post,
+        dispatcher=SimpleNamespace(followed=set()),
     )
-    following = Following(talk, "20261126-000000-000000", "all", "poll", "me", 30.0, beginning)  # type: ignore[arg-type]
+    following = Follower(client, "20261126-000000-000000", "all", "poll", "me", 30.0, beginning)  # type: ignore[arg-type]
     with pytest.raises(Asked) as asked:
         list(following.chunks(wait=True))
     assert asked.value.args == ("follow", (0, "", 0))

@@ -14,12 +14,12 @@ from taskrunner.aws.session import NotRegistered, Throttled
 from taskrunner.engine.node.frames import LARGEST_PAYLOAD
 from taskrunner.engine.store import fileio, paths
 from taskrunner.errors import NeverRanError, TargetError
-from taskrunner.transports import answers
+from taskrunner.transports import replies
 from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.bucket import Bucket
-from taskrunner.transports.ssm.courier import UNDELIVERED, Courier
-from taskrunner.transports.ssm.request import Ask
+from taskrunner.transports.ssm.dispatcher import UNDELIVERED, Dispatcher
+from taskrunner.transports.ssm.request import Request
 
 T = TypeVar("T")
 
@@ -50,15 +50,15 @@ class Answer(NamedTuple):
     frames: Iterable[tuple[dict[str, Any], bytes]]
 
 
-class Talk:
+class InstanceClient:
     """One instance, as one user. `timeout` is the time, in seconds, in which it must answer at first."""
 
     def __init__(
-        self, instance: str, user: str, python: str, state: str, courier: Courier, bucket: Bucket | None,
-        timeout: float,
+        self, instance: str, user: str, python: str, state: str, dispatcher: Dispatcher,
+        bucket: Bucket | None, timeout: float,
     ) -> None:  # fmt: skip
         self.instance, self.user, self.python, self.state = instance, user, python, state
-        self.courier = courier
+        self.dispatcher = dispatcher
         self.bucket = bucket
         self.timeout = timeout
         self.hello: dict[str, Any] = {}
@@ -83,16 +83,16 @@ class Talk:
         ends: float = 0.0,
         since: float = 0.0,
         joins: float = 0.0,
-    ) -> Ask:
-        """Send a question, without waiting. Raises TargetError. For the options see Ask."""
-        ask = Ask(self.instance, self.python, self.shared(do, grant), {"about": dict(about)}, timeout)
+    ) -> Request:
+        """Send a question, without waiting. Raises TargetError. For the options see Request."""
+        ask = Request(self.instance, self.python, self.shared(do, grant), {"about": dict(about)}, timeout)
         ask.delivery = delivery or PATIENCE
         ask.ends, ask.since, ask.joins = ends, since, joins
         if self.bucket is None and not self._has_engine():
             for part in self.parts_of_engine():
-                self.courier.post(part)
+                self.dispatcher.post(part)
             ask.shared["engine"]["patience"] = PATIENCE
-        return self.courier.post(ask)
+        return self.dispatcher.post(ask)
 
     def shared(self, do: str, grant: bool = False) -> dict[str, Any]:
         """What a request has in common with those to other instances."""
@@ -112,11 +112,11 @@ class Talk:
         request = {**self.shared(do), "own": {self.instance: {"about": about}}}
         return len(command.script(self.python, request)) < command.LIMIT - SPARE
 
-    def parts_of_engine(self) -> list[Ask]:
+    def parts_of_engine(self) -> list[Request]:
         """What brings the engine; what needs it may be sent at the same time, with some patience."""
         shared = self.shared("ping")
         return [
-            Ask(self.instance, self.python, {**shared, "engine": {**shared["engine"], "part": part}},
+            Request(self.instance, self.python, {**shared, "engine": {**shared["engine"], "part": part}},
                 {"about": {}}, QUICK)
             for part in enumerate(_parts(_packed_engine()))
         ]  # fmt: skip
@@ -144,16 +144,16 @@ class Talk:
         """Ask, and wait for the answer; bytes where it is bytes. Raises Lost, StateError, TargetError."""
         return self.finish(lambda: self.post(do, about, grant=True))
 
-    def finish(self, post: Callable[[], Ask]) -> Any:
+    def finish(self, post: Callable[[], Request]) -> Any:
         """The value of a question."""
         found = drained(self.wait(post))
         payload = found.payload
         for message, data in found.frames:
             if "payload" in message:
                 payload = data  # it was too long to stand in the answer itself
-        return answers.value(self.name, found.message, payload)
+        return replies.value(self.name, found.message, payload)
 
-    def wait(self, post: Callable[[], Ask], ask: Ask | None = None) -> Generator[None, None, Answer]:
+    def wait(self, post: Callable[[], Request], ask: Request | None = None) -> Generator[None, None, Answer]:
         """Wait for an answer, and yield while it does not come; the Answer is the generator's value.
 
         Raises Lost, StateError, TargetError.
@@ -161,7 +161,7 @@ class Talk:
         ask = ask or post()
         for again in range(3):
             output = yield from self._output(ask)
-            messages = list(answers.messages(self.name, output, compressed=False))
+            messages = list(replies.messages(self.name, output, compressed=False))
             last, payload = messages[-1]
             if "need" in last:
                 self._mark(False)
@@ -181,14 +181,14 @@ class Talk:
             self._mark(True)
             if "kept" in last:
                 whole = yield from self._rest(last, payload)
-                messages = list(answers.messages(self.name, whole))
+                messages = list(replies.messages(self.name, whole))
                 last, payload = messages[-1]
             return self._understood(ask, messages)
         raise TargetError(
             f"{self.name}: the engine does not arrive there", "is the disk of its state folder sound?"
         )
 
-    def _output(self, ask: Ask) -> Generator[None, None, bytes]:
+    def _output(self, ask: Request) -> Generator[None, None, bytes]:
         began = time.monotonic()
         while not ask.done.is_set():
             yield None
@@ -200,10 +200,10 @@ class Talk:
             waited = time.monotonic() - began
             trouble = ask.trouble
             if trouble is not None and (waited > self.timeout or not isinstance(trouble, Throttled)):
-                self.courier.cancel(ask)
+                self.dispatcher.cancel(ask)
                 raise trouble
             if waited > self.timeout:
-                self.courier.cancel(ask)
+                self.dispatcher.cancel(ask)
                 raise NotRegistered(
                     f"{self.name}: the command was not delivered within {self.timeout:g} s",
                     "`runner wait-ready` says what is missing; --connect-timeout gives it more time",
@@ -234,18 +234,18 @@ class Talk:
         step = len(payload)
         asks = [
             self.post("rest", {"token": last["kept"], "offset": offset})
-            for offset in range(step, min(answers.number(self.name, last["whole"]), LARGEST_PAYLOAD), step)
+            for offset in range(step, min(replies.number(self.name, last["whole"]), LARGEST_PAYLOAD), step)
         ]
         pieces = [payload]
         for ask in asks:
             output = yield from self._output(ask)
-            message, piece = list(answers.messages(self.name, output, compressed=False))[-1]
+            message, piece = list(replies.messages(self.name, output, compressed=False))[-1]
             if not piece:
                 raise Lost(f"{self.name}: a part of its answer is gone: {message}")
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _understood(self, ask: Ask, messages: list[tuple[dict[str, Any], bytes]]) -> Answer:
+    def _understood(self, ask: Request, messages: list[tuple[dict[str, Any], bytes]]) -> Answer:
         last, payload = messages[-1]
         ok = last.get("ok")
         if isinstance(ok, dict) and "hello" in ok:
@@ -258,18 +258,18 @@ class Talk:
                 self.bucket.grant(anew=True)
         if "error" in last and last.get("path") == "S3":
             raise Lost(f"{self.name}: S3: {last['error']}")
-        answers.value(self.name, last, payload)
+        replies.value(self.name, last, payload)
 
         def frames() -> Iterator[tuple[dict[str, Any], bytes]]:
             if last.get("segments") and self.bucket is not None:
                 for segment in self.bucket.segments(ask.key, ask.segments, last["segments"]):
-                    yield from answers.messages(self.name, segment)
+                    yield from replies.messages(self.name, segment)
             yield from messages[:-1]
 
         return Answer(last, payload, frames())
 
-    def _note(self, ask: Ask, hello: dict[str, Any]) -> None:
-        self.hello = hello = answers.known(self.name, hello, answers.HELLO)
+    def _note(self, ask: Request, hello: dict[str, Any]) -> None:
+        self.hello = hello = replies.known(self.name, hello, replies.HELLO)
         # It was said at some time between the sending and now.
         early, late = ask.began - hello["time"], time.time() - hello["time"]
         self.skew = -early if early > 0 else -late if late < 0 else 0.0

@@ -20,12 +20,21 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..endpoint import bracketed
-from . import checks, handover
-from .asking import Answer, Broken, Gone, asked, healthy, is_stale, quietly, status_of
-from .front import Front
-from .measured import Measured
+from . import checks, kv_transfer
+from .backend import Backend, BackendConnection
+from .backend_request import (
+    BackendError,
+    BufferedResponse,
+    ClientGone,
+    asked,
+    healthy,
+    is_stale,
+    quietly,
+    status_of,
+)
+from .client_connection import ClientConnection
+from .metrics import Metrics
 from .request import Headers, Refused, Request
-from .upstream import Server, Upstream
 
 CONNECT_WITHIN = 5.0
 """Seconds: a machine that is gone does not refuse."""
@@ -70,17 +79,17 @@ class Settings:
     max_connections: int = 4096
 
 
-class Asking(NamedTuple):
+class RequestContext(NamedTuple):
     """A request under way: whose it is, its name, the headers that go on, and when what happened."""
 
-    front: Front
+    client: ClientConnection
     request: Request
     name: str
     headers: Headers
     times: dict[str, float]
 
 
-class Timed(Answer):
+class TimedResponse(BufferedResponse):
     """An answer that notes when it begins."""
 
     def __init__(self, times: dict[str, float]) -> None:
@@ -92,24 +101,24 @@ class Timed(Answer):
         super().head(status, reason, headers, length)
 
 
-class Passing:
+class StreamedResponse:
     """Passes an answer on to a client."""
 
-    def __init__(self, front: Front, times: dict[str, float], timing: Headers) -> None:
+    def __init__(self, client: ClientConnection, times: dict[str, float], timing: Headers) -> None:
         self.status, self.failed = 0, False
-        self._front, self._times, self._timing = front, times, timing
+        self._client, self._times, self._timing = client, times, timing
 
     def head(self, status: int, reason: str, headers: Headers, length: int | None = None) -> None:
         self._times["decode_headers"] = time.perf_counter()
         self.status, self.failed = status, status >= HTTPStatus.BAD_REQUEST
-        self._front.head(status, reason, [*self._timing, *headers], length)
+        self._client.head(status, reason, [*self._timing, *headers], length)
 
     def body(self, data: bytes) -> None:
         if "decode_first" not in self._times:
             self._times["decode_first"] = time.perf_counter()
             # A stream has its status before its content is looked at.
             self.failed = self.failed or data.startswith(ERROR_EVENT)
-        self._front.body(data)
+        self._client.body(data)
 
 
 def _plain(headers: Headers) -> Headers:
@@ -118,13 +127,13 @@ def _plain(headers: Headers) -> Headers:
 
 
 class Proxy:
-    """Answers requests. `fronts` are the connections of clients."""
+    """Answers requests. `clients` are the connections of clients."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.servers = [
-            *(Server("prefill", url) for url in settings.prefill),
-            *(Server("decode", url) for url in settings.decode),
+            *(Backend("prefill", url) for url in settings.prefill),
+            *(Backend("decode", url) for url in settings.decode),
         ]
         by_role = {
             role: [server for server in self.servers if server.role == role] for role in ("prefill", "decode")
@@ -132,28 +141,28 @@ class Proxy:
         self._prefill = itertools.cycle(by_role["prefill"]) if by_role["prefill"] else None
         self._decode = by_role["decode"]
         self._turn = itertools.count()
-        self.measured = Measured(settings.log)
-        self.fronts: set[Front] = set()
+        self.measured = Metrics(settings.log)
+        self.clients: set[ClientConnection] = set()
         self.held = 0
         """Bytes of bodies that are kept."""
         self._key = settings.api_key.encode()
-        self._releasing: set[asyncio.Task[Answer | None]] = set()
+        self._releasing: set[asyncio.Task[BufferedResponse | None]] = set()
         self.draining = False
 
     def say(self, text: str) -> None:
         print(f"proxy: {text}", file=sys.stderr, flush=True)
 
-    def came(self, front: Front) -> None:
+    def came(self, client: ClientConnection) -> None:
         """Take a connection; where there are too many, one that has waited longest for a request goes."""
-        self.fronts.add(front)
-        if len(self.fronts) <= self.settings.max_connections:
+        self.clients.add(client)
+        if len(self.clients) <= self.settings.max_connections:
             return
-        idle = [other for other in self.fronts if other.evictable and other is not front]
+        idle = [other for other in self.clients if other.evictable and other is not client]
         if idle:
             min(idle, key=lambda other: (other.at_work, other.since)).close()
         else:
-            front.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
-            front.close()
+            client.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
+            client.close()
 
     def admit(self, request: Request) -> None:
         """Whether it is worth receiving the body. Raises Refused."""
@@ -176,39 +185,39 @@ class Proxy:
 
     def make_room(self) -> None:
         """Forget the largest of the bodies that have not come whole."""
-        largest = max(self.fronts, key=lambda front: front.receiving)
+        largest = max(self.clients, key=lambda client: client.receiving)
         if largest.receiving:
             largest.give_way()
 
-    async def answer(self, front: Front, request: Request) -> None:
+    async def answer(self, client: ClientConnection, request: Request) -> None:
         """Answer one request. Raises Refused."""
         if self.draining:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down")
         if request.path == "/health":
-            return await self._health(front)
+            return await self._health(client)
         if request.path == "/metrics":
-            return front.reply(200, "text/plain; version=0.0.4; charset=utf-8", self.measured.text())
+            return client.reply(200, "text/plain; version=0.0.4; charset=utf-8", self.measured.text())
         self.measured.running.inc()
         times = {"received": request.received}
         given = request.header("x-request-id")
         name = given if ID.fullmatch(given) else uuid.uuid4().hex
         headers = [pair for pair in request.headers if pair[0].lower() != "x-request-id"]
-        asking = Asking(front, request, name, [*headers, ("X-Request-Id", name)], times)
+        context = RequestContext(client, request, name, [*headers, ("X-Request-Id", name)], times)
         stage, status = "decode", 0
         try:
-            fields = handover.request_of(request.body) if request.path in checks.PATHS else None
-            if fields is not None and self._prefill is not None and handover.checked(request.path, fields):
-                status = await self._handed_over(asking, fields)
+            fields = kv_transfer.request_of(request.body) if request.path in checks.PATHS else None
+            if fields is not None and self._prefill is not None and kv_transfer.checked(request.path, fields):
+                status = await self._handed_over(context, fields)
             else:
-                status, _ = await self._passed_on(await self._reserved(), asking, request.body, [])
+                status, _ = await self._passed_on(await self._reserved(), context, request.body, [])
         except checks.Unusable as error:
             stage, status = ("prefill", 502) if "prefill_done" in times else ("proxy", 400)
-            front.refuse(status, str(error), stage)
-        except Broken as error:
+            client.refuse(status, str(error), stage)
+        except BackendError as error:
             stage, status = error.stage, error.status
             self.say(f"{name}: {stage}: {error}")
-            front.refuse(status, str(error), stage)
-        except Gone:
+            client.refuse(status, str(error), stage)
+        except ClientGone:
             stage, status = "client", 499
         finally:
             self.measured.running.dec()
@@ -216,15 +225,15 @@ class Proxy:
             self.measured.note(name, stage, status, times)
         return None
 
-    async def _handed_over(self, asking: Asking, fields: checks.Fields) -> int:
-        front, times = asking.front, asking.times
-        question = handover.for_prefill(fields)
+    async def _handed_over(self, context: RequestContext, fields: checks.Fields) -> int:
+        client, times = context.client, context.times
+        question = kv_transfer.for_prefill(fields)
         for again in (False, True):
             assert self._prefill is not None
             reserved = await self._reserved()
             try:
-                answer = await self._whole(next(self._prefill), asking, question)
-                params = handover.params_of(bytes(answer.content)) if answer.status == 200 else {}
+                answer = await self._whole(next(self._prefill), context, question)
+                params = kv_transfer.params_of(bytes(answer.content)) if answer.status == 200 else {}
             except BaseException:
                 reserved.free()
                 raise
@@ -232,109 +241,111 @@ class Proxy:
                 reserved.free()
                 # As the server has said it: a client knows its own server's errors.
                 headers = [*answer.headers, ("X-Proxy-Stage", "prefill")]
-                front.head(answer.status, answer.reason, headers, len(answer.content))
-                front.body(bytes(answer.content))
+                client.head(answer.status, answer.reason, headers, len(answer.content))
+                client.body(bytes(answer.content))
                 return answer.status
             times["extracted"] = time.perf_counter()
             timing = [
                 ("X-Proxy-Prefill-Time", f"{(times['prefill_done'] - times['prefill_sent']) * 1e3:.3f}"),
                 ("X-Proxy-KV-Extract-Time", f"{(times['extracted'] - times['prefill_done']) * 1e3:.3f}"),
-                ("X-Request-Id", asking.name),
+                ("X-Request-Id", context.name),
             ]
             if not reserved.usable:
                 reserved = await self._reserved()
             server = reserved.server
-            if front.gone:
+            if client.gone:
                 reserved.free()
-                self._release(server, asking, fields, params)
-                raise Gone
+                self._release(server, context, fields, params)
+                raise ClientGone
             try:
                 status, failed = await self._passed_on(
-                    reserved, asking, handover.for_decode(fields, params), timing
+                    reserved, context, kv_transfer.for_decode(fields, params), timing
                 )
-            except Broken as error:
+            except BackendError as error:
                 # Decode has not seen it, and these parameters are not to be used twice: prefill once more.
                 if again or not error.stale:
                     raise
-                self._release(server, asking, fields, params)
+                self._release(server, context, fields, params)
                 continue
             if failed:
-                self._release(server, asking, fields, params)
+                self._release(server, context, fields, params)
             return status
         raise AssertionError
 
-    def _release(self, server: Server, asking: Asking, fields: checks.Fields, params: dict[str, Any]) -> None:
+    def _release(
+        self, server: Backend, context: RequestContext, fields: checks.Fields, params: dict[str, Any]
+    ) -> None:
         """Have a decode server fetch what it has refused, or was never asked for: prefill keeps the blocks
         of a request until somebody does, or their lease ends.
         """
-        body = handover.for_prefill(fields, params)
+        body = kv_transfer.for_prefill(fields, params)
         task = asyncio.get_running_loop().create_task(
-            quietly(server, asking.request, _plain(asking.headers), body, RELEASED_WITHIN)
+            quietly(server, context.request, _plain(context.headers), body, RELEASED_WITHIN)
         )
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
 
-    async def _whole(self, server: Server, asking: Asking, body: bytes) -> Answer:
-        """A whole answer of a prefill server. Raises Broken, Gone."""
-        times = asking.times
-        raw = server.framed(asking.request, _plain(asking.headers), body)
+    async def _whole(self, server: Backend, context: RequestContext, body: bytes) -> BufferedResponse:
+        """A whole answer of a prefill server. Raises BackendError, ClientGone."""
+        times = context.times
+        raw = server.framed(context.request, _plain(context.headers), body)
         for fresh in (False, True):
-            upstream = await self._connected(server, fresh)
-            answer = Timed(times)
+            connection = await self._connected(server, fresh)
+            answer = TimedResponse(times)
             times["prefill_sent"] = time.perf_counter()
-            problem = await asked(upstream, asking.front, raw, answer, self.settings.timeout)
+            problem = await asked(connection, context.client, raw, answer, self.settings.timeout)
             times["prefill_done"] = time.perf_counter()
-            if is_stale(upstream, problem):
+            if is_stale(connection, problem):
                 continue
             if problem:
-                raise Broken("prefill", f"{server.url}: {problem}", status_of(problem))
+                raise BackendError("prefill", f"{server.url}: {problem}", status_of(problem))
             return answer
-        raise Broken("prefill", f"{server.url}: it closes every connection")
+        raise BackendError("prefill", f"{server.url}: it closes every connection")
 
     async def _passed_on(
-        self, upstream: Upstream, asking: Asking, body: bytes, timing: Headers
+        self, connection: BackendConnection, context: RequestContext, body: bytes, timing: Headers
     ) -> tuple[int, bool]:
         """Send a request to a decode server and its answer, as it comes, to the client; its status, and
-        whether it is an error. Raises Broken, Gone.
+        whether it is an error. Raises BackendError, ClientGone.
         """
-        front, server = asking.front, upstream.server
-        raw = server.framed(asking.request, asking.headers, body)
-        front.source = upstream.transport
-        if front.paused and upstream.transport is not None:
-            upstream.transport.pause_reading()
-        passing = Passing(front, asking.times, timing)
-        asking.times["decode_sent"] = time.perf_counter()
-        problem = await asked(upstream, front, raw, passing, self.settings.timeout)
+        client, server = context.client, connection.server
+        raw = server.framed(context.request, context.headers, body)
+        client.source = connection.transport
+        if client.paused and connection.transport is not None:
+            connection.transport.pause_reading()
+        passing = StreamedResponse(client, context.times, timing)
+        context.times["decode_sent"] = time.perf_counter()
+        problem = await asked(connection, client, raw, passing, self.settings.timeout)
         if problem:
-            raise Broken(
-                "decode", f"{server.url}: {problem}", status_of(problem), is_stale(upstream, problem)
+            raise BackendError(
+                "decode", f"{server.url}: {problem}", status_of(problem), is_stale(connection, problem)
             )
-        front.end()
+        client.end()
         return passing.status, passing.failed
 
-    async def _reserved(self) -> Upstream:
+    async def _reserved(self) -> BackendConnection:
         """A connection to the next decode server that takes one. It is had before prefill is asked: KV caches
-        that nobody fetches fill that server until their lease ends. Raises Broken.
+        that nobody fetches fill that server until their lease ends. Raises BackendError.
         """
         turn = next(self._turn)
         for ahead in range(1, len(self._decode)):
             try:
                 return await self._connected(self._decode[(turn + ahead) % len(self._decode)], False)
-            except Broken as error:
+            except BackendError as error:
                 self.say(f"decode: {error}; the next one is asked")
         return await self._connected(self._decode[turn % len(self._decode)], False)
 
-    async def _connected(self, server: Server, fresh: bool) -> Upstream:
+    async def _connected(self, server: Backend, fresh: bool) -> BackendConnection:
         try:
             return await asyncio.wait_for(server.connection(fresh), CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:
-            raise Broken(server.role, f"{server.url}: no connection: {error}") from error
+            raise BackendError(server.role, f"{server.url}: no connection: {error}") from error
 
-    async def _health(self, front: Front) -> None:
+    async def _health(self, client: ClientConnection) -> None:
         said = dict(await asyncio.gather(*(healthy(server) for server in self.servers)))
         good = all(word == "ok" for word in said.values())
         body = msgspec.json.encode({"status": "ok" if good else "unhealthy", "servers": said})
-        front.reply(200 if good else 503, "application/json", body)
+        client.reply(200 if good else 503, "application/json", body)
 
     async def serve(self) -> None:
         """Serve until SIGTERM or SIGINT, then end what is under way, within the drain's time. Raises
@@ -343,7 +354,7 @@ class Proxy:
         loop = asyncio.get_running_loop()
         self._open_files()
         server = await loop.create_server(
-            lambda: Front(self), self.settings.host, self.settings.port, backlog=1024
+            lambda: ClientConnection(self), self.settings.host, self.settings.port, backlog=1024
         )
         stop = asyncio.Event()
         for sign in (signal.SIGTERM, signal.SIGINT):
@@ -356,11 +367,11 @@ class Proxy:
         server.close()
         self.say(f"draining, at most {self.settings.drain:g} s")
         until = loop.time() + self.settings.drain
-        while loop.time() < until and any(front.busy for front in self.fronts):
+        while loop.time() < until and any(client.busy for client in self.clients):
             await asyncio.sleep(0.05)
         sweep.cancel()
-        for front in list(self.fronts):
-            front.close()
+        for client in list(self.clients):
+            client.close()
         await asyncio.sleep(0.05)
         if self._releasing:
             await asyncio.wait(self._releasing, timeout=RELEASED_WITHIN)
@@ -370,8 +381,8 @@ class Proxy:
         while True:
             await asyncio.sleep(SWEEP)
             now = loop.time()
-            for front in list(self.fronts):
-                front.overdue(now)
+            for client in list(self.clients):
+                client.overdue(now)
 
     def _open_files(self) -> None:
         """As many descriptors as are allowed; a connection of a client needs up to three."""
