@@ -19,19 +19,15 @@ from taskrunner.transports.bundle import refused, shipped
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.bucket import Bucket
 from taskrunner.transports.ssm.dispatcher import UNDELIVERED, Dispatcher
+from taskrunner.transports.ssm.pacing import IDLE_S, REQUEST_DELIVERY_S, REQUEST_TIMEOUT_S
 from taskrunner.transports.ssm.request import Request
 
 T = TypeVar("T")
 
-IDLE = 0.05
-QUICK = 3600
-"""Seconds that a question may take on the node: to fetch much from S3 takes long."""
 PARTS_LIMIT = 2 << 20
 """Bytes that go to a node in parts of commands, where there is no bucket: 70 commands."""
 SPARE = 1000
 """Characters for what is added to a question: where to begin, how long to wait."""
-PATIENCE = 60
-"""Seconds in which a question must be delivered, and the parts of the engine arrive."""
 
 
 MUTE = 3
@@ -78,7 +74,7 @@ class InstanceClient:
         about: Mapping[str, Any],
         *,
         grant: bool = False,
-        timeout: int = QUICK,
+        timeout: int = REQUEST_TIMEOUT_S,
         delivery: int = 0,
         ends: float = 0.0,
         since: float = 0.0,
@@ -86,12 +82,12 @@ class InstanceClient:
     ) -> Request:
         """Send a question, without waiting. Raises TargetError. For the options see Request."""
         ask = Request(self.instance, self.python, self.shared(do, grant), {"about": dict(about)}, timeout)
-        ask.delivery = delivery or PATIENCE
+        ask.delivery = delivery or REQUEST_DELIVERY_S
         ask.ends, ask.since, ask.joins = ends, since, joins
         if self.bucket is None and not self._has_engine():
             for part in self.parts_of_engine():
                 self.dispatcher.post(part)
-            ask.shared["engine"]["patience"] = PATIENCE
+            ask.shared["engine"]["patience"] = REQUEST_DELIVERY_S
         return self.dispatcher.post(ask)
 
     def shared(self, do: str, grant: bool = False) -> dict[str, Any]:
@@ -117,7 +113,7 @@ class InstanceClient:
         shared = self.shared("ping")
         return [
             Request(self.instance, self.python, {**shared, "engine": {**shared["engine"], "part": part}},
-                {"about": {}}, QUICK)
+                {"about": {}}, REQUEST_TIMEOUT_S)
             for part in enumerate(_parts(_packed_engine()))
         ]  # fmt: skip
 
@@ -192,7 +188,7 @@ class InstanceClient:
         began = time.monotonic()
         while not ask.done.is_set():
             yield None
-            if ask.done.wait(IDLE):
+            if ask.done.wait(IDLE_S):
                 break
             if self.hello or ask.running or ask.fanned:
                 continue

@@ -16,29 +16,16 @@ from typing import Any
 
 from taskrunner.aws.session import Account, CredentialsError, Throttled, code_of, explained
 from taskrunner.errors import NeverRanError, TargetError
-from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.request import LATE, Request
+from taskrunner.transports.ssm import command, pacing
+from taskrunner.transports.ssm.request import Request
 
 DOCUMENT = "AWS-RunShellScript"
 AT_ONCE = 50
 """Instances that one SendCommand may name, and invocations on a page of a listing."""
 PLACES = 3
-TOGETHER = 0.03
-"""Seconds in which requests for other instances may join one."""
-SOON = 0.35
-"""Seconds between two looks at a command at first."""
-SLOWER = 0.08
-FIRST = 0.6
-"""Seconds after which a command may have ended at the earliest, until it is known how long they take."""
-AFTER = 1.2
-"""Seconds after the end of a command until that is known."""
-UNSEEN = 15.0
-"""Seconds in which the service may not know a command yet that it has accepted."""
 OVER = {"Success", "Failed", "TimedOut", "Cancelled", "Undeliverable", "Terminated", "DeliveryTimedOut",
         "ExecutionTimedOut", "InvalidPlatform", "AccessDenied"}  # fmt: skip
 UNDELIVERED = {"DeliveryTimedOut", "Undeliverable", "InvalidPlatform", "AccessDenied"}
-TROUBLE = 2.0
-"""Seconds before a call that has failed for a while is tried again."""
 
 
 class Dispatcher:
@@ -53,14 +40,14 @@ class Dispatcher:
         self._busy: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(6, "ssm")
         self._threads: list[threading.Thread] = []
-        self._first = FIRST
+        self._first = pacing.FIRST_POLL_S
         self.followed: set[str] = set()
         """Instances whose news are waited for in this process."""
 
     def post(self, ask: Request) -> Request:
         """Send it when there is a place for it on the instance."""
         with self._condition:
-            ask.due = time.monotonic() + max(TOGETHER, ask.joins)
+            ask.due = time.monotonic() + max(pacing.BATCH_WINDOW_S, ask.joins)
             self._waiting.append(ask)
             self._awake()
         return ask
@@ -175,7 +162,7 @@ class Dispatcher:
                         ask.end(error=wrong)
                     return
                 time.sleep(pause)
-                pause = min(pause * 2, TROUBLE)
+                pause = min(pause * 2, pacing.RETRY_MAX_S)
         self._trouble(batch, None)
         with self._condition:
             id = found["Command"]["CommandId"]
@@ -215,15 +202,13 @@ class Dispatcher:
             asks = dict(self._sent.get(id, {}))
         age = began - min((ask.sent for ask in asks.values()), default=began)
         quiet = began - max((ask.since or ask.sent for ask in asks.values()), default=began)
-        late = min((ask.late for ask in asks.values()), default=LATE)
-        pause = min(late, max(SOON, quiet * SLOWER))
-        ends = max((ask.ends for ask in asks.values()), default=0.0) + AFTER - time.time()
-        if -UNSEEN < ends < pause:
-            pause = max(SOON, ends)  # all of them are asked again together
+        most = min((ask.late for ask in asks.values()), default=pacing.POLL_MAX_S)
+        ends = max((ask.ends for ask in asks.values()), default=0.0)
+        pause = pacing.poll_pause(quiet, most, ends - time.time())
         try:
             found = {entry["InstanceId"]: entry for entry in self._state(id, list(asks))}
             missing = [ask for ask in asks.values() if ask.fanned and ask.instance not in found]
-            passed_by = bool(missing) and age > UNSEEN and self._ended(id)
+            passed_by = bool(missing) and age > pacing.VISIBLE_WITHIN_S and self._ended(id)
             for ask in asks.values():
                 ask.trouble = None
                 if ask in missing:
@@ -239,7 +224,7 @@ class Dispatcher:
                 self.account.renew()
             for ask in asks.values():
                 ask.trouble = wrong
-            pause = max(pause, TROUBLE)
+            pause = max(pause, pacing.RETRY_MAX_S)
         with self._condition:
             left = self._sent.get(id, {})
             for ask in asks.values():
@@ -285,7 +270,7 @@ class Dispatcher:
             return
         late = time.monotonic() - ask.sent
         if found is None:
-            if late > UNSEEN:
+            if late > pacing.VISIBLE_WITHIN_S:
                 ask.end(error=TargetError(f"{ask.instance}: AWS has lost command {ask.command}"))
             return
         status = found["Status"]
@@ -298,8 +283,7 @@ class Dispatcher:
         # The exit status says nothing: what counts stands in the output, or it did not come so far.
         output = command.answer(found["Output"])
         if output is not None:
-            # The next one will not be much quicker than the quickest so far.
-            self._first = min(self._first, max(0.05, late * 0.8))
+            self._first = pacing.first_poll(self._first, late)
             ask.end(output)
             return
         ask.said = f"{found.get('StandardErrorContent', '')}\n{found['Output']}".strip()

@@ -10,26 +10,9 @@ from typing import Any
 from taskrunner.engine.store.follow import Chunk, Cursor
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import replies
-from taskrunner.transports.ssm.client import QUICK, Answer, InstanceClient, Lost
+from taskrunner.transports.ssm import pacing
+from taskrunner.transports.ssm.client import Answer, InstanceClient, Lost
 from taskrunner.transports.ssm.request import Request
-
-WAIT = 3300.0
-"""Seconds that a node waits for news of a quiet run. It may be long: who does not come back is relieved."""
-ROUND, SHORT = 60.0, 10.0
-"""The same where several nodes are followed: all end at one time, and are asked again in one command."""
-JOINS, JOINS_QUIET = 0.3, 1.0
-"""Seconds that such a command waits for more nodes; and where there was no news for half a round."""
-PACE = 1.0
-"""Seconds between two segments that a node ships to S3, where it is asked to."""
-LISTING, LISTING_LATE = 1.0, 4.0
-"""Seconds between two looks for such segments: at first, and when there were none for long."""
-GLANCE = 15.0
-"""Seconds between two looks at the command then."""
-DEAF = 30.0
-"""Seconds after its time in which a node that waits for news must have said so."""
-HITCH = 4.0
-"""Seconds for which AWS may not answer before anybody is told."""
-PAUSE = 1.0
 
 
 class PendingStart:
@@ -86,7 +69,7 @@ class Follower:
                     yield from self._chunk(message, data)
             except Lost as error:
                 yield from self._away(error)
-                wake = time.monotonic() + PAUSE
+                wake = time.monotonic() + pacing.RETRY_S
                 while time.monotonic() < wake:
                     yield None
                     time.sleep(0.05)
@@ -128,30 +111,30 @@ class Follower:
         dispatcher, instance = self.client.dispatcher, self.client.instance
         dispatcher.followed.add(instance)
         several = len(dispatcher.followed) > 1
-        left = ROUND - time.time() % ROUND
-        seconds = 0.0 if not wait else WAIT if not several else left + ROUND * (left < SHORT)
+        seconds = pacing.news_wait(time.time(), several) if wait else 0.0
         ends = time.time() + seconds
         ships = wait and self.mode == "s3" and not self.client.ungranted
         about = {
             "run": self.run, "output": self.output, "at": self._at, "wait": round(seconds, 1),
-            "who": self.who, "pace": PACE if ships else 0.0, "expected": beginning is not None,
+            "who": self.who, "pace": pacing.SEGMENT_S if ships else 0.0, "expected": beginning is not None,
             "until": round(ends + self.client.skew, 1),
         }  # fmt: skip
 
-        joins = JOINS if time.monotonic() - self._news < ROUND / 2 else JOINS_QUIET
+        joins = pacing.join_window(time.monotonic() - self._news)
 
         def post() -> Request:
             return self.client.post(
-                "follow", about, grant=self.mode != "poll", timeout=QUICK + int(WAIT),
-                ends=ends if several and wait else 0.0, since=self._news, joins=joins if several else 0.0,
+                "follow", about, grant=self.mode != "poll",
+                timeout=pacing.REQUEST_TIMEOUT_S + int(pacing.LONG_POLL_S), since=self._news,
+                ends=ends if several and wait else 0.0, joins=joins if several else 0.0,
             )  # fmt: skip
 
         ask = post()
         try:
             if ships:
-                ask.late = GLANCE
+                ask.late = pacing.POLL_STREAMED_S
                 yield from self._shipped(ask)
-            return (yield from self._waited(ask, post, seconds + DEAF))
+            return (yield from self._waited(ask, post, seconds + pacing.NO_ANSWER_S))
         finally:
             dispatcher.followed.discard(instance)
 
@@ -159,7 +142,7 @@ class Follower:
         """What a node puts into the bucket, until it has answered."""
         bucket = self.client.bucket
         assert bucket is not None
-        pause, wake = LISTING, 0.0
+        pause, wake = pacing.LIST_MIN_S, 0.0
         while not ask.done.is_set():
             if time.monotonic() < wake:
                 yield None
@@ -171,11 +154,11 @@ class Follower:
                     for message, data in replies.messages(self.client.name, segment):
                         yield from self._chunk(message, data)
                     ask.segments += 1
-                    pause = LISTING
+                    pause = pacing.LIST_MIN_S
                 yield from self._back()
             except TargetError as error:
                 yield from self._away(error)
-            pause = min(pause * 1.05, LISTING_LATE)
+            pause = pacing.list_pause(pause)
             wake = time.monotonic() + pause
 
     def _chunk(self, message: dict[str, Any], data: bytes) -> Iterator[Chunk]:
@@ -208,7 +191,7 @@ class Follower:
                     raise Lost(f"{self.client.name}: no answer from the agent there")
                 continue
             troubled = troubled or time.monotonic()
-            if time.monotonic() - troubled > HITCH:
+            if time.monotonic() - troubled > pacing.TELL_AFTER_S:
                 try:
                     yield from self._away(ask.trouble)
                 except TargetError:

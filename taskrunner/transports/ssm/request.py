@@ -8,9 +8,7 @@ import uuid
 from typing import Any
 
 from taskrunner.errors import TargetError
-
-LATE = 2.5
-"""Seconds between two looks at a command that has said nothing for half a minute."""
+from taskrunner.transports.ssm.pacing import POLL_MAX_S
 
 
 class Request:
@@ -30,17 +28,17 @@ class Request:
         self.ends = 0.0
         """The time at which the node answers at the latest, where that is known: the clock's."""
         self.since = 0.0
-        """Since when there is no news of it, so that it need not be looked at so often."""
+        """Since when there is no news of it, so that it need not be polled so often."""
         self.joins = 0.0
-        """Seconds in which others may join it, more than TOGETHER."""
+        """Seconds in which others may join it, more than BATCH_WINDOW_S."""
         self.due = 0.0
         self.command = ""
         self.sent = 0.0
         self.began = time.time()
         self.running = False
         self.cancelled = False
-        self.late = LATE
-        """Seconds between two looks at most."""
+        self.late = POLL_MAX_S
+        """Seconds between two polls at most."""
         self.fanned = False
         """Whether AWS goes from one instance to the next with it: it may get to this one late, or never."""
         self.segments = 0

@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 from taskrunner.aws.session import Account, explained
 from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.transports.ssm import command
-from taskrunner.transports.ssm.client import PATIENCE, QUICK, InstanceClient
+from taskrunner.transports.ssm.client import InstanceClient
+from taskrunner.transports.ssm.pacing import LONGEST_COMMAND_S, REQUEST_DELIVERY_S, REQUEST_TIMEOUT_S
 from taskrunner.transports.ssm.request import Request
-
-FOREVER = 172_800
-"""Seconds that a command can last at most, and so the time in which a run gives way to the next."""
 
 
 class Member(NamedTuple):
@@ -85,7 +83,7 @@ class Group:
             if self._ask is None:
                 self._ask = self._send(client, about)
         ask = Request(client.instance, client.python, self._ask.shared, {}, self._ask.timeout)
-        ask.token, ask.delivery, ask.fanned = self._ask.token, FOREVER, True
+        ask.token, ask.delivery, ask.fanned = self._ask.token, LONGEST_COMMAND_S, True
         client.dispatcher.expect(ask, self._sent)
         return ask
 
@@ -95,10 +93,10 @@ class Group:
                 part.instance = ""
                 client.dispatcher.send_to(self._targets, part, "100%", "100%")
         shared = client.shared("start")
-        shared["engine"]["patience"] = PATIENCE
-        limit = FOREVER if self.waits else QUICK
+        shared["engine"]["patience"] = REQUEST_DELIVERY_S
+        limit = LONGEST_COMMAND_S if self.waits else REQUEST_TIMEOUT_S
         ask = Request("", client.python, shared, {"about": {**about, "whole": self.waits}}, limit)
-        ask.delivery = QUICK
+        ask.delivery = REQUEST_TIMEOUT_S
         if len(command.script(client.python, {**shared, **ask.own})) > command.LIMIT:
             client.too_large(command.LIMIT)
         self._sent = client.dispatcher.send_to(self._targets, ask, self._concurrency, self._errors)

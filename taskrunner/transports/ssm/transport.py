@@ -18,7 +18,7 @@ from taskrunner.errors import UsageError
 from taskrunner.transports import staging
 from taskrunner.transports.remote import RECONNECT_TIMEOUT, RemoteTransport, T
 from taskrunner.transports.replies import Busy
-from taskrunner.transports.ssm import file_copy
+from taskrunner.transports.ssm import file_copy, pacing
 from taskrunner.transports.ssm.bucket import Bucket
 from taskrunner.transports.ssm.client import InstanceClient, Lost
 from taskrunner.transports.ssm.dispatcher import dispatcher
@@ -28,10 +28,6 @@ from taskrunner.transports.ssm.request import Request
 from taskrunner.transports.ssm.tagged import Group
 from taskrunner.transports.ssm.target import parse
 
-DELIVERY_TIMEOUT = 90.0
-FIRST_NEWS = 5.0
-"""Seconds in which a run that was started must have something to tell: it does at once."""
-PAUSE = 1.0
 STREAMS = ("auto", "poll", "s3")
 
 
@@ -52,7 +48,7 @@ class SsmTransport(RemoteTransport):
         *,
         python: str = "python3",
         state: str = "",
-        connect_timeout: float = DELIVERY_TIMEOUT,
+        connect_timeout: float = pacing.DELIVERY_TIMEOUT_S,
         reconnect_timeout: float = RECONNECT_TIMEOUT,
         accept_new_host_keys: bool = False,
         region: str = "",
@@ -141,7 +137,7 @@ class SsmTransport(RemoteTransport):
         plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
         with_plan = self._with_plan(plan, bool(secrets))
         about = {
-            "run": run, "output": ALL, "at": Cursor(), "wait": FIRST_NEWS, "who": self._who,
+            "run": run, "output": ALL, "at": Cursor(), "wait": pacing.FIRST_NEWS_S, "who": self._who,
         }  # fmt: skip
 
         def post() -> Request:
@@ -229,4 +225,4 @@ class SsmTransport(RemoteTransport):
             except (Lost, Busy):
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(PAUSE)
+                time.sleep(pacing.RETRY_S)
