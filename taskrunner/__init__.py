@@ -7,7 +7,8 @@
 
 With `on="ssh://user@host"` it runs there.
 
-Everything else is imported when it is first used, so that the command starts quickly.
+This module, `taskrunner.events` and `taskrunner.transports` are public, the others are not. Everything is
+imported when it is first used, so that the command starts quickly.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from taskrunner._version import __version__
 
 if TYPE_CHECKING:
-    from taskrunner.api import LoadedFile, compile, load, run, start, validate
+    from taskrunner.api import LoadedFile, Options, compile, load, run, start, validate
     from taskrunner.errors import (
         EngineDiedError,
         HostKeyError,
         LockHeldError,
+        NeverRanError,
         NotFoundError,
         Problem,
         StateError,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
         TaskrunnerError,
         UsageError,
     )
-    from taskrunner.events import Event, NodeEvent
+    from taskrunner.events import Event, NodeEvent, Status, StepFinished
     from taskrunner.fleet.nodes import Node, Nodes, load_nodes
     from taskrunner.fleet.parallel import Fleet
     from taskrunner.fleet.plans import run_on
@@ -47,32 +49,37 @@ if TYPE_CHECKING:
         Variable,
     )
     from taskrunner.runs import Result, Run, attach
+    from taskrunner.transports import NodeTransport, Transport, connect
     from taskrunner.transports.local import LocalTransport
     from taskrunner.transports.ssh.transport import SshTransport
+    from taskrunner.transports.ssm.transport import SsmTransport
 
 _HOMES = {
-    "taskrunner.api": "LoadedFile compile load run start validate",
-    "taskrunner.errors": "EngineDiedError HostKeyError LockHeldError NotFoundError Problem StateError"
-    " TargetError TaskFileError TaskrunnerError UsageError",
-    "taskrunner.events": "Event NodeEvent",
+    "taskrunner.api": "LoadedFile Options compile load run start validate",
+    "taskrunner.errors": "EngineDiedError HostKeyError LockHeldError NeverRanError NotFoundError Problem"
+    " StateError TargetError TaskFileError TaskrunnerError UsageError",
+    "taskrunner.events": "Event NodeEvent Status StepFinished",
     "taskrunner.fleet.nodes": "Node Nodes load_nodes",
     "taskrunner.fleet.parallel": "Fleet",
     "taskrunner.fleet.plans": "run_on",
     "taskrunner.model.models": "File LogPattern Metadata Probe Retries Service Task TaskFile Variable",
     "taskrunner.history": "RunInfo past_runs",
     "taskrunner.runs": "Result Run attach",
+    "taskrunner.transports": "NodeTransport Transport connect",
     "taskrunner.transports.local": "LocalTransport",
     "taskrunner.transports.ssh.transport": "SshTransport",
+    "taskrunner.transports.ssm.transport": "SsmTransport",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "EngineDiedError", "Event", "File", "Fleet", "HostKeyError", "LoadedFile", "LocalTransport",
-    "LockHeldError", "LogPattern", "Metadata", "Node", "NodeEvent", "Nodes", "NotFoundError", "Probe",
-    "Problem", "Result", "Retries", "Run", "RunInfo", "Service", "SshTransport", "StateError",
-    "TargetError", "Task", "TaskFile", "TaskFileError", "TaskrunnerError", "UsageError", "Variable",
-    "__version__", "attach", "compile", "load", "load_nodes", "past_runs", "run", "run_on", "start",
-    "validate",
+    "LockHeldError", "LogPattern", "Metadata", "NeverRanError", "Node", "NodeEvent", "NodeTransport",
+    "Nodes", "NotFoundError", "Options", "Probe", "Problem", "Result", "Retries", "Run", "RunInfo",
+    "Service", "SshTransport", "SsmTransport", "StateError", "Status", "StepFinished", "TargetError",
+    "Task", "TaskFile", "TaskFileError", "TaskrunnerError", "Transport", "UsageError", "Variable",
+    "__version__", "attach", "compile", "connect", "load", "load_nodes", "past_runs", "run", "run_on",
+    "start", "validate",
 ]  # fmt: skip
 
 

@@ -1,8 +1,9 @@
 """How a target is reached: start a plan there, follow it, signal it.
 
-Transports differ in nothing else; what a run means is the engine's business alone. Others can be
-added by an entry point of the group `taskrunner.transports`: its name is the scheme of its targets,
-its object a function that takes a target and the options of `connect`, and gives a Transport.
+Transports differ in nothing else; what a run means is the engine's business alone. This module is public: it
+has all that a transport of somebody else needs. One is added by an entry point of the group
+`taskrunner.transports`: its name is the scheme of its targets, its object a function that takes a target and
+the options of `connect`, and returns a Transport.
 """
 
 from __future__ import annotations
@@ -11,14 +12,40 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 
-from taskrunner.errors import UsageError, closest
+from taskrunner.errors import NeverRanError, StateError, TargetError, UsageError, closest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from typing_extensions import Unpack
 
-    from taskrunner.engine.store.follow import Chunk
+    from taskrunner.engine.store.follow import ALL, LAST, NONE, Chunk, Cursor
+    from taskrunner.transports.local import LocalTransport
+    from taskrunner.transports.remote import RemoteTransport
+    from taskrunner.transports.ssh.transport import SshTransport
+    from taskrunner.transports.ssm.transport import SsmTransport
+
+__all__ = [
+    "ALL", "LAST", "NONE", "Chunk", "ConnectOptions", "Cursor", "LocalTransport", "NeverRanError",
+    "NodeTransport", "RemoteTransport", "SshTransport", "SsmTransport", "StateError", "TargetError",
+    "Transport", "connect",
+]  # fmt: skip
+
+_HOMES = {
+    "taskrunner.engine.store.follow": "ALL LAST NONE Chunk Cursor",
+    "taskrunner.transports.local": "LocalTransport",
+    "taskrunner.transports.remote": "RemoteTransport",
+    "taskrunner.transports.ssh.transport": "SshTransport",
+    "taskrunner.transports.ssm.transport": "SsmTransport",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """The transports themselves, imported when they are first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'taskrunner.transports' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
 
 
 class Transport(Protocol):
@@ -47,7 +74,7 @@ class Transport(Protocol):
     def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
         """Put the plan into a new run directory, start the engine on it, detached, and join it.
 
-        Returns the plan as it is there.
+        Returns the plan as it is there: its `cwd` may begin with `~`, the home there.
         """
 
     def plan(self, run: str) -> dict[str, Any] | None:
@@ -61,7 +88,7 @@ class Transport(Protocol):
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
         """The run from its beginning, in order, as it comes; None now and then while nothing does.
 
-        `output` is one of feed.NONE, LAST (the end of what is new is enough) and ALL.
+        `output` is one of NONE, LAST (the end of what is new is enough) and ALL.
 
         Ends with the run, when its engine was lost, or, unless `wait`, when all so far was read.
         """

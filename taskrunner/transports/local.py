@@ -41,6 +41,7 @@ class LocalTransport:
         self._joined: dict[str, int] = {}
 
     def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+        plan = {**plan, "cwd": os.path.expanduser(plan["cwd"])}
         try:
             directory = runs.create(self.root, run, plan)
             self.join(run)

@@ -275,23 +275,6 @@ def test_a_scheme_that_nobody_knows(write: Write) -> None:
         connect("host")
 
 
-def test_a_transport_of_a_third_party(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "site"
-    info = package / "theirs-1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[taskrunner.transports]\nbox = theirs:connect\n")
-    (package / "theirs.py").write_text(
-        "from taskrunner import LocalTransport\n"
-        "def connect(target, **options):\n"
-        "    made = LocalTransport()\n"
-        "    made.name = target\n"
-        "    return made\n"
-    )
-    monkeypatch.syspath_prepend(str(package))
-    assert connect("box://one").name == "box://one"
-
-
 def test_what_a_json_run_says(write: Write, sshd: Sshd, cli: Cli) -> None:
     path = write({"id": "a", "commands": ["echo x"]})
     done = cli(path, "--on", sshd.target, "--json", "-v")
