@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from taskrunner import history, packs, runs
+from taskrunner import history, log, packs, runs
 from taskrunner.errors import Problem, TaskFileError, UsageError, closest
 from taskrunner.model import checks
 from taskrunner.model.compile import Plan, Selection, compile_plan
@@ -199,6 +199,7 @@ def begin(
     idle: Callable[[runs.Run], object] = lambda _: None,
 ) -> runs.Run:
     """Start a compiled plan, and remember its file as the last one of its folder; see runs.launch."""
+    log.protect(plan)
     run = runs.launch(plan, transport, id=id, idle=idle)
     if Path(plan["path"]).is_absolute():
         history.remember_last(plan["path"])

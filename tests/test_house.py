@@ -22,7 +22,7 @@ LEVELS = [
     ["transports"],
     ["aws"],
     ["model", "events"],
-    ["packs"],
+    ["packs", "log"],
     ["engine", "errors", "inference", "_version"],
 ]
 """A room may import from its own level and from those below."""

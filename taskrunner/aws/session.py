@@ -6,6 +6,7 @@ import re
 import threading
 from typing import Any
 
+from taskrunner import log
 from taskrunner.errors import TargetError, TaskrunnerError, UsageError
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
@@ -99,6 +100,7 @@ class Account:
 
     def renew(self) -> None:
         """Look for credentials anew: somebody may have logged in again."""
+        log.info("aws.credentials_renewed", region=self._given, profile=self.profile)
         with self._lock:
             self._session = None
             self._clients.clear()

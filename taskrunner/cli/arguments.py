@@ -116,5 +116,5 @@ def _fill(parser: Parser, command: Command) -> None:
         getattr(options, group)(parser)
     if command.commands and not command.arguments:
         _add(parser, command.commands)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    options.diagnostics(parser)
     parser.set_defaults(handler=command.handler)

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from taskrunner import log
 from taskrunner._version import __version__
 from taskrunner.cli import arguments
 from taskrunner.cli.output import streams
-from taskrunner.errors import Detached, TaskFileError, TaskrunnerError
+from taskrunner.errors import Detached, TaskFileError, TaskrunnerError, UsageError
 
 INTERRUPTED = 130
 CLOSED = 141
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
         return 0
     args = arguments.parse(given, program)
     try:
+        if args.log_level or args.log_file or args.log_format:
+            _log(args.log_level or "info", args.log_file or "", args.log_format == "json")
         module, name = args.handler.split(":")
         return int(getattr(import_module(f"taskrunner.cli.commands.{module}"), name)(args))
     except TaskrunnerError as error:
@@ -49,6 +52,13 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
         kind = type(error).__name__
         print(f"{program}: internal error: {kind}: {error} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _log(level: log.Level, file: str, as_json: bool) -> None:
+    try:
+        log.configure(level, file, as_json)
+    except OSError as error:
+        raise UsageError(f"cannot write the log {file}: {error.strerror}") from error
 
 
 def runner() -> NoReturn:

@@ -25,6 +25,16 @@ def seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number of seconds, got {text!r}")
 
 
+def diagnostics(parser: Parser) -> None:
+    """Of every command."""
+    group = parser.add_argument_group("diagnostics")
+    group.add_argument("--debug", action="store_true", help="show tracebacks")
+    group.add_argument("--log-level", choices=("debug", "info", "warning"),
+                       help="log connections, retries and transfers to stderr")  # fmt: skip
+    group.add_argument("--log-file", metavar="PATH", help="append the log to this file instead")
+    group.add_argument("--log-format", choices=("text", "json"), help="the format of the log (text)")
+
+
 def file(parser: Parser) -> None:
     parser.add_argument("file", metavar="FILE", help="a task file, or the name of a pack")
 

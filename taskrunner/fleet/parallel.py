@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from taskrunner import log
 from taskrunner.errors import LockHeldError, NeverRanError, TargetError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
 from taskrunner.runs import Run
@@ -111,6 +112,7 @@ class Fleet:
     def _one(self, work: Work) -> None:
         name = work.node.name
         began = time.monotonic()
+        log.debug("node.started", node=name)
         ended: NodeFinished = {
             "type": "node.finished", "time": 0.0, "status": "skipped", "exit": 1, "run": "", "duration": 0.0,
             "ok": 0, "skipped": 0, "failed": 0, "message": "", "hint": "",
@@ -137,6 +139,7 @@ class Fleet:
                     said = f"internal error: {type(error).__name__}: {error}"
                     ended["status"], ended["message"] = "failed", said
         ended["time"], ended["duration"] = round(time.time(), 3), round(time.monotonic() - began, 3)
+        log.info("node.finished", node=name, status=ended["status"], seconds=ended["duration"])
         self._put(name, ended)
 
     def _run(self, work: Work, ended: NodeFinished) -> None:

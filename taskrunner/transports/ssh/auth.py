@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from taskrunner import log
 from taskrunner.errors import TargetError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def authenticate(transport: Transport, endpoint: Endpoint) -> None:
     tried: list[str] = []
     wanted: list[str] = []
     for name, key in _offered(endpoint, tried):
+        log.debug("ssh.key_offered", host=endpoint.host, key=name)
         try:
             wanted = transport.auth_publickey(endpoint.user, key)
         except BadAuthenticationType as error:

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from typing import IO, TYPE_CHECKING, Any
 
+from taskrunner import log
 from taskrunner.errors import TargetError, UsageError
 from taskrunner.transports.ssh import auth, hostkeys
 from taskrunner.transports.ssh import endpoint as endpoints
@@ -80,6 +82,9 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
     """
     import paramiko
 
+    began = time.monotonic()
+    log.debug("ssh.connect", host=endpoint.host, port=endpoint.port, user=endpoint.user,
+              proxy=endpoint.proxy_command or ",".join(endpoint.proxy_jump))  # fmt: skip
     transport: Transport | None = None
     sock: Heard | None = None
     words = LastWords()
@@ -90,9 +95,9 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
         transport = paramiko.Transport(as_socket, default_window_size=WINDOW, default_max_packet_size=PACKET)
         transport.daemon = True
         transport.set_log_channel(f"paramiko.{id(transport)}")
-        log = logging.getLogger(transport.get_log_channel())
-        log.addHandler(words)
-        log.propagate = False
+        library = logging.getLogger(transport.get_log_channel())
+        library.addHandler(words)
+        library.propagate = False
         # The first two are for a peer that says nothing, too: start_client is to see that first.
         transport.banner_timeout = transport.handshake_timeout = 2 * timeout
         transport.auth_timeout = timeout
@@ -106,6 +111,7 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
         hostkeys.check(endpoint, transport.get_remote_server_key())
         auth.authenticate(transport, endpoint)
         transport.set_keepalive(KEEPALIVE)
+        log.info("ssh.connected", host=endpoint.host, seconds=round(time.monotonic() - began, 3))
         return transport
     except BaseException as error:
         if transport is not None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taskrunner import log
 from taskrunner.engine import VERSION
 from taskrunner.engine.node import bootstrap
 from taskrunner.engine.store.bounded_json import loads
@@ -78,6 +79,7 @@ def _begun(channel: Channel, node: Node) -> dict[str, Any]:
     channel.sendall(repr(program).encode() + b"\n")
     word, about = _word(channel, node)
     if word == "need":
+        log.info("engine.shipped", node=str(node.endpoint), digest=digest, bytes=len(data))
         channel.sendall(data)
         word, about = _word(channel, node)
     if word == "failed":

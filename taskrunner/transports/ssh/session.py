@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskrunner import log
 from taskrunner.engine.node.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, TargetError
 from taskrunner.transports import replies
@@ -122,6 +123,7 @@ class Session:
             return
         deadline = time.monotonic() + self._patience
         pause = 0.1
+        log.warning("ssh.lost", node=str(self.endpoint), error=self._why)
         self.close()
         self._fruitless += 1
         if self._fruitless > FRUITLESS:
@@ -139,6 +141,7 @@ class Session:
                         f"{self.endpoint}: lost, and not back within {self._patience:g} s: {said}",
                         "what was started there may go on; the same command attaches to it",
                     ) from error
+                log.info("ssh.retry", node=str(self.endpoint), error=str(error), pause=round(pause, 2))
             wake = time.monotonic() + min(pause * random.uniform(0.5, 1.5), left)
             while time.monotonic() < wake:
                 yield

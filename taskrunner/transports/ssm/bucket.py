@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from taskrunner import log
 from taskrunner.aws.session import Account, code_of, explained
 from taskrunner.errors import TargetError
 
@@ -104,6 +105,7 @@ class Bucket:
                 return
             with _opened(data) as content:
                 client.upload_fileobj(content, self.name, key, ExtraArgs=self._owner())
+            log.info("s3.put", bucket=self.name, key=key)
         except Exception as error:
             raise self._explained(error) from error
 

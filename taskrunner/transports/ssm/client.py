@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from taskrunner import log
 from taskrunner.aws.session import NotRegistered, Throttled
 from taskrunner.engine.node.frames import LARGEST_PAYLOAD
 from taskrunner.engine.store import fileio, paths
@@ -121,6 +122,7 @@ class InstanceClient:
         """Bring something in parts of commands; how many these are. Raises what `request` raises."""
         if len(data) > PARTS_LIMIT:
             self.too_large(len(data))
+        log.info("ssm.parts", instance=self.instance, digest=digest, bytes=len(data))
         asks = [
             self.post("part", {"digest": digest, "number": number, "data": text})
             for number, text in enumerate(_parts(data))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from taskrunner import log
 from taskrunner.aws.session import Account, CredentialsError, Throttled, code_of, explained
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports.ssm import command, pacing
@@ -156,6 +157,7 @@ class Dispatcher:
                     return
                 if isinstance(wrong, CredentialsError):
                     self.account.renew()
+                log.warning("ssm.retry", instances=len(batch), error=str(wrong), pause=pause)
                 self._trouble(batch, wrong)
                 if all(ask.cancelled for ask in batch):
                     for ask in batch:
@@ -164,6 +166,8 @@ class Dispatcher:
                 time.sleep(pause)
                 pause = min(pause * 2, pacing.RETRY_MAX_S)
         self._trouble(batch, None)
+        log.info("ssm.command", id=found["Command"]["CommandId"], do=batch[0].shared.get("do"),
+                 instances=",".join(ask.instance for ask in batch))  # fmt: skip
         with self._condition:
             id = found["Command"]["CommandId"]
             self._sent[id] = {ask.instance: ask for ask in batch}
@@ -225,6 +229,7 @@ class Dispatcher:
             for ask in asks.values():
                 ask.trouble = wrong
             pause = max(pause, pacing.RETRY_MAX_S)
+            log.warning("ssm.retry", command=id, error=str(wrong), pause=pause)
         with self._condition:
             left = self._sent.get(id, {})
             for ask in asks.values():
@@ -284,6 +289,7 @@ class Dispatcher:
         output = command.answer(found["Output"])
         if output is not None:
             self._first = pacing.first_poll(self._first, late)
+            log.debug("ssm.answered", instance=ask.instance, command=ask.command, seconds=round(late, 2))
             ask.end(output)
             return
         ask.said = f"{found.get('StandardErrorContent', '')}\n{found['Output']}".strip()
