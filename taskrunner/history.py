@@ -55,7 +55,7 @@ def last_file() -> Path:
     data = fileio.read_bytes(_last_path(Path.cwd()))
     if not data:
         raise NotFoundError(
-            "no task file was run in this folder yet", "name one: taskrunner FILE --from STEP"
+            "no task file has been run in this folder yet", "give one: taskrunner FILE --from STEP"
         )
     return Path(data.decode("utf-8", "surrogateescape"))
 

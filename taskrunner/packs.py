@@ -59,5 +59,5 @@ def find(name: str, others: Iterable[str] = ()) -> Path:
     if given.is_dir():
         raise NotFoundError(f"{name} is a folder, not a task file")
     nearby = [path.stem for path in [*Path().glob("*.json"), *Path("tasks").glob("*.json")]]
-    hint = closest(stem, [*known, *nearby, *others]) or "`taskrunner packs` lists those that come with it"
-    raise NotFoundError(f"there is no task file or pack {name!r}", hint)
+    hint = closest(stem, [*known, *nearby, *others]) or "`taskrunner packs` lists the packs"
+    raise NotFoundError(f"no such task file or pack: {name!r}", hint)

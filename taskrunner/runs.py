@@ -147,8 +147,8 @@ class Run:
         source = plan if mine else self.transport.plan(run)
         if source is None:
             message = (
-                f"its outputs are no longer on the node, where run {run} was forgotten;"
-                f" --only {event['step']} makes them anew"
+                f"its outputs are no longer on the node, which has removed run {run};"
+                f" --only {event['step']} recreates them"
             )
         else:
             try:
@@ -227,8 +227,8 @@ class Run:
     def _lost(self) -> EngineDiedError:
         said = self.transport.last_words(self.id) or "its engine was killed, or the machine went down"
         return EngineDiedError(
-            f"run {self.id} was cut off: {said}",
-            "run the same command again: it goes on after the last step that finished",
+            f"run {self.id} was interrupted: {said}",
+            "run the same command again: it resumes after the last step that finished",
         )
 
 
@@ -271,7 +271,7 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
     transport.discard(refused.id)
     if not holder:
         raise LockHeldError(
-            "", f"{plan['file']} is being run already, by a run that starts just now", "try again"
+            "", f"{plan['file']} is already being run, by a run that is just starting", "try again"
         )
     theirs = transport.plan(holder)
     same = bool(theirs and theirs["fingerprint"] == plan["fingerprint"])
@@ -281,10 +281,10 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
         found.plan = refused.plan  # it says the same, and was made here
         return found
     why = "with other steps or variables" if theirs and theirs["fingerprint"] != plan["fingerprint"] \
-        else "and somebody follows it"  # fmt: skip
+        else "and another client follows it"  # fmt: skip
     raise LockHeldError(
         holder,
-        f"{plan['file']} is being run already, by run {holder}, {why}",
+        f"{plan['file']} is already being run, by run {holder}, {why}",
         f"`taskrunner attach {holder}` shows it, `taskrunner cancel {holder}` stops it",
     )
 
@@ -298,7 +298,7 @@ def attach(run: str, transport: Transport | None = None) -> Run:
         found = [run]
     if len(found) != 1:
         hint = closest(run, known) or "`taskrunner history` lists the runs"
-        what = "several runs begin with" if found else "there is no run"
+        what = "several runs start with" if found else "no such run:"
         raise NotFoundError(f"{what} {run!r}", hint)
     transport.join(found[0])
     return Run(found[0], transport, attached=True)

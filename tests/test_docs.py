@@ -147,7 +147,9 @@ def test_every_key_of_a_step_is_documented() -> None:
 def test_every_event_of_the_log_is_documented() -> None:
     text = (ROOT / "docs/nodes.md").read_text()
     calls = re.compile(r"log\.(?:debug|info|warning)\(\s*\"([a-z0-9_.]+)\"")
-    events = {name for path in (ROOT / "taskrunner").rglob("*.py") for name in calls.findall(path.read_text())}
+    events = {
+        name for path in (ROOT / "taskrunner").rglob("*.py") for name in calls.findall(path.read_text())
+    }
     assert {name for name in events if f"`{name}`" not in text} == set()
     assert "ssh.connected" in events
 

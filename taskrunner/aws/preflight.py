@@ -103,12 +103,10 @@ def _identity(account: Account) -> Check:
 
 def _quota(account: Account, wanted: Wanted, vcpus: int) -> Check:
     if wanted.reserved:
-        return Check("vCPU quota", True, "what is reserved is there already")
+        return Check("vCPU quota", True, "the reserved capacity already exists")
     code = next((code for code, (_, types) in QUOTAS.items() if re.match(types, wanted.type)), "")
     if not code:
-        return Check(
-            "vCPU quota", None, f"the quota of {wanted.type} is not known", "Service Quotas, Amazon EC2"
-        )
+        return Check("vCPU quota", None, f"unknown quota for {wanted.type}", "see Service Quotas, Amazon EC2")
     title, types = QUOTAS[code]
     told = account.client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
     limit, used = int(told["Quota"]["Value"]), _running(account, types)
@@ -140,14 +138,17 @@ def _zones(account: Account, wanted: Wanted) -> Check:
     zones = sorted(offer["Location"] for offer in told["InstanceTypeOfferings"])
     if not zones:
         return Check(
-            "zones", False, f"{wanted.type} is not offered in {account.region}", "another region (--region)"
+            "zones",
+            False,
+            f"{wanted.type} is not offered in {account.region}",
+            "choose another region (--region)",
         )
     told = account.client("ec2").describe_availability_zones()["AvailabilityZones"]
     zone = wanted.zone or min(one["ZoneName"] for one in told if one.get("ZoneType", "") != "local-zone")
     said = f"{wanted.type} is offered in {', '.join(zones)}"
     if zone in zones:
         return Check("zones", True, said)
-    taken = "" if wanted.zone else f", not in {zone}, which the stack takes"
+    taken = "" if wanted.zone else f", but not in {zone}, which the stack uses"
     return Check("zones", False, said + taken, f"-c availabilityZone={zones[0]}")
 
 
@@ -165,7 +166,7 @@ def _bootstrap(account: Account) -> Check:
 
 def _tool(name: str, program: str, hint: str) -> Check:
     found = shutil.which(program)
-    return Check(name, bool(found), found or "is not installed here", "" if found else hint)
+    return Check(name, bool(found), found or "not installed", "" if found else hint)
 
 
 def _node() -> Check:

@@ -59,7 +59,8 @@ class Account:
         found = self._given or self._opened().region_name
         if not found:
             raise UsageError(
-                "no AWS region is named", "--region us-east-1, AWS_REGION, or region= in ~/.aws/config"
+                "no AWS region given",
+                "set --region us-east-1, AWS_REGION, or region= in ~/.aws/config",
             )
         return str(found)
 
@@ -134,7 +135,7 @@ def explained(error: BaseException, about: str = "") -> TargetError:
         return TargetError(str(error), error.hint)
     code, where = code_of(error), f"{about}: " if about else ""
     said = str(getattr(error, "response", {}).get("Error", {}).get("Message", "")) or str(error)
-    login = "`aws sso login`, or new keys; `aws sts get-caller-identity` shows who you are"
+    login = "run `aws sso login` or set new keys; `aws sts get-caller-identity` shows the current identity"
     if code in EXPIRED or isinstance(error, (known.UnauthorizedSSOTokenError, known.SSOTokenLoadError,
                                              known.TokenRetrievalError)):  # fmt: skip
         return CredentialsError(f"{where}the AWS credentials have expired", login)
@@ -142,31 +143,29 @@ def explained(error: BaseException, about: str = "") -> TargetError:
         error, (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)
     ):
         return CredentialsError(
-            f"{where}there are no AWS credentials ({said})",
-            "`aws configure`, `aws sso login`, or AWS_PROFILE=NAME",
+            f"{where}no AWS credentials found ({said})",
+            "run `aws configure` or `aws sso login`, or set AWS_PROFILE=NAME",
         )
     if isinstance(error, known.ProfileNotFound):
-        return TargetError(f"{where}{said}", "`aws configure list-profiles` lists those that there are")
+        return TargetError(f"{where}{said}", "`aws configure list-profiles` lists the existing ones")
     if code in INVALID:
-        return CredentialsError(f"{where}AWS does not take these credentials ({code})", login)
+        return CredentialsError(f"{where}AWS rejected these credentials ({code})", login)
     if code in DENIED or code == "403":
         action = ACTION.search(said)
         missing = action[1] if action else getattr(error, "operation_name", "the call")
         return TargetError(
             f"{where}AWS denies {missing}",
-            f"allow {missing} in the policy of who runs this (docs/aws.md has it)",
+            f"allow {missing} in the IAM policy of the caller (see docs/aws.md)",
         )
     if code in THROTTLED:
         return Throttled(
-            f"{where}AWS takes no more requests now ({said or code})", "fewer nodes at a time, or --stream s3"
+            f"{where}AWS throttled the request ({said or code})", "use fewer nodes at a time, or --stream s3"
         )
     if code in ("NoSuchBucket", "404"):
-        return TargetError(f"{where}there is no such bucket", "--bucket NAME, or TASKRUNNER_BUCKET; or none")
+        return TargetError(f"{where}no such bucket", "check --bucket and TASKRUNNER_BUCKET, or use no bucket")
     if code == "InvalidInstanceId":
-        return NotRegistered(f"{where}Run Command does not take it: {said}")
+        return NotRegistered(f"{where}Run Command rejected it: {said}")
     if isinstance(error, (known.EndpointConnectionError, known.ConnectTimeoutError, known.ConnectionError,
                           known.HTTPClientError)):  # fmt: skip
-        return TargetError(
-            f"{where}AWS cannot be reached: {said}", "is this machine online, the region right?"
-        )
+        return TargetError(f"{where}cannot reach AWS: {said}", "check the network and the region")
     return TargetError(f"{where}{code + ': ' if code else ''}{said}")

@@ -39,7 +39,7 @@ def read(account: Account, name: str) -> Stack:
         if code_of(error) == "ValidationError" and "does not exist" in str(error):
             known = _names(account)
             hint = closest(name, known) or (
-                f"there are {', '.join(known[:10])}" if known else "there is none"
+                f"existing stacks: {', '.join(known[:10])}" if known else "no stacks exist there"
             )
             raise NotFoundError(f"there is no stack {name} in {account.region}", hint) from error
         raise explained(error, name) from error
@@ -48,7 +48,7 @@ def read(account: Account, name: str) -> Stack:
     if not nodes:
         raise NotFoundError(
             f"stack {name} has no nodes: no output NodeNId, no instance with its tag",
-            "is it the stack of the nodes (...-nixl-efa-...), and deployed?",
+            "name the stack that has the nodes (...-nixl-efa-...), and deploy it first",
         )
     return Stack(nodes, outputs.get("ScriptsBucket", ""), outputs.get("MlflowArn", ""))
 

@@ -74,7 +74,7 @@ def _unexpected(parser: Parser, word: str, first: str, commands: Iterable[str]) 
         return _unknown("option", word.partition("=")[0], names)
     if first != word and closest(first, commands):
         return _unknown("command", first, commands)
-    return f"unexpected argument {word!r}; `{parser.prog} --help` shows what it takes"
+    return f"unexpected argument {word!r}; `{parser.prog} --help` shows the usage"
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
         if args.debug:
             raise
         kind = type(error).__name__
-        print(f"{program}: internal error: {kind}: {error} (--debug shows where)", file=sys.stderr)
+        print(f"{program}: internal error: {kind}: {error} (--debug shows the traceback)", file=sys.stderr)
         return 1
 
 

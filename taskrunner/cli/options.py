@@ -66,9 +66,9 @@ def selection(parser: Parser) -> None:
     group.add_argument("--from", dest="start", metavar="STEP", help="start at this step")
     group.add_argument("--until", metavar="STEP", help="stop after this step")
     group.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step")
-    group.add_argument("--reset", action="store_true", help="forget what was done before")
+    group.add_argument("--reset", action="store_true", help="forget which steps are already done")
     group.add_argument("--check", action="store_true",
-                       help="after the run, evaluate the guards again: is it idempotent?")  # fmt: skip
+                       help="after the run, evaluate the guards again to check idempotence")  # fmt: skip
 
 
 def run(parser: Parser) -> None:
@@ -80,12 +80,12 @@ def run(parser: Parser) -> None:
         help="show what would run: only guards (skip_if) run, nothing is copied",
     )
     group.add_argument("--list", "-l", action="store_true", help="list the steps")
-    group.add_argument("--detach", "-d", action="store_true", help="start it and return")
+    group.add_argument("--detach", "-d", action="store_true", help="start the run and return")
 
 
 def target(parser: Parser) -> None:
     group = parser.add_argument_group("another machine")
-    group.add_argument("--on", metavar="TARGET", help="where: ssh://user@host:port, or ssm://i-...")
+    group.add_argument("--on", metavar="TARGET", help="the target: ssh://user@host:port, or ssm://i-...")
     _connection(parser, group)
 
 
@@ -103,25 +103,26 @@ def _connection(parser: Parser, group: Group) -> None:
                        help="seconds to keep reconnecting (300)")  # fmt: skip
     aws = account(parser)
     aws.add_argument("--bucket", metavar="NAME",
-                     help="S3 bucket for what is large or secret (TASKRUNNER_BUCKET)")  # fmt: skip
+                     help="S3 bucket for large or secret data (TASKRUNNER_BUCKET)")  # fmt: skip
     aws.add_argument("--stream", choices=("auto", "poll", "s3"),
-                     help="how output comes from ssm (auto: by its size)")  # fmt: skip
+                     help="how output is fetched over SSM (auto: by its size)")  # fmt: skip
 
 
 def account(parser: Parser) -> Group:
     group = parser.add_argument_group("AWS")
-    group.add_argument("--region", metavar="NAME", help="AWS region (that of the environment)")
-    group.add_argument("--profile", metavar="NAME", help="AWS profile (that of the environment)")
+    group.add_argument("--region", metavar="NAME", help="AWS region (default: from the environment)")
+    group.add_argument("--profile", metavar="NAME", help="AWS profile (default: from the environment)")
     return group
 
 
 def nodes_file(parser: Parser) -> None:
     group = parser.add_argument_group("nodes")
-    group.add_argument("--via", choices=("ssh", "ssm"), help="how to reach nodes with address and id (ssh)")
+    group.add_argument("--via", choices=("ssh", "ssm"),
+                       help="how to reach nodes that have both an address and an id (ssh)")  # fmt: skip
     group.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
                        help="instances with this tag, instead of NODE")  # fmt: skip
     group.add_argument("--stack", metavar="NAME",
-                       help="the nodes of a CloudFormation stack (cdk/ makes one)")  # fmt: skip
+                       help="the nodes of a CloudFormation stack (cdk/ creates one)")  # fmt: skip
     group.add_argument("--user", metavar="NAME", help="user name on the nodes")
     group.add_argument("--nodes", metavar="FILE", default="",
                        help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
@@ -161,12 +162,12 @@ def parallel(parser: Parser) -> None:
 
 def patience(parser: Parser) -> None:
     parser.add_argument("--timeout", type=seconds, default=900.0, metavar="S",
-                        help="seconds to wait at most (900)")  # fmt: skip
+                        help="longest time to wait, in seconds (900)")  # fmt: skip
 
 
 def copied(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="a file or folder")
-    parser.add_argument("target", metavar="TARGET", help="where to; ends with / to put it inside")
+    parser.add_argument("target", metavar="TARGET", help="the destination; end it with / to copy into it")
 
 
 def command(parser: Parser) -> None:
@@ -177,7 +178,7 @@ def shown(parser: Parser) -> None:
     group = parser.add_argument_group("output")
     json(group)
     group.add_argument("--quiet", "-q", action="store_true", help="show failures only")
-    group.add_argument("--verbose", "-v", action="store_true", help="show all output as it comes")
+    group.add_argument("--verbose", "-v", action="store_true", help="show all output as it arrives")
 
 
 def json(parser: Parser | Group) -> None:
@@ -186,13 +187,13 @@ def json(parser: Parser | Group) -> None:
 
 def some_run(parser: Parser) -> None:
     parser.add_argument("run", nargs="?", default="last", metavar="RUN",
-                        help="a run's id, or its beginning (default: the last run)")  # fmt: skip
+                        help="a run's id or a prefix of it (default: the last run)")  # fmt: skip
 
 
 def logs(parser: Parser) -> None:
     parser.add_argument("step", nargs="?", metavar="STEP", help="only this step")
     parser.add_argument("--run", default="last", metavar="RUN", help="default: the last run")
-    parser.add_argument("--follow", "-f", action="store_true", help="keep following until the run ends")
+    parser.add_argument("--follow", "-f", action="store_true", help="follow the output until the run ends")
 
 
 def count(parser: Parser) -> None:
@@ -201,11 +202,11 @@ def count(parser: Parser) -> None:
 
 def kind(parser: Parser) -> None:
     parser.add_argument("kind", nargs="?", choices=("task-file", "nodes"), default="task-file",
-                        help="of which file (task-file)")  # fmt: skip
+                        help="the kind of file (task-file)")  # fmt: skip
 
 
 def shell(parser: Parser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to write it for")
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell to generate it for")
 
 
 def proxy(parser: Parser) -> None:
@@ -227,7 +228,7 @@ def imported(parser: Parser) -> None:
 
 
 def results(parser: Parser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="a result of a measurement")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a benchmark result")
 
 
 def tracking_server(parser: Parser) -> None:
@@ -237,7 +238,7 @@ def tracking_server(parser: Parser) -> None:
 def logged(parser: Parser) -> None:
     parser.add_argument("--experiment", default="", metavar="NAME", help="default: nixl-efa")
     parser.add_argument(
-        "--artifact", action="append", default=[], metavar="FILE", help="a file to keep with it"
+        "--artifact", action="append", default=[], metavar="FILE", help="a file to store with the result"
     )
 
 
@@ -245,4 +246,4 @@ def aws(parser: Parser) -> None:
     parser.add_argument("--instance-type", default="g6e.12xlarge", metavar="TYPE", help="(g6e.12xlarge)")
     parser.add_argument("--count", type=at_least_one, default=2, metavar="N", help="instances (2)")
     parser.add_argument("--zone", default="", metavar="ZONE", help="availability zone (the first one)")
-    parser.add_argument("--reserved", action="store_true", help="a capacity block or a reservation: no quota")
+    parser.add_argument("--reserved", action="store_true", help="reserved capacity: no quota needed")

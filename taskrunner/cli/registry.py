@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 EXAMPLES = """examples:
-  taskrunner quickstart                           half a minute, needs nothing
-  taskrunner tasks/setup-environment.json         run a file; what is done already is skipped
-  taskrunner setup-environment --dry-run          what would run, and what not, and why
+  taskrunner quickstart                           takes half a minute, has no prerequisites
+  taskrunner tasks/setup-environment.json         run a file; steps already done are skipped
+  taskrunner setup-environment --dry-run          show what would run or be skipped, and why
   taskrunner FILE --env MODEL=Qwen/Qwen2.5-7B     give a variable a value
-  taskrunner --from 05-install-python             go on with the file run last in this folder
+  taskrunner --from 05-install-python             resume the file run last in this folder
   taskrunner FILE --on ssh://ubuntu@10.0.0.5      the same on another machine
   taskrunner status                               what is running
   taskrunner logs -f                              follow the output of the last run
@@ -20,21 +20,21 @@ exit status:
 """
 RUNNER_EXAMPLES = """nodes:
   NODE1_IP, NODE2_IP, ... in the environment (with NODE1_USER, NODE1_PORT, NODE1_PRIVATE, NODE1_ID), and
-  nodes.toml or nodes.json in this folder (--nodes FILE). NODE stands for a node's name, a group's, "all",
-  or several of them: node1,decode
+  nodes.toml or nodes.json in this folder (--nodes FILE). NODE is the name of a node or of a group,
+  "all", or several names: node1,decode
 
 examples:
   export NODE1_IP=10.0.0.11 NODE2_IP=10.0.0.12 NODE1_USER=ubuntu NODE2_USER=ubuntu
-  runner nodes                                    can they be reached, and what do they run?
-  runner setup                                    setup-environment.json on all of them
+  runner nodes                                    show which are reachable, and what they run
+  runner setup                                    run setup-environment.json on all of them
   runner run-node1 check-environment --env PEER=172.31.0.12
-  runner run all FILE --serial 1 --fail-fast      one after the other, until one fails
+  runner run all FILE --serial 1 --fail-fast      one at a time, until one fails
   runner attach all                               after a Ctrl-C, or from another terminal
   runner get all /tmp/results/ results/           into results/node1, results/node2
-  runner --stack phase2-nixl-efa-dev-east-1 nodes the nodes that a CloudFormation stack has made
+  runner --stack phase2-nixl-efa-dev-east-1 nodes the nodes of a CloudFormation stack
 
 exit status:
-  0 done   1 a node failed   2 bad usage or an invalid file   3 a node could not be reached
+  0 done   1 a node failed   2 bad usage or an invalid file   3 a node is unreachable
   4 another run of the file is under way   130 cancelled
 """
 RUN_EXAMPLES = """examples:
@@ -42,23 +42,23 @@ RUN_EXAMPLES = """examples:
   taskrunner FILE --env PORT=8100 --env HF_TOKEN    HF_TOKEN comes from the environment
   taskrunner FILE --only 03-serve --only 04-measure
   taskrunner FILE --detach && taskrunner attach
-  taskrunner FILE --check                           would anything run a second time?
+  taskrunner FILE --check                           list steps that would run a second time
 """
 MLFLOW_EXAMPLES = """examples:
   taskrunner mlflow log results/*.json              to MLFLOW_TRACKING_ARN or _URI, else kept on this machine
   taskrunner mlflow log r.json --to arn:aws:sagemaker:...:mlflow-tracking-server/NAME
-  taskrunner mlflow sync                            what could not be sent before
-  taskrunner mlflow test                            eight steps: does it work from here?
-  taskrunner mlflow url                             for a browser
+  taskrunner mlflow sync                            send what could not be sent before
+  taskrunner mlflow test                            check in eight steps that logging works
+  taskrunner mlflow url                             print the URL for a browser
 """
 BENCH_EXAMPLES = """examples:
   taskrunner bench http://127.0.0.1:8100 --prompt-tokens 4096 --concurrency 4 -o unified.json
   taskrunner bench http://127.0.0.1:8000 --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200
   taskrunner bench URL --request-rate 8 --requests 300 --slo ttft=200 --slo tpot=50
-  taskrunner bench import vllm.json -o result.json   of vllm bench serve, GuideLLM or LLMPerf
+  taskrunner bench import vllm.json -o result.json   from vllm bench serve, GuideLLM or LLMPerf
 
 exit status:
-  0 done, and valid   1 not valid, or refused by the server   2 bad usage   3 not reachable
+  0 done and valid   1 not valid, or rejected by the server   2 bad usage   3 unreachable
 """
 
 
@@ -77,16 +77,16 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("run a task file", "run:run",
                    "optional_file variables selection run target shown", RUN_EXAMPLES),
-    "validate": Command("check task files, run nothing", "files:validate", "files json",
+    "validate": Command("check task files without running them", "files:validate", "files json",
                         "example: taskrunner validate tasks/*.json\n"),
-    "lint": Command("look for what is valid, but unwise", "files:lint", "files json",
+    "lint": Command("report valid but risky constructs", "files:lint", "files json",
                     "example: taskrunner lint tasks/setup-environment.json\n"),
     "packs": Command("list the task files that come with taskrunner", "files:packs", "json"),
-    "proxy": Command("the proxy in front of prefill and decode servers", "inference:proxy", "proxy",
+    "proxy": Command("run the proxy in front of prefill and decode servers", "inference:proxy", "proxy",
                      "example: taskrunner proxy --prefill http://10.0.0.11:8100 --decode http://10.0.0.12:8200\n"),
-    "bench": Command("measure a server, or a pair behind the proxy", "inference:bench", "bench",
+    "bench": Command("benchmark a server, or a pair behind the proxy", "inference:bench", "bench",
                      BENCH_EXAMPLES, {
-        "import": Command("read a result of vllm bench serve, GuideLLM or LLMPerf",
+        "import": Command("import a result from vllm bench serve, GuideLLM or LLMPerf",
                           "inference:import_", "imported"),
     }),
     "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
@@ -100,13 +100,13 @@ COMMANDS = {
             "check whether this account can host the test bed", "aws:preflight", "aws account json",
             "example: taskrunner aws preflight --instance-type p5.48xlarge --region us-east-1\n"),
     }),
-    "status": Command("what is running now", "runs:status", "target json"),
+    "status": Command("show what is running now", "runs:status", "target json"),
     "logs": Command("show the output of a run's steps", "runs:logs", "logs target",
                     "example: taskrunner logs -f 05-install-vllm\n"),
     "attach": Command("show a run from its beginning, and follow it", "run:attach", "some_run target shown"),
     "cancel": Command("ask a run to stop", "runs:cancel", "some_run target"),
     "history": Command("list past runs", "runs:history", "count target json"),
-    "show": Command("how each step of a run went", "runs:show", "some_run target json"),
+    "show": Command("show the outcome of each step of a run", "runs:show", "some_run target json"),
     "schema": Command("print the JSON Schema of a task file, or of a nodes file", "files:schema", "kind"),
     "compile": Command("print the plan of a task file, secrets masked", "files:compile_",
                        "file variables selection"),
@@ -122,26 +122,26 @@ RUNNER_COMMANDS = {
                    "nodes optional_file " + _ON_NODES, RUNNER_EXAMPLES),
     "run-all": Command("run a task file on all nodes", "nodes_run:run",
                        "all_nodes optional_file " + _ON_NODES),
-    "nodes": Command("list the nodes: reachable, latency, Python, what runs there", "nodes:nodes",
+    "nodes": Command("list the nodes: reachability, latency, Python, runs", "nodes:nodes",
                      "some_nodes connection json"),
     "wait-ready": Command("wait until nodes accept commands, and report what blocks them",
                           "wait_ready:wait_ready",
                           "some_nodes patience connection json",
                           "example: runner wait-ready i-0123456789abcdef0 --timeout 600\n"),
-    "status": Command("what is running on the nodes", "nodes:status", "some_nodes connection json"),
-    "attach": Command("show a node's last run, or that of each node, and follow it", "nodes_run:attach",
+    "status": Command("show what is running on the nodes", "nodes:status", "some_nodes connection json"),
+    "attach": Command("show and follow a run on a node, or the last run of each", "nodes_run:attach",
                       "nodes some_run parallel connection shown"),
     "logs": Command("show the output of a run's steps on a node", "runs:logs", "one_node logs connection",
                     "example: runner logs node1 -f 05-install-vllm\n"),
     "cancel": Command("ask the runs on nodes to stop", "nodes:cancel", "nodes some_run connection"),
     "history": Command("list past runs on a node", "runs:history", "one_node count connection json"),
-    "show": Command("how each step of a run on a node went", "runs:show",
+    "show": Command("show the outcome of each step of a run on a node", "runs:show",
                     "one_node some_run connection json"),
-    "put": Command("copy files to nodes; what is there already is not sent", "nodes:put",
+    "put": Command("copy files to nodes; content already there is not sent", "nodes:put",
                    "nodes copied connection", "example: runner put all configs/ /tmp/configs\n"),
     "get": Command("copy files from nodes", "nodes:get", "nodes copied connection",
                    "example: runner get node1 /tmp/results results\n"),
-    "shell": Command("a shell on a node, or one command", "nodes:shell", "one_node connection command",
+    "shell": Command("open a shell on a node, or run a command", "nodes:shell", "one_node connection command",
                      "example: runner shell node1 nvidia-smi\n"),
     "completion": Command("print a script for shell completion", "files:completion", "shell",
                           'example: eval "$(runner completion bash)"\n'),
@@ -161,12 +161,12 @@ PROGRAMS = {
     "taskrunner": Program(
         "taskrunner [COMMAND] [FILE] [options]",
         "Run JSON task files, step by step, idempotently. "
-        "Without a command: run FILE (`taskrunner run --help` has its options).",
+        "Without a command: run FILE (`taskrunner run --help` lists the options).",
         EXAMPLES, COMMANDS,
     ),
     "runner": Program(
         "runner COMMAND [NODE] [FILE] [options]",
-        "Run JSON task files on nodes, and look after them there.",
+        "Run JSON task files on nodes, and follow or stop the runs.",
         RUNNER_EXAMPLES, RUNNER_COMMANDS,
     ),
 }  # fmt: skip

@@ -30,7 +30,7 @@ def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
     from taskrunner.fleet.nodes import Nodes, load_nodes, of_stack, tagged
 
     if args.stack is not None and (args.tag or args.nodes or not args.stack):
-        raise UsageError("--stack: name one stack, without --target and --nodes")
+        raise UsageError("--stack needs one stack name, and excludes --target and --nodes")
     if args.tag:
         found = tagged(args.tag, region=args.region or "", profile=args.profile or "")
         if args.node not in ("", *found):
@@ -43,7 +43,8 @@ def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
         return nodes, nodes.select(args.node or "all")
     if not args.node:
         raise UsageError(
-            "which node?", 'name it, or several ("node1,node2"), or "all"; or --target tag:NAME=VALUE'
+            "no node given",
+            'give one, several ("node1,node2"), "all", or --target tag:NAME=VALUE',
         )
     if args.stack:
         nodes = of_stack(args.stack, region=args.region or "", profile=args.profile or "")
@@ -61,7 +62,7 @@ def one(args: Namespace) -> Node:
     found = nodes_of(args)[1]
     if len(found) != 1:
         names = ", ".join(node.name for node in found)
-        raise UsageError(f"{args.node} is {len(found)} nodes: {names}", "name one of them")
+        raise UsageError(f"{args.node} matches {len(found)} nodes: {names}", "name one of them")
     return found[0]
 
 

@@ -15,22 +15,20 @@ Variables = Annotated[dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*
 
 
 class Defaults(Part):
-    """What nodes have in common: a node's own value wins."""
+    """Defaults of all nodes; a node's own value wins."""
 
-    user: Line | None = Field(default=None, description="Who to log in as")
+    user: Line | None = Field(default=None, description="User name on the node")
     port: int | None = Field(default=None, ge=1, le=65535, description="Port of sshd (22)")
     python: Line | None = Field(default=None, description="The node's Python, 3.8 or later (python3)")
     state: Line | None = Field(
-        default=None, description="Folder for taskrunner's state there (default: in the user's home)"
+        default=None, description="Folder for taskrunner's state (default: in the user's home on the node)"
     )
     via: Literal["ssh", "ssm"] | None = Field(
-        default=None, description="How to reach it where there are an address and an id (ssh)"
+        default=None, description="How to reach a node that has both an address and an id (ssh)"
     )
-    region: Line | None = Field(default=None, description="AWS region, for ssm (that of the environment)")
+    region: Line | None = Field(default=None, description="AWS region, for ssm (default: the environment's)")
     profile: Line | None = Field(default=None, description="AWS profile of ~/.aws/config, for ssm")
-    bucket: Line | None = Field(
-        default=None, description="S3 bucket that carries what is large or secret, for ssm"
-    )
+    bucket: Line | None = Field(default=None, description="S3 bucket for large or secret data, for ssm")
     variables: Variables | None = Field(default=None, description="Values of variables, for runs on the node")
 
 
@@ -45,7 +43,7 @@ class NodeEntry(Defaults):
 
 
 class Group(Part):
-    """Nodes that are named together."""
+    """A named group of nodes."""
 
     nodes: list[Name] = Field(description="Names of nodes")
     variables: Variables | None = Field(

@@ -59,7 +59,7 @@ class Node(NamedTuple):
             there = f" (only the {'address' if needed == 'id' else 'id'})" if self.address or self.id else ""
             variable = f"{prefix(self.name)}_{'ID' if needed == 'id' else 'IP'}"
             raise TargetError(
-                f"{self.name}: there is no {needed} to reach it by{there}",
+                f"{self.name}: no {needed} is known{there}",
                 (f"set {variable}, or " if NUMBERED.fullmatch(self.name) else "give it an ")
                 + f"`{needed}` in the nodes file",
             )
@@ -102,11 +102,11 @@ class Nodes(NamedTuple):
                 found[name] = Node(name, id=name)
                 continue
             else:
-                what = f"there is no node or group {name!r}" if self.nodes else "no nodes are known"
+                what = f"unknown node or group {name!r}" if self.nodes else "no nodes are defined"
                 raise NotFoundError(what, self._hint(name))
             found.update((member, self.nodes[member]) for member in members)
         if not found:
-            raise NotFoundError(f"{names}: there is no node in it")
+            raise NotFoundError(f"{names}: contains no nodes")
         return list(found.values())
 
     def variables(self) -> dict[str, str]:
@@ -122,8 +122,8 @@ class Nodes(NamedTuple):
     def _hint(self, name: str) -> str:
         known = [*self.nodes, *self.groups]
         if not known:
-            return "name nodes: NODE1_IP=... in the environment, or a nodes.toml here (--nodes FILE)"
-        return closest(name, known) or "known are " + ", ".join(known[:20])
+            return "define nodes: NODE1_IP=... in the environment, or a nodes.toml here (--nodes FILE)"
+        return closest(name, known) or "known: " + ", ".join(known[:20])
 
 
 def prefix(name: str) -> str:
@@ -200,7 +200,7 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             continue
         field = FIELDS.get(match[2], match[2].lower())
         if re.search(r"[\x00-\x20]", value):
-            raise UsageError(f"{variable}={value!r}: there is white space in it")
+            raise UsageError(f"{variable}={value!r}: contains white space")
         if field == "via" and value not in ("ssh", "ssm"):
             raise UsageError(f"{variable}={value}: expected ssh or ssm")
         if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
@@ -222,14 +222,14 @@ def _read(path: Path) -> Nodes:
     groups = data.get("groups", {})
     problems = [
         document.problem(
-            ("groups", group, "nodes", index), f"there is no node {name!r}", closest(name, data["nodes"])
+            ("groups", group, "nodes", index), f"unknown node {name!r}", closest(name, data["nodes"])
         )
         for group, entry in groups.items()
         for index, name in enumerate(entry["nodes"])
         if name not in data["nodes"]
     ]
     problems += [
-        document.problem((kind, ALL), f"{ALL!r} means all nodes; name it otherwise", key=True)
+        document.problem((kind, ALL), f"{ALL!r} means all nodes; choose another name", key=True)
         for kind in ("nodes", "groups")
         if ALL in data.get(kind, {})
     ]

@@ -70,11 +70,11 @@ def parse(url: str, api_key: str = "") -> Endpoint:
     if parts.scheme not in PORTS or not parts.hostname or odd:
         raise ValueError(f"{shown}: {EXPECTED}")
     if not TOKEN.fullmatch(parts.netloc.rpartition("@")[2] + parts.path):
-        raise ValueError(f"{shown}: a space or a control character in it; {EXPECTED}")
+        raise ValueError(f"{shown}: contains a space or a control character; {EXPECTED}")
     authorization = ""
     if api_key:
         if not TOKEN.fullmatch(api_key):
-            raise ValueError("the API key has characters that no HTTP header may have")
+            raise ValueError("the API key has characters that are not allowed in an HTTP header")
         authorization = f"Bearer {api_key}"
     elif parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -115,7 +115,7 @@ def ids(document: Document) -> list[Problem]:
         place = ("tasks", index, "id")
         if name in seen:
             line = document.line(("tasks", seen[name], "id"))
-            problems.append(document.problem(place, f'the id "{name}" is taken, by line {line}'))
+            problems.append(document.problem(place, f'duplicate id "{name}" (first used on line {line})'))
         seen.setdefault(name, index)
     return problems
 
@@ -153,7 +153,7 @@ def kept(document: Document, known: Container[str]) -> Iterator[Problem]:
                 for mark in var.TEMPLATE.finditer(commands[element], start, end):
                     if (mark["new"] or mark["old"]) in known and not mark["escape"]:
                         message = f"{mark[0]} in a quoted here-document is not replaced"
-                        hint = "take the quotes off the delimiter, or read the variable from the environment"
+                        hint = "unquote the delimiter, or read the variable from the environment"
                         place = ("tasks", index, "commands", element)
                         yield document.problem(place, message, hint, at=mark.start(), rule="not-replaced")
 
@@ -170,8 +170,8 @@ def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:
     return problems
 
 
-NOT_CHECKED = "too many commands span several elements, or are not valid, to be looked at in time"
-SIMPLER = "put a long script into a file of its own, or into one element"
+NOT_CHECKED = "checking takes too long: too many commands span several elements or are not valid"
+SIMPLER = "move long scripts into separate files, or into one element each"
 
 
 def commands(
@@ -239,7 +239,7 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
                 extra = [key for key in ("command", "ready") if key in service]
                 if extra:
                     problems.append(
-                        document.problem((*inside, extra[0]), "a stopped service has none", key=True)
+                        document.problem((*inside, extra[0]), "not allowed for a stopped service", key=True)
                     )
             elif not service.get("command"):
                 problems.append(document.problem(inside, '"command" is missing in "service"'))
@@ -276,17 +276,15 @@ def _startable(document: Document, place: Place, env: Mapping[str, str], elsewhe
         size = len(name) + len(value.encode("utf-8", "surrogateescape")) + 2
         total += size
         if size > var.LARGEST_VARIABLE:
-            message = (
-                f"{name} has {size - len(name) - 2} bytes; the system starts no program with a variable of"
-            )
-            message += f" more than {var.LARGEST_VARIABLE - len(name) - 2}"
-            problems.append(document.problem((*place, name), message, "put it in a file, and give its path"))
+            message = f"{name} has {size - len(name) - 2} bytes; the system limits its value to"
+            message += f" {var.LARGEST_VARIABLE - len(name) - 2} bytes"
+            problems.append(document.problem((*place, name), message, "put it in a file and pass the path"))
     if not problems and total > LARGEST_ENVIRONMENT:
-        message = f"the variables have {total} bytes together; the system starts no program with so many"
+        message = f"the variables have {total} bytes in total, more than the system allows a program"
         problems.append(document.problem(place, message, "put the large ones in files"))
     path = env.get("PATH")
     if path is not None and not elsewhere and shutil.which("bash", path=path) is None:
-        message = "there is no bash in this PATH, so that no step could start"
+        message = "no bash in this PATH, so no step can start"
         hint = "add /usr/bin:/bin, or set PATH in the commands"
         problems.append(document.problem((*place, "PATH"), message, hint))
     return problems
@@ -309,7 +307,7 @@ def _probe(document: Document, place: Place, probe: Mapping[str, Any], own_log: 
     pattern = log if isinstance(log, str) else log["pattern"]
     problems = _pattern(document, (*place, "log"), pattern)
     if not own_log and (isinstance(log, str) or not (log.get("path") or log.get("service"))):
-        message = 'whose log? expected {"path" or "service", "pattern"}'
+        message = '"log" needs "path" or "service", and "pattern"'
         problems.append(document.problem((*place, "log"), message))
     return problems
 
@@ -344,5 +342,5 @@ def _pattern(document: Document, place: Place, pattern: str) -> list[Problem]:
     try:
         re.compile(pattern.encode())
     except (re.error, RecursionError, OverflowError) as error:
-        return [document.problem(place, f"not a regular expression: {error}")]
+        return [document.problem(place, f"not a valid regular expression: {error}")]
     return []

@@ -234,11 +234,11 @@ def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str,
     for name in (selection.start, selection.until, *selection.only):
         if name is not None and name not in known:
             hint = closest(name, known) or "the steps are " + ", ".join(known[:20])
-            raise NotFoundError(f"there is no step {name!r}", hint)
+            raise NotFoundError(f"unknown step {name!r}", hint)
     if selection.only and (selection.start or selection.until):
         raise UsageError(
-            "--only names all the steps to run; --from and --until choose others",
-            "give --only alone, or --from and --until",
+            "--only cannot be combined with --from or --until",
+            "use --only alone, or --from and --until",
         )
     first = known.index(selection.start) if selection.start else 0
     last = known.index(selection.until) if selection.until else len(known) - 1

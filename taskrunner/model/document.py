@@ -81,7 +81,7 @@ class Document:
         except json.JSONDecodeError as error:
             raise TaskFileError([self._syntax_problem(error)]) from error
         except RecursionError as error:
-            raise TaskFileError([Problem(self.name, 1, 1, "", "the nesting is too deep")]) from error
+            raise TaskFileError([Problem(self.name, 1, 1, "", "nested too deeply")]) from error
         except ValueError as error:
             raise TaskFileError([Problem(self.name, 1, 1, "", f"not valid JSON: {error}")]) from error
         if duplicates:
@@ -173,7 +173,7 @@ class Document:
         if not rule:
             self._told.append(found)
             if len(self._told) > MOST_PROBLEMS:
-                rest = Problem(self.name, line, column, "", "there are more problems; these are the first")
+                rest = Problem(self.name, line, column, "", "more problems exist; these are the first")
                 raise TaskFileError([*in_order(self._told[:-1]), rest])
         return found
 
@@ -181,8 +181,8 @@ class Document:
         line, column = self.line_column(offset)
         name = TOKEN.match(self.text, offset)
         text = name[1] if name else ""
-        message = f"the key {text} is there twice, first in line {self.line_column(first)[0]}"
-        return Problem(self.name, line, column, "", message, "only one of them would count")
+        message = f"duplicate key {text}, first used on line {self.line_column(first)[0]}"
+        return Problem(self.name, line, column, "", message, "only one of them would apply")
 
     def _syntax_problem(self, error: json.JSONDecodeError) -> Problem:
         offset, message, hint = error.pos, error.msg, ""

@@ -82,7 +82,7 @@ class _Expansion:
                 shown = " > ".join(
                     os.path.relpath(step, folder) for step in (*chain[chain.index(path) :], path)
                 )
-                self._problem(Source(document, place), f"the files include each other: {shown}")
+                self._problem(Source(document, place), f"circular include: {shown}")
             else:
                 self._include(document, place, path, name, chain)
 
@@ -91,7 +91,7 @@ class _Expansion:
     ) -> None:
         try:
             if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST):
-                self._problem(Source(document, place), f"{name} is no file of at most {LARGEST >> 20} MiB")
+                self._problem(Source(document, place), f"{name} is not a file of at most {LARGEST >> 20} MiB")
                 return
             other = Document.read(path, os.path.join(os.path.dirname(document.name), name))
         except NotFoundError as error:
@@ -100,10 +100,8 @@ class _Expansion:
         if not isinstance(other.data, dict):
             self._problem(Source(other, ()), "expected an object")
         elif "tasks" in other.data:
-            hint = "put what is shared into its services and steps"
-            self._problem(
-                Source(other, ("tasks",)), "an included file has no tasks of its own", hint, key=True
-            )
+            hint = "move shared parts into its services and steps"
+            self._problem(Source(other, ("tasks",)), "an included file cannot have tasks", hint, key=True)
         elif len(self.folders) > MOST_FILES:
             self._problem(Source(document, place), f"more than {MOST_FILES} files are included")
         else:
@@ -122,7 +120,7 @@ class _Expansion:
                     other = places[name]
                     where = f"{other.document.name}:{other.document.line(other.place)}"
                     self._problem(
-                        source, f"{name} is defined in {where}, too", "rename one of them", key=True
+                        source, f"{name} is also defined in {where}", "rename one of them", key=True
                     )
                 places.setdefault(name, source)
 
@@ -150,10 +148,10 @@ class _Expansion:
         if isinstance(name, str):
             at = Source(source.document, (*source.place, "extends"))
             if name in chain:
-                self._problem(at, f"{' > '.join((*chain, name))}: these extend each other")
+                self._problem(at, f"circular extends: {' > '.join((*chain, name))}")
             elif name not in defined:
-                hint = closest(name, defined) or f"there are {', '.join(defined) or 'none'}"
-                self._problem(at, f"there is no {DEFINED[kind]} {name!r} to extend", hint)
+                hint = closest(name, defined) or f"defined: {', '.join(defined) or 'none'}"
+                self._problem(at, f"no {DEFINED[kind]} {name!r} to extend", hint)
             elif isinstance(base := defined[name].document.data[kind][name], dict):
                 members, sources = self._extended(base, defined[name], kind, (*chain, name))
         for member, item in value.items():
@@ -185,7 +183,7 @@ class _Expansion:
             size += len(text)
             if size > MOST_TEXT:
                 at = Source(self.document, ("tasks", index))
-                self._problem(at, f"what it extends makes the file larger than {MOST_TEXT >> 20} MiB")
+                self._problem(at, f"with what it extends, the file is larger than {MOST_TEXT >> 20} MiB")
                 break
             words |= _words(text)
         return words

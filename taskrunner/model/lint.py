@@ -76,7 +76,7 @@ def _own_rules(document: Document) -> Iterator[Problem]:
         commands = task.get("commands") or []
         if commands and "skip_if" not in task and not task.get("always"):
             message = "the step has no skip_if: once it has succeeded, only --reset runs it again"
-            yield document.problem((*place, "id"), message, "say how to see that it is done", rule="no-guard")
+            yield document.problem((*place, "id"), message, "add a check that it is done", rule="no-guard")
         yield from _lost_statuses(document, place, commands)
         joined = "\n".join(commands)
         background = BACKGROUND.search(joined)
@@ -87,14 +87,14 @@ def _own_rules(document: Document) -> Iterator[Problem]:
                 hint = 'stop a service with {"service": {"name": ..., "state": "stopped"}}'
                 yield document.problem(where, message, hint, at=found.start(1), rule="kill-by-pattern")
             if background and (found := SLEEP.search(text)):
-                message = "a fixed sleep does not know when the server is ready"
+                message = "a fixed sleep cannot tell when the server is ready"
                 hint = "use a service with `ready`, or wait_for"
                 yield document.problem(where, message, hint, at=found.start(), rule="sleep-for-server")
             for nested in NESTED.finditer(text):
                 for mark in TEMPLATE.finditer(nested[1]):
                     if not (mark["new_q"] or mark["old_q"]):
                         name = mark["new"] or mark["old"]
-                        message = f"{mark[0]} inside the quotes of a nested shell is parsed by both"
+                        message = f"{mark[0]} inside the quotes of a nested shell is parsed by both shells"
                         at = nested.start(1) + mark.start()
                         hint = f"the variable is exported: write \\${name} there"
                         yield document.problem(where, message, hint, at=at, rule="nested-quotes")
@@ -112,7 +112,7 @@ def _lost_statuses(document: Document, place: Place, commands: Sequence[str]) ->
             bare = bare[:start] + "x" * (end - start) + bare[end:]
         for found in PIPE.finditer(bare):
             if not HARMLESS.search(bare[: found.start()]):
-                message = "a failure of what stands before this pipe is not seen"
+                message = "a failure before this pipe goes unnoticed"
                 hint = "put `set -o pipefail` before it"
                 where = (*place, "commands", element)
                 yield document.problem(where, message, hint, at=found.start(), rule="lost-status")

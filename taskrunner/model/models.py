@@ -54,25 +54,25 @@ class Metadata(Part):
 
 
 class Variable(Part):
-    """A variable with more to say than its default."""
+    """A variable with more attributes than its default."""
 
-    default: Scalar | None = Field(default=None, description="Its value when none is given.")
+    default: Scalar | None = Field(default=None, description="The value when none is given.")
     description: Text | None = None
-    required: bool = Field(default=False, description="It has no default: a value must be given.")
+    required: bool = Field(default=False, description="A value must be given; there is no default.")
     secret: bool = Field(default=False, description="It never appears in a log, an event or a listing.")
     from_env: bool = Field(
         default=False,
-        description="Its value is that of the caller's environment, where it has one; else the default.",
+        description="Its value comes from the caller's environment, if set there; else from the default.",
     )
     choices: Annotated[list[Scalar], Field(min_length=1)] | None = Field(
-        default=None, description="The values that it may have."
+        default=None, description="The allowed values."
     )
 
 
 class Retries(Part):
     """Run a failed step again."""
 
-    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(description="How often at most, in all.")
+    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(description="Maximum number of attempts in total.")
     delay: Duration = Field(default=1.0, description="Seconds (or 30s, 5m) before the second attempt.")
     backoff: Annotated[float, Field(ge=1, le=100)] = Field(
         default=1.0, description="The delay grows by this factor with each attempt."
@@ -88,10 +88,10 @@ class LogPattern(Part):
 
 
 class Probe(Part):
-    """A question that is asked until the answer is yes: one of http, tcp, file and log."""
+    """A condition that is polled until it holds: one of http, tcp, file and log."""
 
     http: Annotated[str, StringConstraints(pattern=r"^(https?://|.*<<|.*\{\{)")] | None = Field(
-        default=None, description="A URL that answers with 2xx, or with `status`."
+        default=None, description="A URL that responds with 2xx, or with `status`."
     )
     status: Annotated[int, Field(ge=100, le=599)] | None = None
     tcp: Annotated[str, StringConstraints(pattern=r":([0-9]+|<<\w+>>|\{\{\w+\}\})$")] | None = Field(
@@ -99,13 +99,15 @@ class Probe(Part):
     )
     file: Filled | None = Field(default=None, description="A path that exists.")
     log: Filled | LogPattern | None = Field(
-        default=None, description="A regular expression that the log matches; in `wait_for` with a path."
+        default=None,
+        description="A regular expression that the log matches; in `wait_for`, an object with `path` or"
+        " `service`.",
     )
-    timeout: Duration = Field(default=300.0, description="How long to keep asking.")
+    timeout: Duration = Field(default=300.0, description="How long to keep polling.")
 
 
 EXTENDS = Field(
-    default=None, description="The name of one in `services` or `steps`, whose members it has, too."
+    default=None, description="The name of an entry in `services` or `steps` whose members it inherits."
 )
 
 
@@ -123,24 +125,24 @@ class SharedService(Part):
     )
     keep_if: Filled | None = Field(
         default=None,
-        description="A command: when it succeeds, a server that runs is kept though it is defined otherwise."
-        " $TASKRUNNER_COMMAND is the service's command, $TASKRUNNER_SERVICE a folder that the server can have"
+        description="A command: when it succeeds, a running server is kept even if its definition changed."
+        " $TASKRUNNER_COMMAND is the service's command, $TASKRUNNER_SERVICE a folder that the server may have"
         " written to.",
     )
     env: Environment = {}
     cwd: Filled | None = None
-    stop_timeout: Duration = Field(default=30.0, description="From TERM to KILL.")
+    stop_timeout: Duration = Field(default=30.0, description="Time between SIGTERM and SIGKILL.")
 
 
 class Service(SharedService):
-    """A long-running server: started once, kept while it is well, stopped as a whole."""
+    """A long-running server: started once, kept while it is healthy, stopped as a whole."""
 
     model_config = ConfigDict(json_schema_extra=_name_or_extends)
 
     @model_validator(mode="after")
     def _named(self) -> Service:
         if self.name is None and self.extends is None:
-            raise ValueError("a service needs a name, or one that it extends")
+            raise ValueError("a service needs `name` or `extends`")
         return self
 
 
@@ -161,7 +163,7 @@ class SharedStep(Part):
     description: Text | None = None
     when: (
         Annotated[dict[Name, Values | dict[Literal["not"], Values]], BeforeValidator(without_comments)] | None
-    ) = Field(default=None, description="Only when each of these variables has (one of) these values.")
+    ) = Field(default=None, description="Run only when each of these variables has (one of) these values.")
     skip_if: Text | None = Field(
         default=None, description="A command: when it succeeds, the step is skipped."
     )
@@ -173,7 +175,7 @@ class SharedStep(Part):
     cwd: Filled | None = None
     timeout: Duration | None = Field(default=None, description="Seconds, or 30s, 10m, 2h.")
     retries: Retries | None = None
-    run_as: Filled | None = Field(default=None, description="The user whose step it is.")
+    run_as: Filled | None = Field(default=None, description="The user that runs the step.")
     on_failure: Literal["stop", "continue"] = "stop"
     always: bool = Field(default=False, description="Clean-up: run also after a failure or a cancel.")
     files: list[File] = Field(default=[], description="Needed by the step; copied before it.")
@@ -194,12 +196,12 @@ class TaskFile(Part):
 
     schema_: str | None = Field(default=None, alias="$schema")
     metadata: Metadata | None = None
-    name: Text | None = Field(default=None, description="The older place of metadata.name.")
-    description: Text | None = Field(default=None, description="The older place of metadata.description.")
-    version: Scalar | None = Field(default=None, description="The older place of metadata.version.")
+    name: Text | None = Field(default=None, description="Older form of metadata.name.")
+    description: Text | None = Field(default=None, description="Older form of metadata.description.")
+    version: Scalar | None = Field(default=None, description="Older form of metadata.version.")
     include: Filled | list[Filled] = Field(
         default=[],
-        description="Files whose variables, services and steps can be used here; from its folder on.",
+        description="Files whose variables, services and steps can be used here; relative to this file.",
     )
     variables: Annotated[dict[Name, Scalar | Variable], BeforeValidator(without_comments)] = {}
     services: Annotated[dict[Filled, SharedService], BeforeValidator(without_comments)] = {}

@@ -117,7 +117,7 @@ def _say(kind: str, wanted: Any, value: Any) -> str:
 
 
 def _meaning(pattern: str) -> str:
-    return MEANINGS.get(pattern, f"text like {pattern}")
+    return MEANINGS.get(pattern, f"text that matches {pattern}")
 
 
 def _got(value: Any) -> str:

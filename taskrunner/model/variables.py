@@ -155,7 +155,7 @@ def render_tasks(document: Document, values: Mapping[str, str]) -> list[dict[str
         try:
             tasks.append(render_task(task, values, room))
         except TooLong:
-            message = f"with the values of its variables, the file grows to more than {LARGEST >> 20} MiB"
+            message = f"with its variables expanded, the file exceeds {LARGEST >> 20} MiB"
             hint = "put a large text into a file, or read it from the environment"
             raise TaskFileError([document.problem(("tasks", index), message, hint)]) from None
     return tasks
@@ -259,7 +259,7 @@ def resolve(
             if entry.get("required") and not placeholders:
                 about = f": {entry['description']}" if entry.get("description") else ""
                 message = f"a value is needed for {name}{about}"
-                problems.append(document.problem(place, message, f"give it with --env {name}=...", key=True))
+                problems.append(document.problem(place, message, f"set it with --env {name}=...", key=True))
             raw[name] = name if entry.get("required") else ""
         choices = [text_of(choice) for choice in entry.get("choices") or ()]
         if (
@@ -303,11 +303,11 @@ def _in_order(
         if name in path:
             cycle = path[path.index(name) :]
             cyclic.update(cycle)
-            message = "variables need each other: " + " -> ".join((*cycle, name))
+            message = "circular reference: " + " -> ".join((*cycle, name))
             problems.append(document.problem(("variables", name), message, key=True))
             return
         if len(path) > DEEPEST:
-            message = f"{path[0]} needs other variables more than {DEEPEST} deep"
+            message = f"{path[0]} refers to variables more than {DEEPEST} levels deep"
             problems.append(document.problem(("variables", path[0]), message, key=True))
             cyclic.update(path)
             return
@@ -324,7 +324,7 @@ def _in_order(
         try:
             values[name] = render(text, values, most=LARGEST_VARIABLE) if name not in given else text
         except TooLong:
-            message = f"{name} grows to more than {LARGEST_VARIABLE} characters"
+            message = f"{name} expands to more than {LARGEST_VARIABLE} characters"
             problems.append(document.problem(("variables", name), message, key=True))
             cyclic.add(name)
 
@@ -342,8 +342,8 @@ def undefined(document: Document, place: Place, found: Template, known: Mapping[
         hint = "names that start with _ are comments"
     else:
         hint = closest(found.name, known) or (
-            f"declare it in variables, or give it with --env {found.name}=...;"
-            " a backslash before it (in JSON two) keeps the text as it is"
+            f"declare it in variables, or set it with --env {found.name}=...;"
+            " a backslash before it (two in JSON) keeps the text as is"
         )
     return document.problem(place, message, hint, at=found.start)
 

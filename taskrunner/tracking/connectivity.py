@@ -44,7 +44,7 @@ def check(uri: str, as_json: bool = False) -> bool:
             )
         if problem:
             print(
-                "  is the server up, the ARN or address right, this identity allowed to use it?",
+                "  check that the server is up, the ARN or address is right, and this identity may use it",
                 file=sys.stderr,
             )
             return False
@@ -91,14 +91,14 @@ def _read_back(state: dict[str, Any]) -> str:
     found = (data.params.get("mark"), values, data.tags.get("purpose"))
     wanted = (state["mark"], [0.0, 1.5, 3.0], "connectivity")
     if found != wanted:
-        raise ValueError(f"what is read back is not what was written: {found}, not {wanted}")
+        raise ValueError(f"read back {found}, expected {wanted}")
     return "as written"
 
 
 def _list(state: dict[str, Any]) -> str:
     found = state["client"].search_runs([state["experiment"]], f"params.mark = '{state['mark']}'")
     if [run.info.run_id for run in found] != [state["run"]]:
-        raise ValueError("the run is not found by its parameter")
+        raise ValueError("a search by its parameter does not find the run")
     return "found by its parameter"
 
 

@@ -46,7 +46,7 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
         raise UsageError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{path} is not the result of a measurement: {error!r}", "`taskrunner bench -o FILE` writes one"
+            f"{path} is not a measurement result: {error!r}", "`taskrunner bench -o FILE` writes one"
         ) from error
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(about["began"]))
     name = (

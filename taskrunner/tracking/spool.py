@@ -107,7 +107,7 @@ def alone() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another `taskrunner mlflow` sends results: waiting for it", file=sys.stderr)
+            print("another `taskrunner mlflow` is sending results: waiting for it", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

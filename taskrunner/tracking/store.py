@@ -28,13 +28,16 @@ def uri(given: str = "") -> str:
         if not ARN.fullmatch(wanted):
             raise UsageError(
                 f"{wanted} is not the ARN of an MLflow server",
-                "arn:aws:sagemaker:REGION:ACCOUNT:mlflow-tracking-server/NAME, or mlflow-app/ID",
+                "expected arn:aws:sagemaker:REGION:ACCOUNT:mlflow-tracking-server/NAME or mlflow-app/ID",
             )
         if find_spec("sagemaker_mlflow") is None:
-            raise UsageError("an ARN needs sagemaker-mlflow", "pip install 'taskrunner[mlflow]'")
+            raise UsageError(
+                "an ARN requires the package sagemaker-mlflow", "pip install 'taskrunner[mlflow]'"
+            )
     elif "://" not in wanted:
         raise UsageError(
-            f"{without_passwords(wanted)} is no tracking URI", "an ARN, http://HOST:PORT, or sqlite:////PATH"
+            f"{without_passwords(wanted)} is not a tracking URI",
+            "expected an ARN, http://HOST:PORT or sqlite:////PATH",
         )
     return wanted
 
@@ -68,7 +71,7 @@ def short(error: Exception) -> str:
 def ready() -> None:
     """See to it that MLflow is there, and does not wait for ever. Raises UsageError."""
     if find_spec("mlflow") is None:
-        raise UsageError("this needs mlflow", "pip install 'taskrunner[mlflow]'")
+        raise UsageError("this requires the package mlflow", "pip install 'taskrunner[mlflow]'")
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

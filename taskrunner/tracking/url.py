@@ -20,7 +20,7 @@ def browser(uri: str) -> str:
         authority, slash, path = rest.partition("/")
         return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"  # a browser asks for the rest
     if not uri.startswith("arn:"):
-        raise UsageError(f"{uri} has no page of its own", f"mlflow server --backend-store-uri {uri}")
+        raise UsageError(f"{uri} has no web page", f"mlflow server --backend-store-uri {uri}")
     import boto3
 
     _, _, _, region, _, resource = uri.split(":", 5)
@@ -35,6 +35,6 @@ def browser(uri: str) -> str:
             )
     except Exception as error:
         raise TargetError(
-            f"{uri}: {error}", "may this identity call sagemaker:CreatePresignedMlflow...Url?"
+            f"{uri}: {error}", "check that this identity may call sagemaker:CreatePresignedMlflow...Url"
         ) from error
     return str(found["AuthorizedUrl"])

@@ -190,7 +190,7 @@ def connect(target: str, **options: Unpack[ConnectOptions]) -> Transport:
     scheme, separator, _ = target.partition("://")
     scheme = scheme.lower()
     if not separator:
-        hint = "expected ssh://user@host:port or ssm://i-...; `runner run NODE FILE` knows nodes by name"
+        hint = "expected ssh://user@host:port or ssm://i-...; `runner run NODE FILE` accepts node names"
         raise UsageError(f"{target!r} is not a target", hint)
     if not scheme.endswith("ssm"):
         for unused in OF_AWS:
@@ -212,6 +212,6 @@ def _registered(scheme: str) -> Any:
     found = {point.name: point for point in entry_points(group="taskrunner.transports")}
     if scheme not in found:
         known = sorted([*BUILT_IN, *found])
-        hint = closest(scheme, known) or "known are " + ", ".join(f"{name}://" for name in known)
-        raise UsageError(f"nothing is known of {scheme}:// targets", hint)
+        hint = closest(scheme, known) or "known: " + ", ".join(f"{name}://" for name in known)
+        raise UsageError(f"unknown target scheme {scheme}://", hint)
     return found[scheme].load()

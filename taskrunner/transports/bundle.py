@@ -52,18 +52,19 @@ def refused(name: str, python: str, about: dict[str, Any]) -> TargetError:
     if "python" in about:
         return TargetError(
             f"{name}: its {python} is {about['python']}; the engine needs 3.8 or later",
-            "name another one: `python` in the nodes file",
+            "set another one: `python` in the nodes file",
         )
     if "user" in about:
         return TargetError(
-            f"{name}: there is no user {about['user']} on the node", "`user` in the nodes file, or in the URL"
+            f"{name}: there is no user {about['user']} on the node",
+            "set `user` in the nodes file or in the URL",
         )
     full = about.get("errno") in (errno.ENOSPC, errno.EDQUOT)
     return TargetError(
-        f"{name}: its state folder cannot be written: {about.get('path', '')}: {about.get('error', '')}",
-        "make room there"
+        f"{name}: cannot use its state folder: {about.get('path', '')}: {about.get('error', '')}",
+        "free up space there"
         if full
-        else "choose another one that this user may write: `state` in the nodes file",
+        else "choose another one that this user can write to: `state` in the nodes file",
     )
 
 

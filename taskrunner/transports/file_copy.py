@@ -72,9 +72,9 @@ def get(session: Session, source: str, target: str, name: str = "", data_only: b
     place, wanted = Path(target), []
     for file in replies.listing(session.name, session.request("listing", path=source)):
         if os.path.isabs(file["name"]) or ".." in Path(file["name"]).parts:
-            raise StateError(f"{session.name}: it offers a file outside of {source}: {file['name']!r}")
+            raise StateError(f"{session.name}: it lists a file outside of {source}: {file['name']!r}")
         if data_only and any(part.startswith(".") for part in Path(file["name"]).parts):
-            raise StateError(f"{session.name}: {source}: it offers {file['name']!r}", BY_HAND)
+            raise StateError(f"{session.name}: {source}: it lists a hidden name: {file['name']!r}", BY_HAND)
         if file["name"]:
             path, origin = place / file["name"], f"{source}/{file['name']}"
         else:
@@ -112,7 +112,7 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mod
     place = Path(os.path.realpath(place))
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists() and not place.is_file():
-        raise StateError(f"{place}: there is something else of this name, which is no file")
+        raise StateError(f"{place}: exists already and is not a file")
     # Named after where it comes from: what a lost connection has cut is gone on with.
     mark = hashlib.sha256(f"{session.name}:{origin}".encode("utf-8", "surrogateescape")).hexdigest()
     partial = file_sync.partial(str(place), mark)
@@ -127,12 +127,12 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mod
             for block in iter(lambda: content.read(BLOCK), b""):
                 found.update(block)
             if shutil.disk_usage(place.parent).free < file["size"] - content.tell():
-                raise StateError(f"{place}: no room for {file['size'] / 1e9:.1f} GB")
+                raise StateError(f"{place}: not enough space for {file['size'] / 1e9:.1f} GB")
             digest: bytes | str = ""
             for digest in session.content(origin, content.tell()):
                 if isinstance(digest, bytes):
                     if content.tell() + len(digest) > 2 * file["size"] + GROWN:
-                        raise StateError(f"{session.name}: {origin}: more comes than there was")
+                        raise StateError(f"{session.name}: {origin}: the node sends more than the file holds")
                     content.write(digest)
                     found.update(digest)
             if found.hexdigest() == digest:
@@ -143,4 +143,4 @@ def _fetch(session: Session, origin: str, file: dict[str, Any], place: Path, mod
             # What had been fetched before is of another version: from the beginning, then.
             content.seek(0)
             content.truncate()
-    raise StateError(f"{session.name}: {origin}: it changes while it is fetched", "get it once more")
+    raise StateError(f"{session.name}: {origin}: it changed while it was fetched", "fetch it again")

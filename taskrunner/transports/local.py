@@ -32,7 +32,7 @@ class LocalTransport:
             self.root = str(root) if root else paths.default_root()
         except OSError as error:
             raise StateError(
-                str(error.strerror), "set HOME or TASKRUNNER_HOME to a folder of yours"
+                str(error.strerror), "set HOME or TASKRUNNER_HOME to a folder that you own"
             ) from error
         self._warm: tuple[int, int, int] | None = None
         self._bells: dict[str, int] = {}
@@ -191,5 +191,5 @@ class LocalTransport:
     def _state_error(self, error: OSError) -> StateError:
         return StateError(
             f"the state folder {self.root} cannot be used: {error.strerror}",
-            "set TASKRUNNER_HOME to a folder that is writable and has space",
+            "set TASKRUNNER_HOME to a writable folder with free space",
         )

@@ -43,18 +43,18 @@ def value(name: str, message: dict[str, Any], payload: bytes) -> Any:
     where = f"{message['path']}: " if message.get("path") else ""
     kind = Busy if message.get("errno") == errno.EAGAIN else StateError
     full = message.get("errno") in (errno.ENOSPC, errno.EDQUOT)
-    raise kind(f"{name}: {where}{message['error']}", "make room there" if full else "")
+    raise kind(f"{name}: {where}{message['error']}", "free up space there" if full else "")
 
 
 def strange(name: str, what: object = "") -> TargetError:
     """The error for what no engine says, or says of so much that it is not taken."""
     if isinstance(what, TooLarge):
         return TargetError(
-            f"{name}: what it answers is too large: {what}", "ask for less: for a folder below, say"
+            f"{name}: its reply is too large: {what}", "request less, such as one of the subfolders"
         )
     return TargetError(
-        f"{name}: what it answers is not from an engine" + (f": {what}" if what else ""),
-        "is it the right host, and has nobody else got into it?",
+        f"{name}: its reply is not from an engine" + (f": {what}" if what else ""),
+        "check that it is the right host and has not been compromised",
     )
 
 
@@ -125,7 +125,7 @@ def runs(name: str, found: object) -> list[str]:
     """Ids of runs. Raises TargetError."""
     ids = texts(name, found)
     if not all(RUN.fullmatch(run) for run in ids):
-        raise strange(name, "odd ids of runs")
+        raise strange(name, "invalid run ids")
     return ids
 
 
@@ -165,5 +165,5 @@ def listing(name: str, found: object) -> list[dict[str, Any]]:
     files = [known(name, file, FILE) for file in found]
     for file in files:
         if "\0" in file["name"] or file["size"] < 0 or file["mode"] < 0:
-            raise strange(name, f"a file {file['name']!r}")
+            raise strange(name, f"invalid file {file['name']!r}")
     return files

@@ -16,7 +16,7 @@ from typing import Any
 from taskrunner.engine.store import file_sync
 from taskrunner.errors import StateError, UsageError
 
-BY_HAND = "`runner get NODE PATH .` brings what you know and want"
+BY_HAND = "`runner get NODE PATH .` fetches what you choose"
 Files = list[tuple[Path, dict[str, Any]]]
 """Files here, each with what the other side is told of it: name there, size, mode, digest."""
 
@@ -90,7 +90,7 @@ def collect(
         name = os.path.basename(pair["from"].rstrip("/"))
         if origin is None and not (_below(pair["bring"]) and _below(name)):
             raise StateError(
-                f"{step['id']}: the node wants its output to be {pair['bring']}, outside of this folder",
+                f"{step['id']}: the node wants its output in {pair['bring']}, outside of this folder",
                 BY_HAND,
             )
         wanted = os.path.expanduser(pair["bring"])

@@ -87,7 +87,7 @@ def test_what_is_no_stack_of_nodes(cloud: Aws, runner: Callable[..., Process]) -
     assert "Traceback" not in missing.stderr + other.stderr
     assert runner("--stack").returncode == 2
     unset = runner("--stack", "", "run-node1", "quickstart")
-    assert (unset.returncode, "name one stack" in unset.stderr) == (2, True)
+    assert (unset.returncode, "needs one stack name" in unset.stderr) == (2, True)
     elsewhere = runner("--region", "us-west-2", "--stack", STACK, "nodes")
     assert "in us-west-2" in elsewhere.stderr
 

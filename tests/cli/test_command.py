@@ -53,8 +53,8 @@ def test_version_and_help(cli: Cli) -> None:
         ("mlflow log", "taskrunner mlflow log: the following arguments are required: FILE"),
         ("bench import f --concurrency 4", "taskrunner bench import: unknown option '--concurrency'; --help lists them"),
         ("aws preflght", "taskrunner aws: unknown command 'preflght'; did you mean preflight?"),
-        ("status x", "taskrunner status: unexpected argument 'x'; `taskrunner status --help` shows what it takes"),
-        ("a.json b.json", "taskrunner: unexpected argument 'b.json'; `taskrunner --help` shows what it takes"),
+        ("status x", "taskrunner status: unexpected argument 'x'; `taskrunner status --help` shows the usage"),
+        ("a.json b.json", "taskrunner: unexpected argument 'b.json'; `taskrunner --help` shows the usage"),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_line_with_what_is_nearest(cli: Cli, words: str, line: str) -> None:
@@ -83,7 +83,7 @@ def test_plain_lines(write: Write, cli: Cli) -> None:
     done = cli("tasks.json", "--env-file", "/dev/null")
     assert done.returncode == 1
     assert plain(done.stdout) == [
-        "[SKIP] 01-git Check git (already true)",
+        "[SKIP] 01-git Check git (skip_if holds)",
         "[RUN] 02-work",
         "[OK] 02-work (T)",
         "[RUN] 03-bad Break",
@@ -92,7 +92,7 @@ def test_plain_lines(write: Write, cli: Cli) -> None:
         "      exit 7",
         "    | first",
         "    | why",
-        "    to go on from here: taskrunner tasks.json --env-file /dev/null --from 03-bad",
+        "    to resume: taskrunner tasks.json --env-file /dev/null --from 03-bad",
         "[RUN] 05-clean",
         "[OK] 05-clean (T)",
         "[DONE] 2 ok, 1 skipped, 1 failed in T",
@@ -106,7 +106,7 @@ def test_resuming_with_the_printed_command(write: Write, cli: Cli) -> None:
         variables={"V": ""},
     )
     failed = cli("tasks.json", "--env", "V=x y")
-    (line,) = [line for line in failed.stdout.splitlines() if "to go on" in line]
+    (line,) = [line for line in failed.stdout.splitlines() if "to resume" in line]
     Path("ok").touch()
     resume = line.split(": ", 1)[1].replace("taskrunner", " ".join(command()), 1)
     assert subprocess.run(resume, shell=True, capture_output=True, check=False).returncode == 0
@@ -115,10 +115,10 @@ def test_resuming_with_the_printed_command(write: Write, cli: Cli) -> None:
 
 def test_from_without_a_file_goes_on_with_the_last_one(write: Write, cli: Cli, tmp_path: Path) -> None:
     path = write({"id": "a", "commands": ["echo a >> out"]}, {"id": "b", "commands": ["echo b >> out"]})
-    assert "no task file was run in this folder" in cli("--from", "b").stderr
+    assert "no task file has been run in this folder" in cli("--from", "b").stderr
     assert cli(path).returncode == 0
     again = cli("--from", "b")
-    assert f"going on with {path}" in again.stderr
+    assert f"resuming {path}" in again.stderr
     assert Path("out").read_text() == "a\nb\nb\n"
     assert cli("--from", "b", cwd=tmp_path).returncode == 2
 
@@ -149,7 +149,7 @@ def test_dry_run_says_what_would_happen_and_changes_nothing(write: Write, cli: C
     verdicts = [line.strip() for line in done.stdout.splitlines() if "would" in line]
     assert verdicts == [
         "would run",
-        "would skip: already true",
+        "would skip: skip_if holds",
         "would run",
         "would skip: does not apply, NAME is 'c', not x",
     ]
@@ -199,17 +199,17 @@ def test_quiet(write: Write, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["nope.json"], "there is no task file or pack 'nope.json'"),
+        (["nope.json"], "no such task file or pack: 'nope.json'"),
         (["quickstrat"], "did you mean quickstart?"),
         (["."], "is a folder"),
         (["tasks.json", "--from", "05-instal"], "did you mean 05-install?"),
         (["tasks.json", "--env", "PROT=1"], "did you mean PORT?"),
-        (["tasks.json", "--env", "PORT"], "there is no PORT in the environment"),
+        (["tasks.json", "--env", "PORT"], "PORT is not set in the environment"),
         (["tasks.json", "--env", "A-B=1"], "expected NAME=VALUE"),
         (["tasks.json", "--env-file", "none"], "none: No such file"),
         (["tasks.json", "--env-file", "bad.env"], "bad.env:2:1: expected NAME=value"),
-        (["attach", "2020"], "there is no run '2020'"),
-        (["logs"], "there is no run 'last'"),
+        (["attach", "2020"], "no such run: '2020'"),
+        (["logs"], "no such run: 'last'"),
         (["cancel"], "nothing is running"),
         ([], "exit status"),
     ],
@@ -234,7 +234,7 @@ def test_validate_lists_every_problem(write: Write, cli: Cli) -> None:
     )
     done = cli("validate", "tasks.json")
     assert done.returncode == 2
-    for says in ('unknown key "comands"', "taken, by line", "not valid bash", "NO is not defined", "requird"):
+    for says in ('unknown key "comands"', "first used on", "not valid bash", "NO is not defined", "requird"):
         assert says in done.stdout
     assert all(line.startswith("tasks.json:") for line in done.stdout.splitlines())
     listed = json.loads(cli("validate", "tasks.json", "--json").stdout)
@@ -278,12 +278,12 @@ def test_looking_at_runs(write: Write, cli: Cli) -> None:
     assert cli("logs", "a").stdout == "hello\n"
     assert cli("logs", "x").returncode == 2
     follow = subprocess.Popen(command("logs", "-f", "b"), stdout=subprocess.PIPE, text=True)
-    assert "asked to stop" in cli("cancel").stdout
+    assert "stopping run" in cli("cancel").stdout
     assert follow.communicate(timeout=10)[0].startswith("out\n")
     assert "cancelled" in cli("history").stdout
     assert "■  b" in cli("show", run[:15]).stdout
     assert cli("attach").returncode == 130
-    assert "ended already" in cli("cancel", run).stdout
+    assert "already ended" in cli("cancel", run).stdout
 
 
 def test_list_packs_schema_completion(write: Write, cli: Cli) -> None:
@@ -326,7 +326,7 @@ def test_a_dry_run_in_a_folder_that_is_still_to_be_made(write: Write, cli: Cli) 
                  {"id": "b", "cwd": "d", "skip_if": "[ -e x ]", "commands": ["touch x"]})  # fmt: skip
     assert cli(path, "--dry-run").stdout.count("would run") == 2
     assert cli(path).returncode == 0
-    assert "would skip: already true" in cli(path, "--dry-run").stdout
+    assert "would skip: skip_if holds" in cli(path, "--dry-run").stdout
 
 
 def _commands(table: dict[str, registry.Command]) -> Iterator[registry.Command]:

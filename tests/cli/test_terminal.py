@@ -19,7 +19,7 @@ def test_the_live_view(terminal: Terminal, write: Write) -> None:
           {"id": "03-bad", "name": "Bad [x]", "commands": ["echo reason; exit 4"]})  # fmt: skip
     terminal.type(" ".join(command("tasks.json")) + '; echo "status $?"', "Enter")
     screen = terminal.see("bar 50%")
-    assert "– 01-quick  Quick  already true" in screen
+    assert "– 01-quick  Quick  skip_if holds" in screen
     assert "02-slow  Slow" in screen
     assert "2/3" in screen
     assert "    line 3" in screen
@@ -29,7 +29,7 @@ def test_the_live_view(terminal: Terminal, write: Write) -> None:
     assert "✗ 03-bad  Bad [x]  exit status 4" in screen
     assert re.search(r"tasks.json:\d+: echo reason; exit 4", screen)
     assert "| reason" in screen
-    assert "to go on from here: taskrunner tasks.json --from 03-bad" in screen
+    assert "to resume: taskrunner tasks.json --from 03-bad" in screen
     assert "1 ok, 1 skipped, 1 failed" in screen
     assert "bar 50%" not in screen.split("status 1")[0].split("✓ 02-slow")[1]
 

@@ -226,8 +226,8 @@ def cancel(trial: Trial) -> bool:
     said = done.stdout + done.stderr
     if "Traceback" in said:
         trial.wrong.append("traceback of cancel: " + said[-1500:])
-    trial.cancelled = trial.cancelled or "is asked to stop" in said
-    return "is asked to stop" in said
+    trial.cancelled = trial.cancelled or "stopping run" in said
+    return "stopping run" in said
 
 
 def cancel_at_an_end(trial: Trial) -> bool:
@@ -388,7 +388,7 @@ def judge(trial: Trial, status: int, said: str) -> str:
     right = {
         0: len({number for word, number in trial.ledger() if word == "end"}) == len(trial.kinds),
         1: bool(recent & CUT_OFF)
-        and any(word in said for word in ("was cut off", "[FAIL]", "No space left")),
+        and any(word in said for word in ("was interrupted", "[FAIL]", "No space left")),
         2: "full" in recent,
         3: "cut" in trial.now and "[RUN]" not in said,  # while it connected; later, it connects anew
         4: "shared" in trial.seed,

@@ -342,7 +342,7 @@ def test_a_full_disk_ends_no_service_and_no_step_with_a_secret(write: Write, tmp
         variables={"TOKEN": {"secret": True, "default": "hunter2secret"}},
     )
     done = in_small_home(tmp_path, "size=1m", 'taskrunner tasks.json; echo "status $?"')
-    assert "[SKIP] still (already so)" in done.stdout, done.stdout + done.stderr
+    assert "[SKIP] still (already in the wanted state)" in done.stdout, done.stdout + done.stderr
     assert done.stdout.endswith("status 0\n")
 
 

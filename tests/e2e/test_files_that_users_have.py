@@ -77,7 +77,7 @@ def test_a_command_that_goes_on_nowhere_is_found_before_anything_runs(write: Wri
 
 def test_the_hint_for_an_undefined_template_names_the_escape(write: Write) -> None:
     (problem,) = validate(write({"id": "a", "commands": ["python3 -c \"print(f'{{gpu}}')\""]}))
-    assert "a backslash before it (in JSON two)" in problem.hint
+    assert "a backslash before it (two in JSON)" in problem.hint
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_is_shown_is_in_order_and_points_at_the_real_failure(write: Write, 
     )
     out = cli(path).stdout
     assert out.index("[RUN] try") < out.index("attempt 2 of 2")
-    assert out.count("to go on from here: ") == 1
+    assert out.count("to resume: ") == 1
     assert "--from try" in out
     cycle = write({"id": "a", "commands": ["echo <<A>>"]}, variables={"A": "<<B>>", "B": "<<A>>"})
-    assert [problem.message for problem in validate(cycle)] == ["variables need each other: A -> B -> A"]
+    assert [problem.message for problem in validate(cycle)] == ["circular reference: A -> B -> A"]

@@ -33,7 +33,7 @@ def test_what_comes_after_a_step_that_ran_runs_again(write: Write, cli: Cli) -> 
     assert run(path).ok == 4
     assert ran() == ["before", "start", "check", "stop"]
     dry = cli(path, "--dry-run").stdout
-    assert dry.count("runs again: start ran") == 2
+    assert dry.count("runs again because start ran") == 2
     events: list[Any] = []
     run(path, on_event=events.append)
     assert ran() == ["start", "check", "stop"]
@@ -43,7 +43,7 @@ def test_what_comes_after_a_step_that_ran_runs_again(write: Write, cli: Cli) -> 
         "start",
         "start",
     ]
-    assert "[RUN] check (runs again: start ran)" in cli(path).stdout
+    assert "[RUN] check (runs again because start ran)" in cli(path).stdout
     ran()
     Path("up").touch()
     assert run(path).skipped == 4
@@ -111,7 +111,7 @@ def test_steps_that_were_left_out_by_name_keep_what_they_have_done(write: Write,
     assert run(path, only=["b"]).ok == 1
     assert run(path).skipped == 5
     done = cli(path, "--only", "a", "--from", "b")
-    assert (done.returncode, "give --only alone" in done.stderr) == (2, True)
+    assert (done.returncode, "use --only alone" in done.stderr) == (2, True)
 
 
 def test_the_same_file_started_in_another_folder_is_not_done_there(
@@ -134,7 +134,7 @@ def test_a_guard_that_does_not_hold_after_its_step_is_told(
     write: Write, cli: Cli, guard: str, warned: bool
 ) -> None:
     path = write({"id": "a", "skip_if": guard, "commands": ["touch made"]})
-    assert ("its skip_if does not hold after it" in cli(path).stdout) is warned
+    assert ("its skip_if does not hold afterwards" in cli(path).stdout) is warned
     Path("made").unlink()
     assert cli(path, "--check").returncode == (0 if guard == "test -e made" else 1)
 

@@ -173,7 +173,7 @@ def test_the_resume_line_keeps_the_choice_and_the_values(write: Write, cli: Cli)
     write({"id": "a", "commands": ["[ -e ok ]"]}, {"id": "b", "commands": ["touch b"]}, {"id": "c", "commands": ["true"]},
           variables={"X": "1", **SECRET})  # fmt: skip
     failed = cli("tasks.json", "--only", "a", "--only", "c", "--env", "X=2", "--env", "T=other-secret")
-    line = "to go on from here: taskrunner tasks.json --env X=2 --env T --only a --only c"
+    line = "to resume: taskrunner tasks.json --env X=2 --env T --only a --only c"
     assert line in failed.stdout
     assert line in cli("attach").stdout
     assert cli("tasks.json", "--from", "c", "--until", "a").returncode == 2
@@ -236,7 +236,7 @@ def test_a_live_run_is_seen_behind_many_short_ones(write: Write, home: Path, cli
     for number in range(60):
         (home / "runs" / f"2099{number:04d}-000000-000000").mkdir()
     assert live.id in cli("status").stdout
-    assert "asked to stop" in cli("cancel").stdout
+    assert "stopping run" in cli("cancel").stdout
     live.close()
 
 

@@ -86,7 +86,7 @@ def test_a_server_that_is_not_ready_in_time_is_ended(serve: Any, home: Path, por
 def test_a_port_of_somebody_else_is_not_taken_for_readiness(serve: Any, port: int) -> None:
     with socket.create_server(("127.0.0.1", port)):
         result, _ = serve(ready={"tcp": f"127.0.0.1:{port}"})
-    assert f"port {port} is in use already, by pid" in result.failures[0]["detail"]
+    assert f"port {port} is already in use by pid" in result.failures[0]["detail"]
 
 
 def test_a_tree_with_a_process_that_has_left_the_session_is_stopped(serve: Any, home: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_node_that_is_gone_for_good(write: Write, sshd: Sshd, monkeypatch: pyt
     begun = start(path, on=transport)
     relay.swallow = True
     began = time.monotonic()
-    with pytest.raises(TargetError, match="lost, and not back within 2 s: no answer within 1 s"):
+    with pytest.raises(TargetError, match="lost, and not reconnected within 2 s: no answer within 1 s"):
         begun.result()
     assert time.monotonic() - began < 10
     # It goes on there: with the network back, the same command attaches.

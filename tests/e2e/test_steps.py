@@ -85,7 +85,7 @@ def test_a_step_that_deletes_its_working_folder(write: Write, tmp_path: Path) ->
                  {"id": "c", "cwd": str(gone), "commands": ["true"]})  # fmt: skip
     result = run(path)
     assert result.ok == 2
-    assert f"cannot be entered: {gone}" in "".join(result.failures[0]["tail"])
+    assert f"cannot enter the working directory: {gone}" in "".join(result.failures[0]["tail"])
 
 
 def test_retries_with_backoff(write: Write) -> None:

@@ -343,7 +343,7 @@ def test_a_lost_engine_is_said_and_the_next_run_goes_on(write: Write, home: Path
     os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
     _, said = first.communicate(timeout=20)
     assert first.returncode == 1
-    assert "was cut off" in said
+    assert "was interrupted" in said
     assert "run the same command again" in said
     again = cli(path)
     assert "whose engine was lost" in again.stdout

@@ -34,7 +34,7 @@ def test_ready_is_told_by_a_port_of_the_services_own(write: Write, home: Path) -
                                 "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 2}}},
     )  # fmt: skip
     result = run(path)
-    assert f"port {port} is answered by another process, by pid" in result.failures[0]["detail"]
+    assert f"port {port} does not belong to the service: it is in use by pid" in result.failures[0]["detail"]
     for pid in left_of(home):
         os.kill(pid, 9)
 

@@ -90,7 +90,7 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     done = subprocess.run(step_script.argv("t"), stdin=stdin, capture_output=True, check=False)
     os.close(stdin)
     assert done.returncode == 1
-    assert b"the working directory cannot be entered: /no/such/folder" in done.stderr
+    assert b"cannot enter the working directory: /no/such/folder" in done.stderr
 
 
 def test_waits_for_its_turn_and_dies_with_the_engine() -> None:

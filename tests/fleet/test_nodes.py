@@ -85,7 +85,7 @@ def test_the_environment() -> None:
     assert found.nodes["node2"].target == "ssh://me@10.0.0.2:22"
     assert found.variables()["NODE2_PRIVATE"] == "172.31.0.2"
     assert found.nodes["node3"].target == "ssm://i-3"
-    with pytest.raises(TargetError, match=r"node3: there is no address to reach it by \(only the id\)"):
+    with pytest.raises(TargetError, match=r"node3: no address is known \(only the id\)"):
         _ = found.nodes["node3"]._replace(via="ssh").target
     with pytest.raises(UsageError, match="NODE1_VIA=rsh: expected ssh or ssm"):
         load_nodes(environ={"NODE1_IP": "h", "NODE1_VIA": "rsh"})
@@ -107,7 +107,7 @@ def test_the_environment_wins_over_the_file() -> None:
          ['nodes.toml:1:1: include: unknown key "include" in the file (known keys: $schema, defaults, nodes, groups)']),
         ('[nodes.a]\nhost = "h"\n', ['nodes.toml:2:1: nodes.a.host: unknown key "host" in a node (did you mean address?)']),
         ("[nodes.a]\nport = 70000\n", ["nodes.toml:2:8: nodes.a.port: expected at most 65535, got 70000"]),
-        ("[nodes]\n[groups.g]\nnodes = ['x']\n", ["nodes.toml:3:9: groups.g.nodes[0]: there is no node 'x'"]),
+        ("[nodes]\n[groups.g]\nnodes = ['x']\n", ["nodes.toml:3:9: groups.g.nodes[0]: unknown node 'x'"]),
         ("[nodes.a]\n[groups.a]\nnodes = []\n", ["nodes.toml:2:2: groups.a: 'a' is already a node's name"]),
         ("[groups.g]\nnodes = []\n", ['nodes.toml:1:1: "nodes" is missing in the file']),
         ("[nodes.a]\naddress = \n", ["nodes.toml:2:11: not valid TOML: Invalid value"]),

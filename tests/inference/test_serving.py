@@ -75,7 +75,7 @@ def test_options_by_version(minor: int) -> None:
         crossed = Server("m", "consumer", "tcp", vllm=f"0.{minor}.0", cross_layers=True)
         assert config(crossed)["kv_connector_extra_config"]["enable_cross_layers_blocks"] == "True"
     else:
-        with pytest.raises(Refused, match="ignore it unseen"):
+        with pytest.raises(Refused, match="silently ignore it"):
             launch(Server("m", "consumer", "tcp", vllm=f"0.{minor}.0", cross_layers=True))
 
 
@@ -120,8 +120,8 @@ def test_what_the_gpu_holds_is_the_limit() -> None:
         ({"mode": "both"}, "expected one of unified, producer, consumer"),
         ({"mode": "producer", "fabric": "infiniband"}, "expected one of cpu, efa, srd, tcp"),
         ({"mode": "producer", "fabric": "../x"}, "expected one of cpu"),
-        ({"mode": "producer", "fabric": "efa", "platform": "cpu"}, "there is none: take the fabric cpu"),
-        ({"prompt_tokens": 60_000}, "give YaRN"),
+        ({"mode": "producer", "fabric": "efa", "platform": "cpu"}, "there is none: use the fabric cpu"),
+        ({"prompt_tokens": 60_000}, "enable YaRN"),
         ({"max_model_len": 1000, "prompt_tokens": 1000}, "too short for 1000"),
         ({"model": ""}, "no model is given"),
     ],

@@ -100,21 +100,21 @@ def test_files_that_include_others_and_one_that_two_include() -> None:
     [
         ({"include": "none.json"}, {}, 'main.json:2:13: include: cannot include none.json: No such file or directory'),
         ({"include": ["shared.json"]}, {"include": "shared.json"},
-         "shared.json:2:13: include: the files include each other: shared.json > shared.json"),
+         "shared.json:2:13: include: circular include: shared.json > shared.json"),
         ({"include": "shared.json"}, {"include": "main.json"},
-         "shared.json:2:13: include: the files include each other: main.json > shared.json > main.json"),
+         "shared.json:2:13: include: circular include: main.json > shared.json > main.json"),
         ({"include": "shared.json"}, {"tasks": []},
-         "shared.json:2:2: tasks: an included file has no tasks of its own (put what is shared into its services and steps)"),
+         "shared.json:2:2: tasks: an included file cannot have tasks (move shared parts into its services and steps)"),
         ({"include": "shared.json"}, [], "shared.json:1:1: expected an object"),
         ({"include": "shared.json"}, {"stepz": {}}, 'shared.json:2:2: stepz: unknown key "stepz" in the file (did you mean steps?)'),
         ({"include": "shared.json"}, {"steps": {"s": {"comands": []}}},
          'shared.json:4:4: steps.s.comands: unknown key "comands" in a step (did you mean commands?)'),
         ({"include": "shared.json"}, {"services": {"s": {"extends": "s"}}}, ""),
         ({"steps": {"s": {"extends": "s"}}, "tasks": [{"id": "a", "extends": "s"}]}, {},
-         "main.json:4:15: steps.s.extends: s > s: these extend each other"),
+         "main.json:4:15: steps.s.extends: circular extends: s > s"),
         ({"include": "shared.json", "services": {"s": {}}}, {"services": {"s": {}}},
-         "shared.json:3:3: services.s: s is defined in main.json:4, too (rename one of them)"),
-        ({"tasks": [{"id": "a", "extends": "x"}]}, {}, "main.json:5:15: tasks[0].extends: there is no step 'x' to extend (there are none)"),
+         "shared.json:3:3: services.s: s is also defined in main.json:4 (rename one of them)"),
+        ({"tasks": [{"id": "a", "extends": "x"}]}, {}, "main.json:5:15: tasks[0].extends: no step 'x' to extend (defined: none)"),
         ({"tasks": [{"id": "a", "service": {"extends": 5}}]}, {}, 'main.json:6:16: tasks[0].service.extends: expected a string, got 5'),
         ({"tasks": [{"id": "a", "service": {}}]}, {}, 'main.json:5:15: tasks[0].service: "name" is missing in "service"'),
         ({"include": 5}, {}, "main.json:2:13: include: expected"),
@@ -157,11 +157,11 @@ def test_what_would_take_very_much_is_refused() -> None:
         main={"include": "shared.json", "tasks": [{"id": str(n), "extends": "s"} for n in range(10_000)]},
         shared=shared,
     )
-    assert "makes the file larger than 16 MiB" in problems()[0]
+    assert "the file is larger than 16 MiB" in problems()[0]
     Path("shared.json").write_text(" " * 2_000_000)
-    assert "shared.json is no file of at most 1 MiB" in problems()[0]
+    assert "shared.json is not a file of at most 1 MiB" in problems()[0]
     files(main={"include": "/dev/zero", "tasks": []})
-    assert "/dev/zero is no file of at most 1 MiB" in problems()[0]
+    assert "/dev/zero is not a file of at most 1 MiB" in problems()[0]
 
 
 def test_a_document_without_any_of_it_is_not_touched() -> None:

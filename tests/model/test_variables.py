@@ -63,7 +63,7 @@ def test_values_may_need_each_other_in_any_order() -> None:
 
 def test_a_cycle_is_named() -> None:
     _, problems = resolved({"A": "<<B>>", "B": "<<C>>", "C": "<<A>>"})
-    assert problems == ["variables need each other: A -> B -> C -> A"]
+    assert problems == ["circular reference: A -> B -> C -> A"]
 
 
 def test_the_older_way_to_say_required() -> None:

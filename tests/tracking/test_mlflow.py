@@ -365,7 +365,7 @@ def test_what_is_no_tracking_uri(given: str) -> None:
 def test_what_is_no_result(tmp_path: Path, cli: Cli) -> None:
     other = tmp_path / "x.json"
     other.write_text('{"metadata": 3}')
-    with pytest.raises(UsageError, match="is not the result of a measurement"):
+    with pytest.raises(UsageError, match="is not a measurement result"):
         record_of(other)
     done = cli("mlflow", "log", tmp_path / "none.json")
     assert (done.returncode, "No such file" in done.stderr) == (2, True)

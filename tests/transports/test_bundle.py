@@ -94,7 +94,7 @@ def test_usage(tmp_path: Path) -> None:
         ["python3", str(zip_file), "run", str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert gone.returncode == 70
-    assert "there is no whole plan" in gone.stderr
+    assert "no complete plan" in gone.stderr
 
 
 def test_what_is_shipped_imports_nothing_that_is_not(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ MakeSshd = Callable[..., Sshd]
 
 
 def test_a_name_that_is_not_known() -> None:
-    assert "the name no-such-host.invalid is not known" in refused("ssh://no-such-host.invalid")[0]
+    assert "cannot resolve the name no-such-host.invalid" in refused("ssh://no-such-host.invalid")[0]
 
 
 def test_nothing_listens() -> None:
@@ -48,7 +48,7 @@ def test_something_else_answers() -> None:
 
     threading.Thread(target=answer, daemon=True).start()
     said, _ = refused(f"ssh://127.0.0.1:{server.getsockname()[1]}", connect_timeout=1)
-    assert "is not SSH" in said
+    assert "is not an SSH server" in said
     server.close()
 
 
@@ -70,7 +70,7 @@ def test_no_session(make_sshd: MakeSshd) -> None:
 
 def test_a_command_that_is_forced(make_sshd: MakeSshd) -> None:
     said, _ = refused(make_sshd("ForceCommand echo This account is not available; exit 3").target)
-    assert "the engine does not start there: exit status 3: This account is not available" in said
+    assert "the engine failed to start: exit status 3: This account is not available" in said
 
 
 def test_what_a_server_says_is_told_and_it_is_not_asked_again(identity: Path) -> None:

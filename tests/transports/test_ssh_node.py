@@ -42,7 +42,7 @@ def test_a_home_that_cannot_be_written(sshd: Sshd, tmp_path: Path) -> None:
     blocked = tmp_path / "a file"
     blocked.touch()
     said, hint = refused(sshd.target, state=str(blocked / "state"))
-    assert "its state folder cannot be written" in said
+    assert "cannot use its state folder" in said
     assert "`state`" in hint
 
 

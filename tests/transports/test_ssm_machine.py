@@ -129,10 +129,10 @@ def test_an_interpreter_that_does_not_work(cloud: Aws, write: Write) -> None:
     broken.write_text("#!/bin/sh\necho 'No module named encodings' >&2; exit 1\n")
     broken.chmod(0o755)
     with pytest.raises(
-        TargetError, match=f"{ONE}: the command ended as Failed: .*No module named encodings"
+        TargetError, match=f"{ONE}: the command ended with status Failed: .*No module named encodings"
     ) as caught:
         run(write({"id": "a", "commands": ["true"]}), on=connect(cloud.target(), python=str(broken)))
-    assert "python -c pass` work there" in caught.value.hint
+    assert "python -c pass` works there" in caught.value.hint
 
 
 def test_a_machine_that_was_restarted_is_said_to_be(cloud: Aws, write: Write) -> None:

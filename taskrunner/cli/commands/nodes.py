@@ -164,7 +164,7 @@ def cancel(args: Namespace) -> int:
         args,
         each(args, stop),
         lambda node, ended: print(
-            f"{node.name}: " + (f"ended {', '.join(ended)}" if ended else "nothing ran")
+            f"{node.name}: " + (f"ended {', '.join(ended)}" if ended else "nothing was running")
         ),
     )
 
@@ -192,7 +192,7 @@ def get(args: Namespace) -> int:
 
 
 def _copied(args: Namespace, node: Node, verb: str, count: int, seconds: float) -> None:
-    said = f"{count} file{'s'[: count != 1]} {verb}" if count else "all was there"
+    said = f"{count} file{'s'[: count != 1]} {verb}" if count else "verified up to date"
     print(f"{node.name}: {said} in {duration(seconds)}")
 
 
@@ -211,7 +211,7 @@ def shell(args: Namespace) -> int:
 
     program = shutil.which("ssh")
     if program is None:
-        raise NotFoundError("a shell needs OpenSSH's client", "install it: apt-get install openssh-client")
+        raise NotFoundError("a shell needs the OpenSSH client", "install it: apt-get install openssh-client")
     endpoint = resolve(node.target)
     words = [program, "-p", str(endpoint.port), "-l", endpoint.user]
     config = os.path.expanduser("~/.ssh/config")

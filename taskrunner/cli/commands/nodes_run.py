@@ -131,7 +131,7 @@ def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
         if signals.stop and not told:
             told = True
             fleet.cancel()
-            show.note("stopping: the steps are being ended, clean-up steps run; again to leave at once")
+            show.note("stopping the steps, then running clean-up steps; press Ctrl-C again to detach")
 
     with Signals() as signals:
         try:
@@ -141,6 +141,6 @@ def _watch(fleet: Fleet, show: Renderer, args: Namespace) -> int:
             show.summary()
             return fleet.exit
         except Detached:
-            doing = "are being stopped" if told else "go on"
-            print(f"left; the runs {doing}: `{again(args, 'attach')}` shows them", file=sys.stderr)
+            doing = "are stopping" if told else "keep running"
+            print(f"detached; the runs {doing}: `{again(args, 'attach')}` shows them", file=sys.stderr)
             return CANCELLED

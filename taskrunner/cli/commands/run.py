@@ -133,7 +133,7 @@ def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
         signals.pass_on(run)
         if signals.told and not noted:
             noted = True
-            show.note("stopping: the step is being ended, clean-up steps run; again to leave at once")
+            show.note("stopping the step, then running clean-up steps; press Ctrl-C again to detach")
 
     status = CANCELLED
     try:
@@ -144,10 +144,10 @@ def watch(run: runs.Run, show: Renderer, attach: str, signals: Signals) -> int:
                 if event["type"] == "run.finished":
                     status = event["exit"]
     except Detached:
-        doing = "which is being stopped" if signals.told else "which goes on"
-        show.note(f"left run {run.id}, {doing}; `{attach}` shows it")
+        doing = "which is stopping" if signals.told else "which keeps running"
+        show.note(f"detached from run {run.id}, {doing}; `{attach}` shows it")
     except BrokenPipeError:
-        print(f"the output is closed; run {run.id} goes on: `{attach}`", file=sys.stderr)
+        print(f"output closed; run {run.id} keeps running: `{attach}`", file=sys.stderr)
         raise
     return status
 
@@ -161,7 +161,7 @@ def _shown(show: Renderer, event: Event) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         with contextlib.suppress(OSError):
-            print(f"the output cannot be written: {error.strerror}; the run goes on", file=sys.stderr)
+            print(f"cannot write the output: {error.strerror}; the run continues", file=sys.stderr)
 
 
 def variables(given: list[str]) -> dict[str, str]:
@@ -174,11 +174,11 @@ def variables(given: list[str]) -> dict[str, str]:
         if not separator:
             if name not in os.environ:
                 raise UsageError(
-                    f"--env {name}: there is no {name} in the environment", f"give it as {name}=value"
+                    f"--env {name}: {name} is not set in the environment", f"use --env {name}=VALUE"
                 )
             value = os.environ[name]
         if "\0" in value:
-            raise UsageError(f"--env {name}: a value cannot hold a NUL character")
+            raise UsageError(f"--env {name}: a value cannot contain a NUL character")
         found[name] = value
     return found
 
@@ -213,13 +213,13 @@ def last_file(args: Namespace) -> Path:
     """The file that was run last here, for a --from without one. Raises UsageError."""
     if args.start is None:
         raise UsageError(
-            "which task file?", "`taskrunner FILE`, or `taskrunner --from STEP` to go on with the last one"
+            "no task file given", "`taskrunner FILE`, or `taskrunner --from STEP` to resume the last one"
         )
     from taskrunner import history
 
     path = history.last_file()
     args.file = str(path)
-    _say(args, f"going on with {path}, the file run last in this folder")
+    _say(args, f"resuming {path}, the file run last in this folder")
     return path
 
 

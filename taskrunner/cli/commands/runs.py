@@ -33,7 +33,7 @@ def status(args: Namespace) -> int:
         print(_line(known))
         if known.step:
             since = duration(max(0.0, time.time() + transport.skew - known.step["started"]))
-            print(f"    at {known.step['id']} ({known.step['index'] + 1}/{known.steps}), since {since}")
+            print(f"    at {known.step['id']} ({known.step['index'] + 1}/{known.steps}) for {since}")
     return 0
 
 
@@ -70,9 +70,9 @@ def cancel(args: Namespace) -> int:
     run = runs.attach(name, transport)
     run.collects = False
     if not run.cancel():
-        print(f"run {run.id} has ended already")
+        print(f"run {run.id} has already ended")
         return 0
-    print(f"run {run.id} is asked to stop", flush=True)
+    print(f"stopping run {run.id}", flush=True)
     for event in run.events():
         if event["type"] == "run.finished":
             print(summary(event))

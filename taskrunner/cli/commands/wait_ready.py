@@ -59,4 +59,4 @@ def _missing(transport: NodeTransport) -> TargetError | None:
     transport.check()
     transport.hello()
     left = transport.ready()
-    return TargetError(f"it is still starting: {left}", "cloud-init status --long") if left else None
+    return TargetError(f"still starting: {left}", "cloud-init status --long") if left else None

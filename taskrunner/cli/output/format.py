@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 Resume = Callable[[str], str]
 """From a step's id to the command that goes on there."""
 
-GO_ON = "to go on from here: "
+GO_ON = "to resume: "
 
 SKIPPED = {
-    "guard": "already true",
+    "guard": "skip_if holds",
     "journal": "already done",
     "files": "already there",
-    "service": "already so",
+    "service": "already in the wanted state",
     "when": "does not apply",
     "from": "before",
     "until": "after",
@@ -54,7 +54,7 @@ def skipped(event: StepSkipped | StepPlanned) -> str:
 
 def runs_again(because: str) -> str:
     """Why a step that was done before is run."""
-    return f"runs again: {because} ran"
+    return f"runs again because {because} ran"
 
 
 def summary(event: RunFinished) -> str:
@@ -67,7 +67,7 @@ def summary(event: RunFinished) -> str:
 def detail(event: Event | NodeEvent) -> str:
     """What the less common events say, "" for those that are shown otherwise."""
     if event["type"] == "run.started" and "previous" in event:
-        return f"going on from run {event['previous']}, whose engine was lost"
+        return f"resuming run {event['previous']}, whose engine was lost"
     if event["type"] == "step.retrying":
         return (
             f"{event['step']}: {event['detail']}; attempt {event['attempt']} of"
@@ -78,7 +78,7 @@ def detail(event: Event | NodeEvent) -> str:
     if event["type"] == "waiting":
         return f"{event['step']}: waiting for {event['for']}"
     if event["type"] == "connection":
-        return event["detail"] + ("; the run goes on there" if event["state"] == "lost" else "")
+        return event["detail"] + ("; the run continues there" if event["state"] == "lost" else "")
     if event["type"] == "warning":
         return event["message"]
     if event["type"] == "check.finished":

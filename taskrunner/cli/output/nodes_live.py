@@ -109,6 +109,6 @@ class Live:
         for line in lines:
             grid.add_row(*map(Text, line))
         waiting = len(self._nodes) - len(self._ends) - len(rows)
-        more = f"{len(rows) - shown} more at work, " if len(rows) > shown else ""
+        more = f"{len(rows) - shown} more running, " if len(rows) > shown else ""
         done = f"{more}{waiting} waiting, {len(self._ends)} of {len(self._nodes)} done"
         return Group(grid, Text(done, style="dim", no_wrap=True))

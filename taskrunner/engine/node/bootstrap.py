@@ -97,7 +97,7 @@ def _engine(root: str, digest: str, get: "Callable[[], bytes]") -> str:
     if not os.path.isdir(folder):
         _unpack(folder, get)
     if not _ours(folder):
-        raise OSError(errno.EPERM, "others can change the engine there", folder)
+        raise OSError(errno.EPERM, "other users can write to the engine folder", folder)
     os.utime(folder)
     return folder
 
@@ -198,7 +198,7 @@ def fetch(url: str, target: "IO[bytes]") -> None:
         with urllib.request.urlopen(url, timeout=FETCH) as response:  # noqa: S310 - the controller's
             shutil.copyfileobj(response, target, 1 << 20)
     except OSError as error:
-        raise OSError(error.errno, "it cannot be fetched from S3: %s" % error, "S3") from error
+        raise OSError(error.errno, "cannot fetch from S3: %s" % error, "S3") from error
 
 
 def _become(name: str) -> None:

@@ -34,9 +34,9 @@ def inflated(data: bytes, most: int = LARGEST_PAYLOAD) -> bytes:
         decompressor = zlib.decompressobj()
         content = decompressor.decompress(data, most)
     except zlib.error as error:
-        raise ValueError("it cannot be decompressed: %s" % error) from error
+        raise ValueError("cannot be decompressed: %s" % error) from error
     if not decompressor.eof:
-        raise ValueError("it is cut, or too large")
+        raise ValueError("truncated or too large")
     return content
 
 
@@ -76,7 +76,7 @@ class Unpacker:
             message = self._loads(data[start:end]) if end else {}
             size = message.get("size", 0) if isinstance(message, dict) else None
             if not isinstance(size, int) or not 0 <= size <= self._largest:
-                raise ValueError("it is no message")
+                raise ValueError("not a message")
             whole = end + size
             if not end or len(data) < whole:
                 self._pieces, self._missing = [data[start:]], whole - len(data)

@@ -114,7 +114,7 @@ class OneShotHandler(RequestHandler):
         if hashlib.sha256(text).hexdigest() != digest:
             # Who can write to the bucket could have put another one in its place.
             raise OSError(
-                errno.EBADMSG, "the plan that has come is not the one that was sent", url.partition("?")[0]
+                errno.EBADMSG, "the plan that arrived is not the one that was sent", url.partition("?")[0]
             )
         return json.loads(text)
 

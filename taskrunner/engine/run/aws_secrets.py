@@ -61,7 +61,7 @@ def _value(url: str) -> str:
         )
         return str(json.loads(text)[key]) if key else text
     except KeyError as error:
-        raise Unresolved("%s: it has no %s" % (url, error)) from error
+        raise Unresolved("%s: %s is missing" % (url, error)) from error
     except (OSError, ValueError) as error:
         raise Unresolved("%s: %s" % (url, error)) from error
 
@@ -134,7 +134,7 @@ def _credentials() -> Credentials:
         return Credentials(found["AccessKeyId"], found["SecretAccessKey"], found["Token"])
     except (OSError, LookupError, ValueError) as error:
         raise Unresolved(
-            "no AWS credentials here: neither in the environment nor a role: %s" % error
+            "no AWS credentials, neither in the environment nor from an instance role: %s" % error
         ) from error
 
 
@@ -145,7 +145,7 @@ def _region() -> str:
     try:
         return _metadata("placement/region")
     except OSError as error:
-        raise Unresolved("no AWS region is known here: set AWS_REGION") from error
+        raise Unresolved("unknown AWS region: set AWS_REGION") from error
 
 
 def _metadata(path: str) -> str:

@@ -28,7 +28,7 @@ def search(pattern: re.Pattern[bytes], data: bytes) -> re.Match[bytes] | None:
     """The first place in `data`. Only for a main thread, which hears signals. Raises TooSlow."""
 
     def late(*_: Any) -> None:
-        raise TooSlow("the pattern takes more than %g s to search for" % WITHIN)
+        raise TooSlow("searching for the pattern takes more than %g s" % WITHIN)
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, WITHIN)

@@ -32,12 +32,12 @@ def is_local(host: str) -> bool:
 
 
 def owner(port: int) -> str:
-    """Who listens on a port, like ", by pid 1 (init)"; "" when that cannot be seen."""
+    """Who listens on a port, like " by pid 1 (init)"; "" when that cannot be seen."""
     inodes = {inode for inode, found in _listeners().items() if found == port}
     for name in os.listdir("/proc"):
         if name.isdigit() and inodes & _sockets_of(int(name)):
             with contextlib.suppress(OSError), open("/proc/%s/comm" % name) as file:
-                return ", by pid %s (%s)" % (name, file.read().strip())
+                return " by pid %s (%s)" % (name, file.read().strip())
     return ""
 
 

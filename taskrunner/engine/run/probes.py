@@ -27,7 +27,7 @@ def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
         return _tcp(wanted["tcp"])
     if "file" in wanted:
         path = os.path.join(folder, os.path.expanduser(wanted["file"]))
-        return "" if os.path.exists(path) else "there is no " + path
+        return "" if os.path.exists(path) else path + " does not exist"
     path = os.path.join(folder, os.path.expanduser(wanted["log"].get("path") or own_log))
     pattern = wanted["log"]["pattern"]
     try:
@@ -94,4 +94,4 @@ def _http(url: str, status: int | None) -> str:
     except Exception as error:  # http.client raises its own kind for a garbled answer
         return "%s: %s" % (url, type(error).__name__)
     good = code == status if status else 200 <= code < 300
-    return "" if good else "%s answers %d" % (url, code)
+    return "" if good else "%s returned HTTP %d" % (url, code)

@@ -91,7 +91,7 @@ def recover(ctx: Context, previous: list[str]) -> set[str]:
         try:
             lefts = find(ctx, run)
         except UNREADABLE as error:
-            message = "what run %s has left cannot be read, and is not recovered: %s" % (run, error)
+            message = "the state left by run %s cannot be read and is not recovered: %s" % (run, error)
             ctx.events.emit("warning", message=message)
         for left in lefts:
             # Not done or asked to stop: the pass over the steps sees to both.

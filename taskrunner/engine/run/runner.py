@@ -49,13 +49,13 @@ def run(directory: str, bell: int, watched: Watched) -> int:
 def _run(directory: str, bell: int, watched: Watched) -> int:
     plan = plan_file.load_plan(directory)
     if plan is None:
-        raise Fatal("there is no whole plan in %s" % directory)
+        raise Fatal("no complete plan in %s" % directory)
     if plan.get("format") != VERSION:
-        raise Fatal("the plan has format %s, this engine knows %s" % (plan.get("format"), VERSION))
+        raise Fatal("the plan has format %s, this engine supports %s" % (plan.get("format"), VERSION))
     try:
         plan = aws_secrets.resolve(plan)
     except aws_secrets.Unresolved as error:
-        raise Fatal("a secret is not to be had: %s" % error) from error
+        raise Fatal("cannot read secret: %s" % error) from error
     masker = Masker(secrets_of(plan, os.environ))
     try:
         for folder in ("logs", "steps"):
@@ -190,7 +190,7 @@ class PlanRun:
             **self.counts,
         )
         if not ctx.events.flush():
-            raise Fatal("the run has ended (%s), but there is no space to write that down" % self.status)
+            raise Fatal("the run has ended (%s), but there is no space to record it" % self.status)
         ctx.events.reserve.spend()
         return EXIT[self.status]
 
@@ -231,7 +231,7 @@ class PlanRun:
             self._failed(step, StepError("start", str(error)), began)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             # A mistake of ours, or a value that nobody has thought of, must not cost the clean-up.
-            said = "the engine cannot run it: %s: %s" % (type(error).__name__, error)
+            said = "the engine cannot run this step: %s: %s" % (type(error).__name__, error)
             self._failed(step, StepError("engine", said), began)
         except Cancelled:
             self._cancelled(step, began)
@@ -252,7 +252,7 @@ class PlanRun:
             except OSError as error:
                 if error.errno not in ROOM:
                     raise
-                said = "it is done, but that cannot be noted: %s" % error.strerror
+                said = "the step is done, but this cannot be recorded: %s" % error.strerror
                 self._failed(step, StepError("journal", said), began)
                 return
         self.counts["ok"] += 1
@@ -267,7 +267,7 @@ class PlanRun:
         with contextlib.suppress(StepError, Cancelled):
             if not step_commands.guard_holds(self.ctx, step):
                 message = (
-                    "%s: its skip_if does not hold after it, so the next run does it again, and what follows"
+                    "%s: its skip_if does not hold afterwards, so the next run repeats it and all later steps"
                 )
                 self.ctx.events.emit("warning", step=step["id"], message=message % step["id"])
 
@@ -328,7 +328,7 @@ class PlanRun:
                 continue
             try:
                 if not step_commands.guard_holds(self.ctx, step):
-                    again.append({"step": step["id"], "detail": "its skip_if does not hold after it"})
+                    again.append({"step": step["id"], "detail": "its skip_if does not hold afterwards"})
             except StepError as error:
                 again.append({"step": step["id"], "detail": error.detail})
             except Cancelled:

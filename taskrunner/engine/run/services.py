@@ -171,7 +171,7 @@ def _another(port: int, record: dict[str, Any]) -> str:
     owner = ports.owner(port)
     if not owner or any("(%s)" % name in owner for name in CONTAINER_ENGINES):
         return ""
-    return "port %d is answered by another process%s" % (port, owner)
+    return "port %d does not belong to the service: it is in use%s" % (port, owner)
 
 
 def _asks(ready: dict[str, Any]) -> bool:
@@ -193,7 +193,7 @@ def _start(
     if asked and listening(*asked):
         # Else the probe would be answered by somebody else, and the service called ready.
         owner = ports.owner(asked[1])
-        raise StepError("service", "port %d is in use already%s" % (asked[1], owner))
+        raise StepError("service", "port %d is already in use%s" % (asked[1], owner))
     log = os.path.join(directory, "log")
     with contextlib.suppress(FileNotFoundError):
         os.replace(log, log + ".1")
@@ -314,7 +314,7 @@ def _matched(causes: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, i
 
 def _last_lines(log: str) -> str:
     lines = fileio.tail(log)
-    return "; the end of %s:\n%s" % (log, "\n".join(lines)) if lines else "; its log is empty"
+    return "; last lines of %s:\n%s" % (log, "\n".join(lines)) if lines else "; its log is empty"
 
 
 def _stop(
@@ -335,7 +335,7 @@ def _stop(
     root, seen = identity.session(record), record.get("seen", 0)
     left = processes.end_tree(record["tag"], root, grace, ctx.control.reap, seen)
     if left:
-        raise StepError("service", "%s: processes that cannot be ended: %s" % (service["name"], left))
+        raise StepError("service", "%s: some processes cannot be killed: %s" % (service["name"], left))
     deadline = time.monotonic() + FREE_WITHIN
     while True:
         busy = ["port %d" % port for port in sorted(held & ports.listening(None))]
@@ -343,7 +343,9 @@ def _stop(
         if not busy:
             break
         if time.monotonic() >= deadline:
-            raise StepError("service", "%s has ended, but not free: %s" % (service["name"], busy))
+            raise StepError(
+                "service", "%s has ended, but its resources are still in use: %s" % (service["name"], busy)
+            )
         ctx.control.sleep(0.2)
     with contextlib.suppress(OSError):
         os.unlink(_record_path(record.get("place", directory)))

@@ -53,7 +53,7 @@ def run_commands(
         and marks.command is None
         and not marks.skipped
     ):
-        raise StepError("guard", "what the guard has found could not be noted")
+        raise StepError("guard", "the result of the guard could not be recorded")
     return judge(step, marks, status, cause)
 
 
@@ -91,7 +91,7 @@ def judge(step: dict[str, Any], marks: Marks, status: int, cause: str) -> bool:
     if status:
         detail = "exit status %d" % status
         if status > 128:
-            detail += ", as of a process that signal %d has ended" % (status - 128)
+            detail += ", which usually means ended by signal %d" % (status - 128)
         raise StepError("exit", detail, status, marks.command)
     return marks.skipped
 
@@ -143,5 +143,5 @@ def end(ctx: Context, step: dict[str, Any], tag: str, root: int | None) -> None:
     """End the whole tree of a step's process."""
     immortal = processes.end_tree(tag, root, ctx.grace, ctx.control.reap)
     if immortal:
-        message = "processes that cannot be ended: %s" % sorted(immortal)
+        message = "some processes cannot be killed: %s" % sorted(immortal)
         ctx.events.emit("warning", step=step["id"], message=message)

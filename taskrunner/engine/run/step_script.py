@@ -104,7 +104,7 @@ def program(
     lines = ["export %s=%s" % (name, quote(value)) for name, value in (exports or {}).items()]
     lines.append(
         "builtin cd -- %s || { echo %s >&2; builtin exit 1; }"
-        % (quote(cwd), quote("the working directory cannot be entered: " + cwd))
+        % (quote(cwd), quote("cannot enter the working directory: " + cwd))
     )
     if guard is not None:
         lines += [

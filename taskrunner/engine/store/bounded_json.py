@@ -31,7 +31,7 @@ def loads(data: bytes) -> Any:
 
 
 def _no_number(name: str) -> Any:
-    raise ValueError("%s is no number" % name)
+    raise ValueError("%s is not a number" % name)
 
 
 def _integer(text: str) -> int:

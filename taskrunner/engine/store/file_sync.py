@@ -119,7 +119,7 @@ class Receiver:
         beside = partial(path, file["digest"])
         if beside not in self._open:
             if os.path.lexists(path) and not os.path.isfile(path):
-                raise OSError(errno.EINVAL, "there is something else of this name, which is no file", path)
+                raise OSError(errno.EINVAL, "exists already and is not a file", path)
             self._open[beside] = locked(beside)
         fd = self._open[beside]
         _write(fd, offset, data)
@@ -130,7 +130,7 @@ class Receiver:
             whole = hashlib.sha256(data).hexdigest() if not offset else digest(beside, self._tick)
             if whole != file["digest"]:
                 os.unlink(beside)
-                raise OSError(errno.EIO, "it has changed while it was sent; send it again", path)
+                raise OSError(errno.EIO, "the file changed while it was sent; send it again", path)
             os.fchmod(fd, file["mode"] & 0o777)
             os.rename(beside, path)
         finally:
@@ -176,7 +176,7 @@ def locked(path: str) -> int:
         # Whoever had the lock before may have moved the file away.
         if os.fstat(fd).st_nlink:
             return fd
-        raise BlockingIOError(errno.EAGAIN, "it was sent by somebody else just now", path)
+        raise BlockingIOError(errno.EAGAIN, "another process has just sent it", path)
     except OSError:
         os.close(fd)
         raise

@@ -27,7 +27,7 @@ def ask(server: Endpoint, path: str, body: dict[str, Any]) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise NotServed(f"{server.url}{path}: what it answers is not JSON: {error}") from error
+        raise NotServed(f"{server.url}{path}: the response is not JSON: {error}") from error
 
 
 def _open(server: Endpoint, path: str, body: bytes | None, headers: dict[str, str]) -> str:
@@ -43,7 +43,7 @@ def _open(server: Endpoint, path: str, body: bytes | None, headers: dict[str, st
             return str(response.read().decode("utf-8", "replace"))
     except urllib.error.HTTPError as error:
         said = " ".join(error.read().decode("utf-8", "replace").split())[:300]
-        hint = "; is OPENAI_API_KEY set to its key?" if error.code in (401, 403) else ""
+        hint = "; set OPENAI_API_KEY to its key" if error.code in (401, 403) else ""
         raise NotServed(f"{url}: HTTP {error.code}: {said}{hint}") from error
 
 

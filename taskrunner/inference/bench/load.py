@@ -102,7 +102,7 @@ async def _run(
     def give(stream: Connection, index: int, scheduled: float) -> None:
         if stream.usable:
             watches[index] = loop.call_later(
-                load.timeout, stream.give_up, f"no end within {load.timeout:g} s"
+                load.timeout, stream.give_up, f"response not complete within {load.timeout:g} s"
             )
             stream.send(index, requests[index], scheduled)
         else:

@@ -16,42 +16,42 @@ from ..options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
 FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
 KEY = "OPENAI_API_KEY"
 OPTIONS: tuple[options.Option, ...] = (
-    ("--model", str, "", "NAME", "the model's name there (default: the first it serves)"),
-    ("--prompt-tokens", COUNT, 1024, "N", "exactly so many in each prompt"),
-    ("--output-tokens", COUNT, 128, "N", "exactly so many in each answer"),
-    ("--requests", COUNT, 30, "N", "measured"),
-    ("--warmup", COUNT_OR_NONE, 10, "N", "of the same shape, before, not counted"),
-    ("--concurrency", COUNT, 1, "N", "closed loop: so many at a time"),
+    ("--model", str, "", "NAME", "name of the model on the server (default: the first one it serves)"),
+    ("--prompt-tokens", COUNT, 1024, "N", "prompt length, exactly N tokens"),
+    ("--output-tokens", COUNT, 128, "N", "output length, exactly N tokens"),
+    ("--requests", COUNT, 30, "N", "number of measured requests"),
+    ("--warmup", COUNT_OR_NONE, 10, "N", "warm-up requests of the same shape, not measured"),
+    ("--concurrency", COUNT, 1, "N", "closed loop: N requests at a time"),
     (
         "--request-rate",
         number(0, 1e6, infinite=True),
         0.0,
         "R",
-        "open loop: so many a second, inf all at once; latency counts from when one was due",
+        "open loop: R requests a second, inf: all at once; latency counts from when each was due",
     ),
     (
         "--prefix-share",
         SHARE,
         0.0,
         "S",
-        "the share of each prompt that all have in common; 0: no cache helps",
+        "share of each prompt that is the same in all of them; 0: no cache helps",
     ),
     ("--timeout", SECONDS, 600.0, "S", "seconds for one request"),
-    ("--processes", number(1, 256, whole=True), 1, "N", "when one core is not enough"),
-    ("--seed", number(0, 2**63 - 1, whole=True), 0, "N", "other prompts"),
+    ("--processes", number(1, 256, whole=True), 1, "N", "client processes"),
+    ("--seed", number(0, 2**63 - 1, whole=True), 0, "N", "random seed of the prompts"),
     ("--max-failures", SHARE, 0.0, "S", "the share of requests that may fail"),
     (
         "--max-lag",
         number(0, 1e3),
         0.01,
         "S",
-        "how late the client itself may be (p99), as a share of the TTFT",
+        "allowed delay of the client itself (p99), as a share of the TTFT",
     ),
 )
 LISTS = (
-    ("--slo", "NAME=MS", "for the goodput: ttft=200, tpot=50, e2e=5000"),
-    ("--prefill", "URL", "a prefill server behind it, to read its counters"),
-    ("--decode", "URL", "a decode server; valid is then only what came to it over the network"),
+    ("--slo", "NAME=MS", "limit for the goodput: ttft=200, tpot=50, e2e=5000"),
+    ("--prefill", "URL", "a prefill server behind URL, to read its counters"),
+    ("--decode", "URL", "a decode server; valid then requires that its KV cache came over the network"),
     ("--unified", "URL", "a server that does both, to read its counters"),
     ("--meta", "NAME=VALUE", "for the result's metadata: fabric=efa"),
 )
@@ -59,18 +59,18 @@ LISTS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
-    parser.add_argument("url", metavar="URL", help="the server, or the proxy")
+    parser.add_argument("url", metavar="URL", help="URL of the server or the proxy")
     options.add(parser, OPTIONS)
     for option, metavar, said in LISTS:
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
-    parser.add_argument("--constant", action="store_true", help="open loop: evenly, not as a Poisson process")
-    parser.add_argument("--text", action="store_true", help="prompts as text: the server takes no token ids")
+    parser.add_argument("--constant", action="store_true", help="open loop: uniform, not Poisson")
+    parser.add_argument("--text", action="store_true", help="send prompts as text instead of token ids")
     _output(parser)
 
 
 def import_arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to `bench import`."""
-    parser.add_argument("file", metavar="FILE", help="a result of vllm bench serve, GuideLLM or LLMPerf")
+    parser.add_argument("file", metavar="FILE", help="a result from vllm bench serve, GuideLLM or LLMPerf")
     _output(parser)
 
 

@@ -94,9 +94,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         said = run(warm, raw[: settings.warmup], _told(progress, "warmup", settings.warmup))
         bad = [sample for sample in map(read, said.exchanges) if sample.error]
         if len(bad) == settings.warmup:
-            raise NotServed(
-                f"{base.url}: no request of the warm-up came through: {bad[0].error}: {bad[0].detail}"
-            )
+            raise NotServed(f"{base.url}: all warm-up requests failed: {bad[0].error}: {bad[0].detail}")
     before = {role: counters.scrape(server) for role, server in servers.items()}
     began = time.time()
     done = _told(progress, "measure", settings.requests)
@@ -124,7 +122,7 @@ def _model(server: Endpoint) -> str:
     try:
         return str(json.loads(get(server, "/v1/models"))["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as error:
-        raise NotServed(f"{server.url}/v1/models names no model: --model NAME does") from error
+        raise NotServed(f"{server.url}/v1/models lists no model: give --model NAME") from error
 
 
 def _told(progress: Progress | None, phase: str, whole: int) -> Callable[[Exchange], object] | None:

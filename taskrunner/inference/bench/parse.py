@@ -75,18 +75,18 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
                 texts.append(text)
     sample.text, sample.chunks = "".join(texts), len(arrivals)
     if exchange.broken:
-        kind = "timeout" if exchange.broken.startswith("no end") else "connection"
+        kind = "timeout" if exchange.broken.startswith("response not complete") else "connection"
         return failed(sample, kind, exchange.broken)
     if not over:
         return failed(sample, "incomplete", "the stream ends without [DONE]")
     if not arrivals:
-        return failed(sample, "no_tokens", "the stream has no token")
+        return failed(sample, "no_tokens", "the stream has no tokens")
     sample.ttft, sample.e2e = arrivals[0] - start, arrivals[-1] - start
     sample.itl = [later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)]
     sample.prompt_tokens = usage.get("prompt_tokens", 0)
     sample.output_tokens = usage.get("completion_tokens", 0)
     if not usage:
-        return failed(sample, "no_usage", "the server tells no usage: tokens cannot be counted")
+        return failed(sample, "no_usage", "the server reports no usage: tokens cannot be counted")
     for kind, wanted, found in (
         ("prompt_length", prompt_tokens, sample.prompt_tokens),
         ("output_length", output_tokens, sample.output_tokens),

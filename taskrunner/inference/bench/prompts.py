@@ -74,7 +74,7 @@ def _text(server: Endpoint, model: str, prompt: list[int]) -> str:
             return text
         tokens = again[:wanted] if len(again) > wanted else again + prompt[: wanted - len(again)]
     raise NotServed(
-        f"{server.url}: no text of exactly {wanted} tokens found; token ids have none of this trouble"
+        f"{server.url}: no text of exactly {wanted} tokens found; prompts of token ids avoid this"
     )
 
 

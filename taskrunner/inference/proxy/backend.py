@@ -105,9 +105,9 @@ class BackendConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            problem = f"what it answers is not HTTP: {error}"
+            problem = f"its response is not HTTP: {error}"
         if not self._headed and self.received > LARGEST_HEAD:
-            problem = "the head of its answer does not end"
+            problem = "the head of its response is too large"
         pieces, self._pieces = self._pieces, []
         if pieces:
             self._sink.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -139,7 +139,7 @@ class BackendConnection(asyncio.Protocol):
         if self in self.server.idle:
             self.server.idle.remove(self)
         whole = self._headed and self._until_close and error is None
-        self._end("" if whole else str(error) if error else "it has closed the connection")
+        self._end("" if whole else str(error) if error else "it closed the connection")
 
     def drop(self) -> None:
         """Close it; who has asked hears nothing more."""

@@ -16,7 +16,7 @@ from .request import Headers, Request
 HEALTH_TIMEOUT = 5.0
 LARGEST = 64 << 20
 """Bytes of an answer that is kept whole."""
-TIMED_OUT = "no end of its answer within"
+TIMED_OUT = "response not complete within"
 
 
 class ClientGone(Exception):

@@ -13,7 +13,7 @@ import msgspec
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 PATHS = (COMPLETIONS, CHAT)
-ONE = "a hand-over is of one sequence: ask once for each"
+ONE = "only one sequence can be transferred: send a request for each"
 ONE_OF_A_LIST = re.compile(rb'\[\s*(?:"[^"\\]*(?:\\.[^"\\]*)*"|\[[^][{}"]*\])\s*\]\s*', re.DOTALL)
 MOST_TOKENS = 1 << 31
 INT64 = 1 << 63
@@ -74,8 +74,8 @@ def _token(value: Any) -> bool:
 
 
 BOOL = Of("true or false", lambda value: isinstance(value, bool))
-TEXTS = Of("a text or texts, not empty", lambda value: _text(value) or _list_of(_text)(value))
-TOKENS = Of("ids of tokens", _list_of(_token))
+TEXTS = Of("a non-empty string or list of strings", lambda value: _text(value) or _list_of(_text)(value))
+TOKENS = Of("a list of token ids", _list_of(_token))
 COUNT = Number(1, MOST_TOKENS, whole=True)
 FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 FIELDS: Mapping[str, Callable[[Any], bool]] = {
@@ -86,7 +86,7 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "use_beam_search": Of(f"false; {ONE}", lambda value: value is False),
     "stream": BOOL,
     "stream_options": Of(
-        "an object of true and false",
+        "an object of booleans",
         lambda value: isinstance(value, dict)
         and all(item is None or isinstance(item, bool) for item in value.values()),
     ),
@@ -107,7 +107,7 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "stop_token_ids": TOKENS,
     "allowed_token_ids": TOKENS,
     "logit_bias": Of(
-        "numbers by ids of tokens",
+        "an object of numbers by token id",
         lambda value: isinstance(value, dict)
         and all(name.isascii() and name.isdigit() for name in value)
         and all(map(Number(-1e6, 1e6), value.values())),
@@ -152,7 +152,7 @@ def _together(path: str, values: Mapping[str, Any], logprobs: Any) -> None:
     if most and (values.get("min_tokens") or 0) > most:
         raise Unusable("min_tokens is more than max_tokens")
     if values.get("prompt_logprobs") is not None and streamed:
-        raise Unusable("prompt_logprobs is not for a stream")
+        raise Unusable("prompt_logprobs cannot be used with stream")
     if path == CHAT and values.get("top_logprobs") and not logprobs:
         raise Unusable("top_logprobs needs logprobs")
 
@@ -168,7 +168,7 @@ def _prompt(fields: Fields) -> None:
     # Looked at as text: what a long prompt becomes in memory is many times that.
     several = raw[:1] == b"[" and raw[1:].lstrip()[:1] in (b'"', b"[", b"{")
     if several and not ONE_OF_A_LIST.fullmatch(raw):
-        raise Unusable(f"prompt: expected one text, or one list of tokens; {ONE}")
+        raise Unusable(f"prompt: expected one string or one list of tokens; {ONE}")
 
 
 def _tool_choice(fields: Fields) -> None:
@@ -197,7 +197,7 @@ def value_of(fields: Fields, name: str) -> Any:
     if name not in fields:
         return None
     if memoryview(fields[name]).nbytes > LARGEST_FIELD:
-        raise Unusable(f"{name}: more than {LARGEST_FIELD >> 20} MiB of it")
+        raise Unusable(f"{name}: larger than {LARGEST_FIELD >> 20} MiB")
     try:
         return msgspec.json.decode(fields[name])
     except (msgspec.MsgspecError, RecursionError) as error:

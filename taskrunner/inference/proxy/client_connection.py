@@ -197,7 +197,7 @@ class ClientConnection(asyncio.Protocol):
         if self._task is None:
             self._next()
         elif len(self._queue) > PIPELINED:
-            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too many requests behind each other")
+            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too many pipelined requests")
 
     # What becomes of a request.
 
@@ -217,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(error.status, str(error), headers=error.headers)
         except Exception as error:
             self.proxy.say(f"{request.method} {request.path}: {type(error).__name__}: {error}")
-            self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the proxy has failed; its log says how")
+            self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the proxy; see its log")
         finally:
             self._task, self.source, self.left = None, None, None
             self.proxy.held -= len(request.body)
@@ -307,13 +307,13 @@ class ClientConnection(asyncio.Protocol):
         if self._closing or self.paused:
             self._abort()
         elif self.at_work:
-            self._give_up(Refused(HTTPStatus.REQUEST_TIMEOUT, "the request has not come in time"))
+            self._give_up(Refused(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time"))
         else:
             self.close()
 
     def give_way(self) -> None:
         """Forget a body that has not come whole, for which there is no room."""
-        self._give_up(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many large requests at once"))
+        self._give_up(Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once"))
 
     def close(self) -> None:
         """End the connection when what was written has been sent."""
@@ -376,9 +376,9 @@ class ClientConnection(asyncio.Protocol):
         most = self.proxy.settings.max_header_size
         return Refused(
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            f"at most {MOST_HEADERS} headers and {most} bytes of them",
+            f"at most {MOST_HEADERS} headers of {most} bytes in total",
         )
 
     def _body_too_large(self) -> Refused:
         most = self.proxy.settings.max_body_size
-        return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {most} bytes")
+        return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body may have at most {most} bytes")

@@ -45,7 +45,7 @@ def request_of(body: bytes) -> Fields:
     more = value_of(found, "vllm_xargs")
     for key in KEYS:
         if key in found or (isinstance(more, dict) and key in more):
-            raise Unusable(f"{key} is the proxy's to set")
+            raise Unusable(f"{key} can be set by the proxy only")
     return found
 
 
@@ -87,7 +87,7 @@ def params_of(answer: bytes) -> dict[str, Any]:
     except (msgspec.MsgspecError, RecursionError, AttributeError) as error:
         raise Unusable(f"prefill's answer is not a JSON object: {error}") from error
     if not isinstance(found, dict):
-        raise Unusable(f"prefill's answer has no {KEY}: is its server a producer with a KV connector?")
+        raise Unusable(f"prefill's answer has no {KEY}: its server must be a producer with a KV connector")
     missing = [name for name in NEEDED if found.get(name) in (None, "", [])]
     if missing:
         raise Unusable(f"prefill's {KEY} has no {', '.join(missing)}")

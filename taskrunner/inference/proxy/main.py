@@ -13,17 +13,17 @@ from ..options import COUNT, PORT, SECONDS, SIZE
 
 USAGE, UNREACHABLE = 2, 3
 OPTIONS: tuple[options.Option, ...] = (
-    ("--host", str, "127.0.0.1", "ADDRESS", "where to listen"),
-    ("--port", PORT, 8000, "N", "0: any that is free"),
-    ("--timeout", SECONDS, 600.0, "S", "seconds for an answer"),
-    ("--drain", SECONDS, 30.0, "S", "seconds to end what runs, on SIGTERM"),
-    ("--header-timeout", SECONDS, 10.0, "S", "seconds for the head of a request to come"),
-    ("--body-timeout", SECONDS, 30.0, "S", "seconds for a client to send more, or to take more"),
-    ("--keepalive-timeout", SECONDS, 75.0, "S", "seconds that a connection without a request is kept"),
-    ("--max-header-size", SIZE, 32 << 10, "BYTES", "of the head of a request"),
-    ("--max-body-size", SIZE, 32 << 20, "BYTES", "of a request"),
-    ("--max-buffered", SIZE, 64 << 20, "BYTES", "of all requests together"),
-    ("--max-connections", COUNT, 4096, "N", "of clients"),
+    ("--host", str, "127.0.0.1", "ADDRESS", "address to listen on"),
+    ("--port", PORT, 8000, "N", "port to listen on; 0: any free port"),
+    ("--timeout", SECONDS, 600.0, "S", "seconds to wait for a response"),
+    ("--drain", SECONDS, 30.0, "S", "seconds for running requests to finish after SIGTERM"),
+    ("--header-timeout", SECONDS, 10.0, "S", "seconds to receive the header of a request"),
+    ("--body-timeout", SECONDS, 30.0, "S", "seconds a client may stall while sending or receiving"),
+    ("--keepalive-timeout", SECONDS, 75.0, "S", "seconds to keep an idle connection open"),
+    ("--max-header-size", SIZE, 32 << 10, "BYTES", "limit for the header of a request"),
+    ("--max-body-size", SIZE, 32 << 20, "BYTES", "limit for the body of a request"),
+    ("--max-buffered", SIZE, 64 << 20, "BYTES", "limit for all requests together"),
+    ("--max-connections", COUNT, 4096, "N", "limit for client connections"),
 )
 
 
@@ -33,10 +33,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--prefill", action="append", default=[], metavar="URL", help="a prefill server; several take turns")
     add("--decode", action="append", default=[], metavar="URL", help="a decode server, or one that does both")
     options.add(parser, OPTIONS)
-    add("--log", default="", metavar="FILE", help="a line of JSON for each request: what happened when")
+    add("--log", default="", metavar="FILE", help="write a JSON line with the timings of each request")
     add(
         "--api-key-file", default="", metavar="FILE",
-        help=f"the key that clients must send as a Bearer token; the servers get it, too (${VLLM_KEY})",
+        help=f"file with the Bearer token required of clients and sent to the servers (${VLLM_KEY})",
     )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _key(file: str) -> str:
     """The key that is asked for, "" for none; never an argument, which everybody on the machine can read."""
     key = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get(VLLM_KEY, "")
     if file and not key:
-        raise ValueError(f"{file}: there is no key in it")
+        raise ValueError(f"{file}: contains no key")
     if not (key.isascii() and key.isprintable()) or " " in key:
-        raise ValueError("the API key has characters that no HTTP header may have")
+        raise ValueError("the API key contains characters that are not allowed in an HTTP header")
     return key

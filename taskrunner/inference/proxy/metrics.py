@@ -19,15 +19,15 @@ class Metrics:
 
     def __init__(self, log: str | Path | None = None) -> None:
         self.registry = CollectorRegistry()
-        self.prefill = self._histogram("prefill", "Request to prefill sent, until its answer was here whole")
-        self.extract = self._histogram("kv_extract", "kv_transfer_params read out of prefill's answer")
+        self.prefill = self._histogram("prefill", "From sending to prefill to its complete response")
+        self.extract = self._histogram("kv_extract", "Reading kv_transfer_params from prefill's response")
         self.first = self._histogram(
-            "decode_first_byte", "Request to decode sent, until the first byte of its body"
+            "decode_first_byte", "From sending to decode to the first byte of its body"
         )
-        self.whole = self._histogram("request", "Request received, until the last byte was passed on")
-        self.requests = Counter("proxy_requests", "Requests by what became of them", ["stage", "status"],
+        self.whole = self._histogram("request", "From receiving a request to passing on the last byte")
+        self.requests = Counter("proxy_requests", "Requests by stage and status", ["stage", "status"],
                                 registry=self.registry)  # fmt: skip
-        self.running = Gauge("proxy_running", "Requests under way", registry=self.registry)
+        self.running = Gauge("proxy_running", "Requests in progress", registry=self.registry)
         self._log: IO[str] | None = open(log, "a", buffering=1) if log else None  # noqa: SIM115 - as long as it runs
 
     def _histogram(self, name: str, said: str) -> Histogram:

@@ -161,7 +161,7 @@ class Proxy:
         if idle:
             min(idle, key=lambda other: (other.at_work, other.since)).close()
         else:
-            client.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
+            client.refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections")
             client.close()
 
     def admit(self, request: Request) -> None:
@@ -170,18 +170,18 @@ class Proxy:
             scheme, _, token = request.header("authorization").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._key):
                 raise Refused(
-                    HTTPStatus.UNAUTHORIZED, "an API key is needed: Authorization: Bearer KEY",
+                    HTTPStatus.UNAUTHORIZED, "an API key is required: Authorization: Bearer KEY",
                     [("WWW-Authenticate", "Bearer")],
                 )  # fmt: skip
         methods = PASSED_ON.get(request.path)
         if methods is None:
             known = ", ".join(PASSED_ON)
-            raise Refused(HTTPStatus.NOT_FOUND, f"there is no {request.path} here; there are {known}")
+            raise Refused(HTTPStatus.NOT_FOUND, f"no such path: {request.path}; available: {known}")
         if request.method not in methods:
-            said = f"{request.path} takes {' and '.join(methods)}"
+            said = f"{request.path} accepts {' and '.join(methods)}"
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, said, [("Allow", ", ".join(methods))])
         if "GET" in methods and (request.header("content-length") or request.header("transfer-encoding")):
-            raise Refused(HTTPStatus.BAD_REQUEST, f"a {request.method} has no body here")
+            raise Refused(HTTPStatus.BAD_REQUEST, f"a {request.method} request here must have no body")
 
     def make_room(self) -> None:
         """Forget the largest of the bodies that have not come whole."""
@@ -332,7 +332,7 @@ class Proxy:
             try:
                 return await self._connected(self._decode[(turn + ahead) % len(self._decode)], False)
             except BackendError as error:
-                self.say(f"decode: {error}; the next one is asked")
+                self.say(f"decode: {error}; trying the next server")
         return await self._connected(self._decode[turn % len(self._decode)], False)
 
     async def _connected(self, server: Backend, fresh: bool) -> BackendConnection:

@@ -59,22 +59,22 @@ class Request:
     def check(self) -> None:
         """See that its head is one that every server understands in the same way. Raises Refused."""
         if self.version not in ("1.0", "1.1"):
-            raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "the version of HTTP is not 1.0 or 1.1")
+            raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "the HTTP version must be 1.0 or 1.1")
         hosts = self.count("host")
         if hosts > 1 or (not hosts and self.version == "1.1") or not HOST.fullmatch(self.header("host")):
-            raise Refused(HTTPStatus.BAD_REQUEST, "a request has one Host header, with a host in it")
+            raise Refused(HTTPStatus.BAD_REQUEST, "a request needs one Host header with a valid host")
         coding = self.header("transfer-encoding")
         if self.count("transfer-encoding") > 1 or (coding and self.version == "1.0"):
-            raise Refused(HTTPStatus.BAD_REQUEST, "Transfer-Encoding is not understood")
+            raise Refused(HTTPStatus.BAD_REQUEST, "invalid Transfer-Encoding")
         if coding and coding.strip().lower() != "chunked":
-            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "of transfer codings, chunked is known")
+            raise Refused(HTTPStatus.NOT_IMPLEMENTED, "the only supported transfer coding is chunked")
         if self.count("content-length") > 1 or (coding and self.count("content-length")):
-            raise Refused(HTTPStatus.BAD_REQUEST, "the length of the body is said twice")
+            raise Refused(HTTPStatus.BAD_REQUEST, "the length of the body is given twice")
         length = self.header("content-length")
         if self.count("content-length") and not re.fullmatch(r"[0-9]{1,18}", length):
             raise Refused(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
         if self.header("expect") and self.header("expect").lower() != "100-continue":
-            raise Refused(HTTPStatus.EXPECTATION_FAILED, "100-continue can be expected, no more")
+            raise Refused(HTTPStatus.EXPECTATION_FAILED, "the only supported expectation is 100-continue")
         self.path, self.query = normal(self.target)
 
 
@@ -84,22 +84,22 @@ def normal(target: str) -> tuple[str, str]:
     Raises Refused for what is no path: the URL of another server, a fragment, half an escape.
     """
     if not TARGET.fullmatch(target):
-        raise Refused(HTTPStatus.BAD_REQUEST, "the target of a request is a path, as in /v1/completions")
+        raise Refused(HTTPStatus.BAD_REQUEST, "the request target must be a path, as in /v1/completions")
     raw, _, query = target.partition("?")
     if ESCAPE.search(raw):
-        raise Refused(HTTPStatus.BAD_REQUEST, "there is half an escape in the path")
+        raise Refused(HTTPStatus.BAD_REQUEST, "the path has an incomplete percent escape")
     try:
         path = unquote_to_bytes(raw).decode()
     except UnicodeDecodeError:
         raise Refused(HTTPStatus.BAD_REQUEST, "the path is not UTF-8") from None
     if not path.isprintable() or "\\" in path:
-        raise Refused(HTTPStatus.BAD_REQUEST, "there is a character in the path that no path has")
+        raise Refused(HTTPStatus.BAD_REQUEST, "the path has a character that is not allowed")
     kept: list[str] = []
     segments = path.split("/")[1:]
     for segment in segments:
         if segment == "..":
             if not kept:
-                raise Refused(HTTPStatus.BAD_REQUEST, "the path leads out of the server")
+                raise Refused(HTTPStatus.BAD_REQUEST, "the path leads above the root")
             kept.pop()
         elif segment not in ("", "."):
             kept.append(segment)

@@ -36,7 +36,7 @@ def read(path: str | Path) -> Record:
                 return take(found, str(path))
             except (KeyError, IndexError, TypeError, AttributeError) as error:
                 what = f"{type(error).__name__}: {error}"
-                raise Unreadable(f"{path} is not as this client is known to write it: {what}") from error
+                raise Unreadable(f"{path} is not in the known format of this client: {what}") from error
     raise Unreadable(f"{path} is not a result of vllm bench serve, GuideLLM or LLMPerf")
 
 
@@ -88,7 +88,7 @@ def _broken_off(samples: Sequence[Sample]) -> None:
             failed(
                 sample,
                 "incomplete",
-                f"{sample.chunks} chunks for {sample.output_tokens} tokens, and too soon over",
+                f"{sample.chunks} chunks for {sample.output_tokens} tokens, and ended too soon",
             )
 
 
@@ -112,7 +112,7 @@ def _vllm(found: Any, path: str) -> Record:
         if found["errors"][number]:
             failed(sample, "connection", found["errors"][number].strip().splitlines()[-1])
         elif not sample.output_tokens or not ttft:
-            failed(sample, "no_tokens", "counted as completed, without a token")
+            failed(sample, "no_tokens", "counted as completed, but has no tokens")
         samples.append(sample)
     _broken_off(samples)
     ended = time.mktime(time.strptime(found["date"], "%Y%m%d-%H%M%S"))
@@ -132,7 +132,7 @@ def _guidellm(found: Any, path: str) -> Record:
     """
     if len(found["benchmarks"]) != 1:
         raise Unreadable(
-            f"{path} has {len(found['benchmarks'])} benchmarks, one is read: give --profile one rate"
+            f"{path} has {len(found['benchmarks'])} benchmarks, expected one: give --profile one rate"
         )
     (benchmark,) = found["benchmarks"]
     requests, strategy = benchmark["requests"], benchmark["config"]["strategy"]
@@ -147,7 +147,7 @@ def _guidellm(found: Any, path: str) -> Record:
         model=str(benchmark["config"]["backend"].get("model") or ""), backend="guidellm",
         concurrency=int(strategy.get("streams") or strategy.get("max_concurrency") or 0),
         rate=strategy.get("rate") or 0.0, cut_off=len(requests["incomplete"]),
-        notes=["the wait for a connection is not in the TTFT", "there are no gaps between chunks: no ITL"],
+        notes=["the TTFT does not include connecting", "gaps between chunks are not recorded: no ITL"],
     )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def _of_guidellm(number: int, told: Record) -> Sample:
     if problem:
         return failed(sample, _kind_of(problem), problem)
     if not (start and first and last):
-        return failed(sample, "no_tokens", "counted as successful, without a token")
+        return failed(sample, "no_tokens", "counted as successful, but has no tokens")
     sample.ttft, sample.e2e = first - start, last - start
     return sample
 
@@ -188,7 +188,7 @@ def _llmperf(found: Any, path: str) -> Record:
         path = path.replace(LLMPERF[1], LLMPERF[0])
         found = _json(path)
     if not path.endswith(LLMPERF[0]):
-        raise Unreadable(f"{path}: LLMPerf calls it NAME{LLMPERF[0]}, and NAME{LLMPERF[1]} is read, too")
+        raise Unreadable(f"{path}: expected LLMPerf's NAME{LLMPERF[0]}, beside NAME{LLMPERF[1]}")
     summary = _json(path.replace(*LLMPERF))
     samples = []
     for number, told in enumerate(found):
@@ -200,15 +200,15 @@ def _llmperf(found: Any, path: str) -> Record:
             code, said = told["error_code"], str(told["error_msg"])
             failed(sample, f"http_{code}" if code > 0 else "connection", said)
         elif not sample.chunks:
-            failed(sample, "no_tokens", "without a token")
+            failed(sample, "no_tokens", "no tokens")
         samples.append(sample)
     completed, rate = (summary[f"results_num_completed_requests{of}"] for of in ("", "_per_min"))
     return _record(
         "llmperf", samples, completed / rate * 60 if rate else 0.0, float(summary["timestamp"]),
         model=summary["model"], backend="llmperf", concurrency=summary["num_concurrent_requests"], rate=0.0,
-        notes=["a request that failed may not be in the file", "chunks are taken for tokens",
-               "the length of prompts is the one asked for", "the throughput has the start of Ray in it",
-               "there are no gaps between chunks: no ITL"],
+        notes=["failed requests may be missing from the file", "chunks are counted as tokens",
+               "prompt lengths are the requested ones", "the throughput includes the start of Ray",
+               "gaps between chunks are not recorded: no ITL"],
     )  # fmt: skip
 
 

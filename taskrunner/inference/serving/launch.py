@@ -86,7 +86,7 @@ def _length(server: Server, warnings: list[str]) -> int:
         # Longer than need be only costs; longer than the model was made for is nonsense.
         length = max(needed, min(length, server.native_len))
     if most and length > most:
-        warnings.append(f"max_model_len {length} is more than {server.gpu} holds: {most}")
+        warnings.append(f"max_model_len {length} is more than {server.gpu} holds: using {most}")
         length = most
     if length < needed:
         raise Refused(
@@ -94,8 +94,8 @@ def _length(server: Server, warnings: list[str]) -> int:
         )
     if length > server.native_len and not server.yarn:
         raise Refused(
-            f"max_model_len {length} is beyond what the model was made for ({server.native_len}): give YaRN;"
-            " VLLM_ALLOW_LONG_MAX_MODEL_LEN alone measures nonsense"
+            f"max_model_len {length} exceeds the model's native length ({server.native_len}): enable YaRN;"
+            " with VLLM_ALLOW_LONG_MAX_MODEL_LEN alone, results are meaningless"
         )
     return length
 
@@ -121,13 +121,13 @@ def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
     if server.cross_layers:
         if not has(server.vllm, "enable_cross_layers_blocks"):
             raise Refused(
-                f"vLLM {server.vllm} has no enable_cross_layers_blocks any more, and would ignore it unseen"
+                f"vLLM {server.vllm} no longer has enable_cross_layers_blocks and would silently ignore it"
             )
         extra["enable_cross_layers_blocks"] = "True"
     device = server.kv_buffer_device or about["kv_buffer_device"]
     if server.platform == "cpu" and device != "cpu":
         raise Refused(
-            f"fabric {server.fabric} keeps the KV cache on a GPU; there is none: take the fabric cpu"
+            f"fabric {server.fabric} keeps the KV cache on a GPU; there is none: use the fabric cpu"
         )
     if server.platform == "gpu" and device == "cpu":
         warnings.append(

@@ -30,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for field in fields(Server):
         option = "--" + field.name.replace("_", "-")
         if field.name == "extra":
-            parser.add_argument(option, default="", metavar="ARGUMENTS", help="more for vLLM, as one word")
+            parser.add_argument(
+                option, default="", metavar="ARGUMENTS", help="more arguments for vLLM, as one word"
+            )
         else:
             default = "" if field.default is MISSING or field.default is None else field.default
             parser.add_argument(
@@ -124,7 +126,7 @@ def described(args: argparse.Namespace) -> Server:
     try:
         given.setdefault("vllm", version("vllm"))
     except PackageNotFoundError as error:
-        raise Refused("vLLM is not installed here; `taskrunner setup-environment` does that") from error
+        raise Refused("vLLM is not installed here; run `taskrunner setup-environment`") from error
     return Server(**given)  # type: ignore[arg-type]
 
 
@@ -150,7 +152,7 @@ def _parsed(argv: list[str]) -> int:
     make, parser = (_found(name) for name in MOVED)
     rest = argv[3:] if argv[1] == "-m" else ["--model", *argv[2:]]
     make(parser()).parse_args(rest)
-    print("vLLM takes these arguments")
+    print("vLLM accepts these arguments")
     return 0
 
 
@@ -160,4 +162,4 @@ def _found(name: str) -> Any:
             return getattr(import_module(module), name)
         except ModuleNotFoundError:
             continue
-    raise SystemExit(f"serve: the installed vLLM has its {name} elsewhere: --parse does not know it yet")
+    raise SystemExit(f"serve: --parse does not support the installed vLLM: its {name} has moved")

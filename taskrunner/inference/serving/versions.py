@@ -31,9 +31,9 @@ def doubt_about(version: str) -> str:
     """Why it is not sure that what is known of versions holds for this one; "" where it is."""
     table, found = _table(), number(version)
     if found < number(table["oldest"]):
-        return f"vLLM {version} is older than {table['oldest']}, the first that is known here"
+        return f"vLLM {version} is older than {table['oldest']}, the oldest version known here"
     if found > number(table["newest"]):
-        return f"vLLM {version} is newer than {table['newest']}, the last that is known here"
+        return f"vLLM {version} is newer than {table['newest']}, the newest version known here"
     if any(found == number(unseen) for unseen in table["unseen"]):
-        return f"vLLM {version} is taken to be like the versions around it"
+        return f"vLLM {version} is assumed to behave like the versions around it"
     return ""

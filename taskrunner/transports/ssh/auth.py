@@ -43,19 +43,19 @@ def authenticate(transport: Transport, endpoint: Endpoint) -> None:
             wanted = transport.auth_publickey(endpoint.user, key)
         except BadAuthenticationType as error:
             kinds = ", ".join(error.allowed_types)
-            raise _refused(endpoint, tried, f"it takes no keys, only {kinds}") from error
+            raise _refused(endpoint, tried, f"it accepts no keys, only {kinds}") from error
         except AuthenticationException:
-            tried.append(f"{name} (not taken)")
+            tried.append(f"{name} (rejected)")
         except (SSHException, EOFError, OSError) as error:
-            tried.append(f"{name} ({error or 'it hung up'})")
-            raise _refused(endpoint, tried, "it ended the connection") from error
+            tried.append(f"{name} ({error or 'connection closed'})")
+            raise _refused(endpoint, tried, "it closed the connection") from error
         if transport.is_authenticated():
             return None
         if wanted and "publickey" not in wanted:
             return _second(transport, endpoint, name, wanted)
         if wanted:
-            tried.append(f"{name} (taken, but not enough)")
-    why = "it wants several keys, and takes not enough of ours" if wanted else "it takes none of our keys"
+            tried.append(f"{name} (accepted, but not sufficient)")
+    why = "it requires more keys than it accepted" if wanted else "all offered keys were rejected"
     raise _refused(endpoint, tried, why if tried else "there is no key to offer")
 
 
@@ -68,9 +68,9 @@ def _second(transport: Transport, endpoint: Endpoint, name: str, wanted: list[st
     kinds = ", ".join(wanted)
     if not (sys.stdin and sys.stdin.isatty()):
         raise TargetError(
-            f"{endpoint}: login as {endpoint.user} failed: it has taken {name}, and wants {kinds} besides",
-            "there is no terminal to ask for it; a ProxyCommand that uses a connection of ssh's own"
-            " (ControlMaster) does without",
+            f"{endpoint}: login as {endpoint.user} failed: it accepted {name}, but also requires {kinds}",
+            "there is no terminal to ask for it; use a ProxyCommand that goes through an open ssh connection"
+            " (ControlMaster)",
         )
 
     def answered(title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
@@ -87,10 +87,12 @@ def _second(transport: Transport, endpoint: Endpoint, name: str, wanted: list[st
                 transport.auth_password(endpoint.user, getpass(f"{endpoint}: password: "), fallback=False)
     except (SSHException, EOFError, OSError) as error:
         raise TargetError(
-            f"{endpoint}: login as {endpoint.user} failed: it has taken {name}, but not {kinds}: {error}"
+            f"{endpoint}: login as {endpoint.user} failed: it accepted {name}, but not {kinds}: {error}"
         ) from error
     if not transport.is_authenticated():
-        raise TargetError(f"{endpoint}: login as {endpoint.user} failed: {name} and {kinds} are not enough")
+        raise TargetError(
+            f"{endpoint}: login as {endpoint.user} failed: {name} and {kinds} are not sufficient"
+        )
 
 
 def _refused(endpoint: Endpoint, tried: list[str], why: str) -> TargetError:

@@ -32,8 +32,8 @@ def check(endpoint: Endpoint, blob: bytes, authorities: Sequence[PKey], revoked:
 
     def wrong(why: str) -> HostKeyError:
         return HostKeyError(
-            f"{endpoint}: its host certificate does not count: {why}",
-            "the authority that signs for the host can say why; ssh-keygen -L shows a certificate",
+            f"{endpoint}: its host certificate is not accepted: {why}",
+            "ask the authority that signs for the host; ssh-keygen -L shows a certificate",
         )
 
     try:
@@ -56,17 +56,17 @@ def check(endpoint: Endpoint, blob: bytes, authorities: Sequence[PKey], revoked:
     except (KeyError, ValueError, SSHException) as error:
         raise wrong(f"it cannot be read: {error}") from error
     if purpose != FOR_HOSTS:
-        raise wrong("it is not for a host")
+        raise wrong("it is not a host certificate")
     if any(other.asbytes() == authority.asbytes() for other in revoked):
         raise wrong("its authority is revoked")
     if all(other.asbytes() != authority.asbytes() for other in authorities):
-        raise wrong(f"{name!r} is signed by an authority that known_hosts does not name for {endpoint.name}")
+        raise wrong(f"{name!r} is signed by an authority that known_hosts does not list for {endpoint.name}")
     if not authority.verify_ssh_sig(signed, Message(signature)):
         raise wrong("its signature is wrong")
     if not after <= time.time() < before:
-        raise wrong(f"{name!r} is not valid now; is the clock right?")
+        raise wrong(f"{name!r} is expired or not yet valid; check the clock")
     if critical:
-        raise wrong("it has a condition that is not understood")
+        raise wrong("it has an unsupported critical option")
     if principals and not any(fnmatchcase(endpoint.name.lower(), known.lower()) for known in principals):
         raise wrong(f"it is for {', '.join(principals)}, not {endpoint.name}")
 
@@ -76,5 +76,5 @@ def _texts(message: Message) -> list[str]:
     while message.get_remainder():
         found.append(message.get_text())
         if len(found) > 1000:
-            raise ValueError("half a list")
+            raise ValueError("truncated list")
     return found

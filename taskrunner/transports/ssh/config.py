@@ -54,8 +54,8 @@ def config_of(alias: str, port: int | None, user: str | None, config: Path | Non
     for name, harmless in UNSUPPORTED.items():
         if found.get(name, [harmless])[0].lower() != harmless:
             raise UsageError(
-                f"{config or home}: {name} {found[name][0]} for {alias} is not understood here",
-                "without it, or with a ProxyCommand that does the same, the host can be reached",
+                f"{config or home}: {name} {found[name][0]} for {alias} is not supported",
+                "remove it, or use a ProxyCommand that does the same",
             )
     return found
 
@@ -92,7 +92,7 @@ def _asked(
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise UsageError(
-            f"`ssh -G {alias}` does not end", "does a `Match exec` of ~/.ssh/config wait?"
+            f"`ssh -G {alias}` does not finish", "check whether a `Match exec` in ~/.ssh/config hangs"
         ) from None
     except OSError:
         return None
@@ -101,7 +101,7 @@ def _asked(
         if any(NO_NAME in line for line in said):
             return None
         raise UsageError(
-            "; ".join(said[:-1] or said) or f"`ssh -G {alias}` fails", f"`ssh -G {alias}` says the same"
+            "; ".join(said[:-1] or said) or f"`ssh -G {alias}` fails", f"run `ssh -G {alias}` to see it"
         )
     found: Settings = {}
     for line in done.stdout.splitlines():
@@ -126,8 +126,8 @@ def _read(alias: str, user: str | None, path: Path) -> Settings:
     for where, name, value in _lines(path, alias, 0):
         if OTHER.fullmatch(name):
             raise UsageError(
-                f"{where}: {name} is understood where ssh is installed only",
-                "install OpenSSH's client, or take the line out",
+                f"{where}: {name} is supported only where ssh is installed",
+                "install the OpenSSH client, or remove the line",
             )
         if name in MANY:
             found.setdefault(name, []).append(value)
@@ -196,10 +196,10 @@ def expand(text: str, tokens: Mapping[str, str], name: str, *, variables: bool =
     def token(found: re.Match[str]) -> str:
         if found[1] is not None:
             if found[1] not in os.environ:
-                raise UsageError(f"~/.ssh/config: {name} {text}: there is no ${found[1]} in the environment")
+                raise UsageError(f"~/.ssh/config: {name} {text}: ${found[1]} is not set in the environment")
             return os.environ[found[1]]
         if found[2] not in tokens:
-            raise UsageError(f"~/.ssh/config: {name} {text}: %{found[2]} is not understood here")
+            raise UsageError(f"~/.ssh/config: {name} {text}: %{found[2]} is not supported here")
         return tokens[found[2]]
 
     variable = r"\$\{(\w+)\}" if variables else r"(?!)()"

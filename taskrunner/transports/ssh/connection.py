@@ -179,7 +179,7 @@ def _jump(hops: tuple[str, ...], target: Endpoint, timeout: float, behind: tuple
     """The connection to the last of these hosts; every target behind it shares it."""
     host = endpoints.resolve(hops[-1], accept_new=target.accept_asked)
     if host.alias in behind:
-        raise UsageError(f"~/.ssh/config: the way to {host.alias} leads through {host.alias}: "
+        raise UsageError(f"~/.ssh/config: ProxyJump for {host.alias} goes in a circle: "
                          + " -> ".join((*behind, host.alias)))  # fmt: skip
     if hops[:-1]:
         host = host._replace(proxy_jump=hops[:-1], proxy_command="")
@@ -201,10 +201,10 @@ def _last_line(errors: IO[bytes] | None) -> str:
 
 
 NETWORK = {
-    errno.ECONNREFUSED: ("the connection was refused: nothing listens there",
-                         "is sshd running, the port right, the security group open?"),
-    errno.EHOSTUNREACH: ("there is no way to it: no route to host", "is the address right, the node up?"),
-    errno.ENETUNREACH: ("there is no way to it: the network is unreachable", "is this machine online?"),
+    errno.ECONNREFUSED: ("connection refused: nothing listens there",
+                         "check that sshd runs, and check the port and the security group"),
+    errno.EHOSTUNREACH: ("no route to host", "check the address, and that the node is up"),
+    errno.ENETUNREACH: ("the network is unreachable", "check that this machine is online"),
 }  # fmt: skip
 
 
@@ -216,22 +216,23 @@ def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: s
         what, hint = f"its ProxyCommand failed: {said or error}", endpoint.proxy_command
     elif isinstance(error, socket.gaierror):
         what, hint = (
-            f"the name {endpoint.host} is not known ({error.strerror})",
+            f"cannot resolve the name {endpoint.host} ({error.strerror})",
             "check it in the nodes file or URL",
         )
     elif isinstance(error, TimeoutError) or "timed out" in str(error).lower():
         what = f"no answer within {timeout:g} s"
-        hint = "is the address right, the node up, port 22 open in its security group?"
+        hint = "check the address, that the node is up, and that its security group allows port 22"
     elif isinstance(error, paramiko.ChannelException):
         what, hint = (
-            f"the host in between cannot reach it: {error.text}",
+            f"the jump host cannot reach it: {error.text}",
             f"ProxyJump {','.join(endpoint.proxy_jump)}",
         )
     elif isinstance(error, OSError) and error.errno in NETWORK:
         what, hint = NETWORK[error.errno]
     elif "banner" in str(error) or isinstance(error, (EOFError, ConnectionResetError, BrokenPipeError)):
-        what = "it hung up before a login, or is not SSH" + (f"; it says: {said}" if said else "")
-        hint = "check the port; sshd may be overloaded (MaxStartups), its log tells"
+        what = "it closed the connection before authentication, or is not an SSH server"
+        what += f"; it says: {said}" if said else ""
+        hint = "check the port; sshd may be overloaded (MaxStartups): see its log"
         # What it says on purpose is not asked for again and again.
         kind = TargetError if said and OVERLOADED not in said else Lost
         return kind(f"{endpoint}: {what}", hint)

@@ -60,7 +60,7 @@ def parse(target: str) -> tuple[str, int | None, str | None]:
     except ValueError as error:
         raise UsageError(f"{target}: the host or the port (1 to 65535) is wrong", EXPECTED) from error
     if parts.password is not None:
-        raise UsageError("a target cannot hold a password", "keys log in: ssh-keygen, ssh-copy-id")
+        raise UsageError("a target cannot contain a password", "log in with a key: ssh-keygen, ssh-copy-id")
     if not host or port == 0 or parts.path.strip("/") or parts.query:
         raise UsageError(f"{target!r} is not a target", EXPECTED)
     # urlsplit lowers the case of a host, which an alias in ~/.ssh/config may need.
@@ -138,7 +138,9 @@ def _own_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError) as error:
-        raise UsageError("this user has no name here", "name one for the node: ssh://USER@HOST") from error
+        raise UsageError(
+            "the local user has no name", "name the user on the node: ssh://USER@HOST"
+        ) from error
 
 
 def _tokens(alias: str, host: str, port: int, user: str, key: str, jump: str) -> dict[str, str]:

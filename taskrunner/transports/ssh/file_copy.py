@@ -28,7 +28,7 @@ def send(session: Session, root: str, files: Files) -> int:
                 while True:
                     data = content.read(min(BLOCK, file["size"] - offset))
                     if not data and offset < file["size"]:
-                        raise UsageError(f"{path}: it has become shorter while it was sent")
+                        raise UsageError(f"{path}: the file became shorter while it was sent")
                     numbers.add(session.post("receive", data, root=root, file=file, offset=offset))
                     offset += len(data)
                     if len(numbers) >= AHEAD:

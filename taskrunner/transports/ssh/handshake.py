@@ -54,12 +54,12 @@ def begin(connection: Connection, node: Node) -> tuple[Channel, dict[str, Any]]:
         if isinstance(error, paramiko.ChannelException):
             raise TargetError(
                 f"{node.endpoint}: sshd refuses a session: {error.text}",
-                "MaxSessions or ForceCommand in its sshd_config?",
+                "check MaxSessions and ForceCommand in its sshd_config",
             ) from error
         if isinstance(error, TimeoutError):
             raise TargetError(
                 f"{node.endpoint}: the engine does not answer within {node.timeout:g} s of the login",
-                "does a start file of the login shell there wait for something?",
+                "check whether a startup file of the login shell there waits for something",
             ) from error
         if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
             raise Lost(f"{node.endpoint}: the connection was lost: {error}") from error
@@ -122,12 +122,11 @@ def _no_engine(channel: Channel, node: Node, printed: bytes) -> TargetError:
     if status in (126, 127):
         return TargetError(
             f"{node.endpoint}: there is no {node.python} on the node ({last})",
-            "install Python 3.8 or later there, or name it: `python` in the nodes file",
+            "install Python 3.8 or later there, or set `python` in the nodes file",
         )
     if status == -1:
-        return Lost(f"{node.endpoint}: the connection was lost: the node has ended it")
+        return Lost(f"{node.endpoint}: the connection was lost: closed by the node")
     return TargetError(
-        f"{node.endpoint}: the engine does not start there: exit status {status}"
-        + (f": {last}" if last else ""),
-        "can this user run commands there? `runner shell NODE` shows",
+        f"{node.endpoint}: the engine failed to start: exit status {status}" + (f": {last}" if last else ""),
+        "check with `runner shell NODE` that this user can run commands there",
     )

@@ -61,15 +61,15 @@ def check(endpoint: Endpoint, key: PKey) -> None:
     file = endpoint.known_hosts[0] if endpoint.known_hosts else ""
     if known:
         raise HostKeyError(
-            f"{endpoint}: ITS HOST KEY HAS CHANGED, or somebody is in between: it is now {shown},"
-            f" but {_where(endpoint)} has another one for {name}",
-            "when the node was made anew, compare the fingerprint with its own, then remove the old key:"
+            f"{endpoint}: ITS HOST KEY HAS CHANGED, or the connection is intercepted: it is now {shown},"
+            f" but {_where(endpoint)} has a different one for {name}",
+            "if the node was recreated, compare the fingerprint with its own, then remove the old key:"
             f" ssh-keygen -f {file} -R '{name}'",
         )
     if not endpoint.accept_new:
         raise HostKeyError(
             f"{endpoint}: its host key is not known: {shown}",
-            "compare that with the node's own (on it: ssh-keygen -lf /etc/ssh/ssh_host_"
+            "compare it with the node's own (run there: ssh-keygen -lf /etc/ssh/ssh_host_"
             f"{_kind(key).lower()}_key.pub); then add this line to {file}\n"
             f"  {line}\n"
             "  or use --accept-new-host-keys to have it added",
@@ -104,7 +104,7 @@ def _append(file: Path, line: str) -> None:
             with open(file, "a", encoding="utf-8") as known:
                 known.write(("\n" if before and not before.endswith(b"\n") else "") + line + "\n")
         except OSError as error:
-            raise HostKeyError(f"{file}: the host key cannot be remembered: {error.strerror}") from error
+            raise HostKeyError(f"{file}: cannot save the host key: {error.strerror}") from error
 
 
 def _known(endpoint: Endpoint, marker: str = "") -> Iterator[PKey]:

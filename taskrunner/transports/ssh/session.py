@@ -127,7 +127,7 @@ class Session:
         self.close()
         self._fruitless += 1
         if self._fruitless > FRUITLESS:
-            raise TargetError(f"{self._why}, again and again", "the log of sshd there may tell more")
+            raise TargetError(f"{self._why}, repeatedly", "see the log of sshd on the node")
         while True:
             try:
                 return self._open()
@@ -138,8 +138,8 @@ class Session:
                 if left <= 0:
                     said = str(error).removeprefix(f"{self.endpoint}: ")
                     raise TargetError(
-                        f"{self.endpoint}: lost, and not back within {self._patience:g} s: {said}",
-                        "what was started there may go on; the same command attaches to it",
+                        f"{self.endpoint}: lost, and not reconnected within {self._patience:g} s: {said}",
+                        "what was started there may still be running; the same command attaches to it",
                     ) from error
                 log.info("ssh.retry", node=str(self.endpoint), error=str(error), pause=round(pause, 2))
             wake = time.monotonic() + min(pause * random.uniform(0.5, 1.5), left)
@@ -219,7 +219,7 @@ class Session:
         self._waiting.append((message, data))
         self._behind += len(data) + LEAST
         if self._behind > 4 * BEHIND:
-            raise self._odd("it sends without pause what nobody has asked for")
+            raise self._odd("it keeps sending data that was not requested")
         if self._behind > BEHIND and feed not in self._pausing.values():
             self._pausing[self.post("unfollow", feed=feed)] = feed
 
@@ -257,7 +257,7 @@ class Session:
                 if not isinstance(message, dict) or not all(
                     isinstance(message.get(name), (int, type(None))) for name in ("id", "piece", "feed")
                 ):
-                    raise self._odd("it is no message")
+                    raise self._odd("not a message")
                 yield message, data
         except ValueError as error:
             raise self._odd(error) from error
@@ -281,7 +281,7 @@ class Session:
         if not data:
             errors = channel.recv_stderr(BLOCK) if channel.recv_stderr_ready() else b""
             said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise self._lost(": ".join(["the node has ended it", *said]))
+            raise self._lost(": ".join(["closed by the node", *said]))
         return bytes(data)
 
     def _say(self, data: bytes) -> None:
@@ -295,7 +295,7 @@ class Session:
                 channel.settimeout(SILENT)
                 channel.sendall(data)
         except BROKEN as error:
-            raise self._lost(str(error) or "nothing is taken any more") from error
+            raise self._lost(str(error) or "it accepts no more data") from error
 
     def _lost(self, why: str) -> Lost:
         if self._channel is not None:

@@ -133,9 +133,9 @@ class InstanceClient:
 
     def too_large(self, size: int) -> NoReturn:
         raise TargetError(
-            f"{self.name}: {size / 1e6:.1f} MB are too much without a bucket (at most"
+            f"{self.name}: {size / 1e6:.1f} MB is too much without a bucket (at most"
             f" {PARTS_LIMIT / 1e6:.0f} MB, compressed)",
-            "--bucket NAME, or TASKRUNNER_BUCKET: an S3 bucket that this account may use",
+            "set --bucket NAME or TASKRUNNER_BUCKET to an S3 bucket that this account may use",
         )
 
     def request(self, do: str, **about: Any) -> Any:
@@ -169,7 +169,7 @@ class InstanceClient:
                 if again == 2:
                     raise TargetError(
                         f"{self.name}: {last['failed']['error']}",
-                        "does it reach S3 (a NAT gateway, or a gateway endpoint)? --bucket '' goes without",
+                        "check its route to S3 (NAT gateway or gateway endpoint), or use --bucket ''",
                     )
                 self.bucket.sign_anew()
                 ask = post()
@@ -183,7 +183,7 @@ class InstanceClient:
                 last, payload = messages[-1]
             return self._understood(ask, messages)
         raise TargetError(
-            f"{self.name}: the engine does not arrive there", "is the disk of its state folder sound?"
+            f"{self.name}: the engine does not arrive there", "check the disk of its state folder"
         )
 
     def _output(self, ask: Request) -> Generator[None, None, bytes]:
@@ -204,7 +204,7 @@ class InstanceClient:
                 self.dispatcher.cancel(ask)
                 raise NotRegistered(
                     f"{self.name}: the command was not delivered within {self.timeout:g} s",
-                    "`runner wait-ready` says what is missing; --connect-timeout gives it more time",
+                    "`runner wait-ready` shows what is missing; --connect-timeout allows more time",
                 )
         if ask.error is None:
             return ask.output
@@ -215,15 +215,15 @@ class InstanceClient:
         if "exit status 127" in ask.said:
             raise TargetError(
                 f"{self.name}: there is no {self.python} on the node ({ask.said.splitlines()[-1]})",
-                "install Python 3.8 or later there, or name it: `python` in the nodes file",
+                "install Python 3.8 or later there, or set `python` in the nodes file",
             )
         if ask.status in UNDELIVERED and not self.hello:
-            raise NotRegistered(str(ask.error), "`runner wait-ready` says what is missing")
+            raise NotRegistered(str(ask.error), "`runner wait-ready` shows what is missing")
         self._mute += ask.running
         if self._mute >= MUTE and not self.hello:
             raise TargetError(
                 f"{self.name}: {str(ask.error).removeprefix(f'{self.instance}: ')}",
-                f"does `{self.python} -c pass` work there for this user?",
+                f"check that `{self.python} -c pass` works there for this user",
             )
         raise Lost(str(ask.error))
 
@@ -239,7 +239,7 @@ class InstanceClient:
             output = yield from self._output(ask)
             message, piece = list(replies.messages(self.name, output, compressed=False))[-1]
             if not piece:
-                raise Lost(f"{self.name}: a part of its answer is gone: {message}")
+                raise Lost(f"{self.name}: part of its reply is missing: {message}")
             pieces.append(piece)
         return b"".join(pieces)
 

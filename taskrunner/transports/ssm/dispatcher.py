@@ -217,9 +217,7 @@ class Dispatcher:
                 ask.trouble = None
                 if ask in missing:
                     if passed_by:
-                        ask.end(
-                            error=NeverRanError("AWS did not come to it: too many of the others had failed")
-                        )
+                        ask.end(error=NeverRanError("AWS skipped it: too many of the others had failed"))
                     continue
                 self._judge(ask, found.get(ask.instance))
         except Exception as error:
@@ -283,7 +281,7 @@ class Dispatcher:
         ask.running = ask.running or status not in ("Pending", "Delayed", "Cancelling", "Cancelled")
         if status not in OVER and details not in OVER:
             if late > ask.timeout + ask.delivery:
-                ask.end(error=TargetError(f"{ask.instance}: no sign of command {ask.command} ({details})"))
+                ask.end(error=TargetError(f"{ask.instance}: no result of command {ask.command} ({details})"))
             return
         # The exit status says nothing: what counts stands in the output, or it did not come so far.
         output = command.answer(found["Output"])
@@ -296,7 +294,7 @@ class Dispatcher:
         lines = ask.said.splitlines()
         telling = [line for line in lines if not line.startswith("failed to run commands")] or lines
         last = f": {telling[-1]}" if telling else ""
-        ask.end(error=TargetError(f"{ask.instance}: the command ended as {details}{last}"))
+        ask.end(error=TargetError(f"{ask.instance}: the command ended with status {details}{last}"))
 
 
 def _passes(error: Exception, wrong: TargetError) -> bool:

@@ -76,12 +76,12 @@ class Follower:
                 continue
             told = answer.message["ok"]
             if told.get("never"):
-                raise NeverRanError(f"run {self.run} was cancelled before the node has heard of it")
+                raise NeverRanError(f"run {self.run} was cancelled before it reached the node")
             self._at = Cursor(*told["at"])
             if self.client.ungranted and not self._warned:
                 self._warned = True
-                said = f"{self.client.name} cannot put output into the bucket ({self.client.ungranted})"
-                yield self._event("warning", message=f"{said}; it comes through Run Command, slowly")
+                said = f"{self.client.name} cannot upload output to the bucket ({self.client.ungranted})"
+                yield self._event("warning", message=f"{said}; it comes through Run Command, which is slow")
             if told["over"]:
                 self.said = told["said"]
                 return
@@ -188,7 +188,7 @@ class Follower:
                 troubled = 0.0
                 if patience and time.monotonic() - began > patience:
                     self.client.dispatcher.cancel(ask)
-                    raise Lost(f"{self.client.name}: no answer from the agent there")
+                    raise Lost(f"{self.client.name}: no response from its agent")
                 continue
             troubled = troubled or time.monotonic()
             if time.monotonic() - troubled > pacing.TELL_AFTER_S:
@@ -205,16 +205,16 @@ class Follower:
             self._lost = now
             yield self._event("connection", state="lost", detail=str(error))
         if now - self._lost > self._patience:
-            hint = "what was started there may go on; the same command attaches to it"
+            hint = "what was started there may still be running; the same command attaches to it"
             raise TargetError(
-                f"{self.client.name}: lost, and not back within {self._patience:g} s: {error}",
+                f"{self.client.name}: lost, and not reconnected within {self._patience:g} s: {error}",
                 "\n".join(filter(None, (error.hint, hint))),
             ) from error
 
     def _back(self) -> Iterator[Chunk]:
         if self._lost:
             self._lost = 0.0
-            yield self._event("connection", state="back", detail=f"{self.client.name}: heard of again")
+            yield self._event("connection", state="back", detail=f"{self.client.name}: responds again")
 
     def _event(self, kind: str, **about: Any) -> Chunk:
         event = {"type": kind, "time": round(time.time() + self.client.skew, 3), **about}

@@ -8,8 +8,8 @@ from taskrunner.aws.session import Account, CredentialsError, code_of, explained
 
 ROLE = "attach an instance profile whose role has the policy AmazonSSMManagedInstanceCore"
 AGENT = (
-    "is amazon-ssm-agent running there (systemctl status amazon-ssm-agent), and are ssm and ssmmessages"
-    " reached (a NAT gateway, or VPC endpoints for both)?"
+    "check that amazon-ssm-agent runs there (systemctl status amazon-ssm-agent) and reaches ssm and"
+    " ssmmessages (through a NAT gateway, or VPC endpoints for both)"
 )
 
 
@@ -36,14 +36,14 @@ def registered(account: Account, instance: str) -> Stage:
         return _unregistered(account, instance)
     ping = found[0]["PingStatus"]
     if ping != "Online":
-        return Stage(False, f"registered, but not heard of now ({ping})", f"is it stopped? {AGENT}")
+        return Stage(False, f"registered, but not responding ({ping})", f"it may be stopped; {AGENT}")
     return Stage(True, f"registered, agent {found[0].get('AgentVersion', '')}")
 
 
 def _unregistered(account: Account, instance: str) -> Stage:
     """Why Systems Manager does not know an instance, as far as EC2 tells."""
     if instance.startswith("mi-"):
-        return Stage(False, f"not registered in {account.region}", "is the activation of another region?")
+        return Stage(False, f"not registered in {account.region}", "check the region of its activation")
     try:
         pages = account.client("ec2").describe_instances(InstanceIds=[instance])
         found: dict[str, Any] = pages["Reservations"][0]["Instances"][0]
@@ -51,7 +51,7 @@ def _unregistered(account: Account, instance: str) -> Stage:
         if code_of(error) in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
             return Stage(
                 False, f"there is no instance {instance} in {account.region}",
-                "is the id right, and the region (--region)?", True,
+                "check the id and the region (--region)", True,
             )  # fmt: skip
         wrong = explained(error)
         if isinstance(wrong, CredentialsError):
@@ -64,4 +64,4 @@ def _unregistered(account: Account, instance: str) -> Stage:
         return Stage(False, f"the instance is {state}", f"aws ec2 start-instances --instance-ids {instance}")
     if not found.get("IamInstanceProfile"):
         return Stage(False, f"{state}, but without a role: its agent cannot register", ROLE)
-    return Stage(False, f"{state}, but not registered with Systems Manager", f"{AGENT} The role: {ROLE}.")
+    return Stage(False, f"{state}, but not registered with Systems Manager", f"{AGENT}; for the role: {ROLE}")

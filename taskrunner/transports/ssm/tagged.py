@@ -49,8 +49,8 @@ def members(account: Account, text: str) -> list[Member]:
         raise explained(error) from error
     if not found:
         raise NotFoundError(
-            f"Systems Manager knows no instance with {text} in {account.region}",
-            "is the tag right, the region, the agent there up? `runner wait-ready` looks at one by its id",
+            f"no instance with {text} is registered with Systems Manager in {account.region}",
+            "check the tag, the region and the agent; `runner wait-ready` checks one instance by its id",
         )
     return sorted(found)
 

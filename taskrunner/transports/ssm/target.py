@@ -34,6 +34,6 @@ def parse(target: str) -> Target:
         raise UsageError(f"{target!r} is not a target", EXPECTED)
     if not INSTANCE.fullmatch(instance):
         raise UsageError(
-            f"{instance!r} is not the id of an instance", "they look like i-0123456789abcdef0 (or mi-...)"
+            f"{instance!r} is not an instance id", "expected an id like i-0123456789abcdef0 (or mi-...)"
         )
     return Target(instance, unquote(user), **query)

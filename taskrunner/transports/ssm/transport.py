@@ -65,7 +65,7 @@ class SsmTransport(RemoteTransport):
         if self.mode not in STREAMS:
             raise UsageError(f"--stream {self.mode}: expected one of {', '.join(STREAMS)}")
         if self.mode == "s3" and not named:
-            raise UsageError("--stream s3 needs a bucket", "--bucket NAME, or TASKRUNNER_BUCKET")
+            raise UsageError("--stream s3 needs a bucket", "set --bucket NAME or TASKRUNNER_BUCKET")
         self.bucket = Bucket(self._dispatcher.account, named) if named else None
         self.client = InstanceClient(
             about.instance, about.user, python, state, self._dispatcher, self.bucket, connect_timeout
@@ -131,8 +131,8 @@ class SsmTransport(RemoteTransport):
         secrets = [name for name in plan["secrets"] if not any(url in values[name] for url in named)]
         if secrets and self.bucket is None:
             raise UsageError(
-                f"{', '.join(secrets)}: no secret goes into a command, which AWS keeps for 30 days",
-                "--bucket NAME carries it encrypted; or name it: ssm-parameter:///PATH, secretsmanager://NAME",
+                f"{', '.join(secrets)}: secrets cannot go into a command, which AWS keeps for 30 days",
+                "use --bucket NAME (encrypted), or refer to it: ssm-parameter:///PATH, secretsmanager://NAME",
             )
         plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
         with_plan = self._with_plan(plan, bool(secrets))

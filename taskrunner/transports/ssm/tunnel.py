@@ -75,7 +75,7 @@ def session(account: Account, instance: str, document: str = "", **parameters: l
         if code_of(error) == "TargetNotConnected":
             raise TargetError(
                 f"{instance}: no session: its agent is not connected",
-                "`runner wait-ready` says what is missing",
+                "`runner wait-ready` shows what is missing",
             ) from error
         raise explained(error, instance) from error
     found.pop("ResponseMetadata", None)
