@@ -19,6 +19,7 @@ from taskrunner._version import __version__
 
 if TYPE_CHECKING:
     from taskrunner.api import LoadedFile, Options, compile, load, run, start, validate
+    from taskrunner.engine.plan import Plan
     from taskrunner.errors import (
         EngineDiedError,
         HostKeyError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "taskrunner.api": "LoadedFile Options compile load run start validate",
+    "taskrunner.engine.plan": "Plan",
     "taskrunner.errors": "EngineDiedError HostKeyError LockHeldError NeverRanError NotFoundError Problem"
     " StateError TargetError TaskFileError TaskrunnerError UsageError",
     "taskrunner.events": "Event NodeEvent Status StepFinished",
@@ -75,7 +77,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "EngineDiedError", "Event", "File", "Fleet", "HostKeyError", "LoadedFile", "LocalTransport",
     "LockHeldError", "LogPattern", "Metadata", "NeverRanError", "Node", "NodeEvent", "NodeTransport",
-    "Nodes", "NotFoundError", "Options", "Probe", "Problem", "Result", "Retries", "Run", "RunInfo",
+    "Nodes", "NotFoundError", "Options", "Plan", "Probe", "Problem", "Result", "Retries", "Run", "RunInfo",
     "Service", "SshTransport", "SsmTransport", "StateError", "Status", "StepFinished", "TargetError",
     "Task", "TaskFile", "TaskFileError", "TaskrunnerError", "Transport", "UsageError", "Variable",
     "__version__", "attach", "compile", "connect", "load", "load_nodes", "past_runs", "run", "run_on",

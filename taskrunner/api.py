@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from taskrunner import history, log, packs, runs
+from taskrunner.engine.plan import Plan
 from taskrunner.errors import Problem, TaskFileError, UsageError, closest
 from taskrunner.model import checks
-from taskrunner.model.compile import Plan, Selection, compile_plan
+from taskrunner.model.compile import Selection, compile_plan
 from taskrunner.model.document import Document
 from taskrunner.model.project import Project
 from taskrunner.model.variables import declared, environment_of_nodes, text_of

@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from taskrunner.engine.node.frames import PIECE
+from taskrunner.engine.plan import Plan
 from taskrunner.engine.store import follow, paths
 from taskrunner.engine.store.events import parse_event
 from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, StateError, closest
-from taskrunner.model.compile import Plan
 from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
 
@@ -22,6 +22,9 @@ LONGEST = 256 << 10
 """Bytes of an event that is not of the run as a whole."""
 SKEW = 2.0
 """Seconds by which a node's clock may be off before its events are put right."""
+
+NO_PLAN = cast("Plan", {"steps": []})
+"""Stands for a plan that the target does not have any more."""
 
 
 class Result(NamedTuple):
@@ -46,9 +49,9 @@ class Run:
         self.attached = attached
         self.collects = True
         """Whether following it brings here what its steps are to bring back."""
-        self.plan: dict[str, Any] | None = None
+        self.plan: Plan | None = None
         """Its plan as it was made here; None for a run that was found on the target."""
-        self._told: dict[str, Any] | None = None
+        self._told: Plan | None = None
         self._indices: dict[str, int] | None = None
         self._ended: set[str] = set()
 
@@ -140,8 +143,8 @@ class Run:
         if not run or (event["type"] == "step.finished" and event["status"] != "ok"):
             return
         plan = self._known_plan()
-        step: dict[str, Any] = next((step for step in plan["steps"] if step["id"] == event["step"]), {})
-        if not step.get("outputs"):
+        step = next((step for step in plan["steps"] if step["id"] == event["step"]), None)
+        if step is None or not step.get("outputs"):
             return
         mine = run == self.id and not self.attached
         source = plan if mine else self.transport.plan(run)
@@ -162,10 +165,10 @@ class Run:
             "message": f"{event['step']}: {message}",
         }  # fmt: skip
 
-    def _known_plan(self) -> dict[str, Any]:
+    def _known_plan(self) -> Plan:
         if self.plan is None and self._told is None:
-            self._told = self.transport.plan(self.id) or {"steps": []}
-        return self.plan or self._told or {"steps": []}
+            self._told = self.transport.plan(self.id) or NO_PLAN
+        return self.plan or self._told or NO_PLAN
 
     def result(self, on_event: Callable[[Event], object] | None = None) -> Result:
         """Wait for the end. Raises EngineDiedError, StateError, TargetError."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from taskrunner import api
+from taskrunner.engine.plan import Plan
 from taskrunner.errors import Problem, TaskFileError, in_order
 from taskrunner.fleet.nodes import Node, Nodes
 from taskrunner.fleet.parallel import Fleet, Work
-from taskrunner.model.compile import Plan
 from taskrunner.runs import Run
 from taskrunner.transports import ReachOptions, Transport
 

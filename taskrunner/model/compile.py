@@ -12,9 +12,10 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from taskrunner.engine import VERSION
+from taskrunner.engine.plan import Plan, Skip, Step
 from taskrunner.engine.run import aws_secrets
 from taskrunner.engine.store.paths import slug
 from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
@@ -22,8 +23,6 @@ from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
 from taskrunner.model.project import Project, project_of
 from taskrunner.model.variables import Variables, render_tasks, resolve, text_of
-
-Plan = dict[str, Any]
 
 READY_TIMEOUT = 300.0
 SHORTEST_SECRET = 4
@@ -96,7 +95,7 @@ def compile_plan(
     known = [task["id"] for task in tasks]
     skips = _selected(known, selection)
     folder = path.resolve().parent if path else Path.cwd()
-    steps = []
+    steps: list[Step] = []
     for index, (task, own) in enumerate(zip(tasks, commands, strict=True)):
         step = _step(document, index, task, own, variables, folder)
         skip = skips.get(task["id"]) or _when(task, variables.values)
@@ -108,14 +107,16 @@ def compile_plan(
     known_as = identity
     if path and elsewhere:
         known_as = f"{project.name}:{os.path.relpath(identity, project.folder)}:{title(document)}"
-    plan: Plan = {
+    forgotten = None if reset else _forgotten(known, selection)
+    folder_there = str(cwd or ("~" if elsewhere else Path.cwd()))
+    return {
         "format": VERSION,
         "name": title(document),
         "file": document.name,
         "path": identity,
         "key": slug(Path(identity).stem) + "-" + _digest(known_as)[:12],
         "project": _digest(project.name)[:8],
-        "cwd": str(cwd or ("~" if elsewhere else Path.cwd())),
+        "cwd": folder_there,
         "variables": variables.values,
         "secrets": sorted(name for name in variables.secrets if variables.values[name]),
         "references": sorted(
@@ -129,14 +130,11 @@ def compile_plan(
             if 0 < len(variables.values[name]) < SHORTEST_SECRET
         ]
         + [str(problem._replace(rule="")) for problem in checks.kept(document, variables.declared)],
-        "forget": None if reset else _forgotten(known, selection),
+        "forget": forgotten,
         "check": check,
         "steps": steps,
+        "fingerprint": _digest([variables.values, steps, forgotten, check, folder_there, project.name]),
     }
-    plan["fingerprint"] = _digest(
-        [plan["variables"], plan["steps"], plan["forget"], check, plan["cwd"], project.name]
-    )
-    return plan
 
 
 def _step(
@@ -146,7 +144,7 @@ def _step(
     groups: Sequence[shell.Group],
     variables: Variables,
     folder: Path,
-) -> dict[str, Any]:
+) -> Step:
     step: dict[str, Any] = {
         "id": task["id"],
         "name": task.get("name") or task["id"],
@@ -179,7 +177,7 @@ def _step(
     if "service" in task:
         step["service"] = _service(task, step, variables)
     step["key"] = _key(step, task.get("files"), variables)
-    return step
+    return cast("Step", step)
 
 
 def _command(document: Document, task: int, group: shell.Group) -> dict[str, Any]:
@@ -229,7 +227,7 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str, str]]:
+def _selected(known: Sequence[str], selection: Selection) -> dict[str, Skip]:
     """The steps that are passed over, and why. Raises NotFoundError for an unknown id, UsageError."""
     for name in (selection.start, selection.until, *selection.only):
         if name is not None and name not in known:
@@ -244,7 +242,7 @@ def _selected(known: Sequence[str], selection: Selection) -> dict[str, dict[str,
     last = known.index(selection.until) if selection.until else len(known) - 1
     if selection.start and last < first:
         raise UsageError(f"--until {selection.until} comes before --from {selection.start}")
-    skips = {}
+    skips: dict[str, Skip] = {}
     for index, name in enumerate(known):
         if selection.only and name not in selection.only:
             skips[name] = {"reason": "only", "detail": "--only " + " ".join(selection.only)}
@@ -265,7 +263,7 @@ def _forgotten(known: Sequence[str], selection: Selection) -> list[str]:
     return list(known[known.index(selection.start) : last + 1])
 
 
-def _when(task: dict[str, Any], values: Mapping[str, str]) -> dict[str, str] | None:
+def _when(task: dict[str, Any], values: Mapping[str, str]) -> Skip | None:
     for name, wanted in (task.get("when") or {}).items():
         if name.startswith("_"):
             continue

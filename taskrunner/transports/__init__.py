@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from taskrunner.engine.plan import Plan
     from taskrunner.engine.store.follow import ALL, LAST, NONE, Chunk, Cursor
     from taskrunner.transports.local import LocalTransport
     from taskrunner.transports.remote import RemoteTransport
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL", "LAST", "NONE", "Chunk", "ConnectOptions", "Cursor", "LocalTransport", "NeverRanError",
-    "NodeTransport", "RemoteTransport", "SshTransport", "SsmTransport", "StateError", "TargetError",
+    "NodeTransport", "Plan", "RemoteTransport", "SshTransport", "SsmTransport", "StateError", "TargetError",
     "Transport", "connect",
 ]  # fmt: skip
 
 _HOMES = {
+    "taskrunner.engine.plan": "Plan",
     "taskrunner.engine.store.follow": "ALL LAST NONE Chunk Cursor",
     "taskrunner.transports.local": "LocalTransport",
     "taskrunner.transports.remote": "RemoteTransport",
@@ -71,13 +73,13 @@ class Transport(Protocol):
     def close(self) -> None:
         """Leave the target. Runs go on."""
 
-    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+    def start(self, run: str, plan: Plan) -> Plan:
         """Put the plan into a new run directory, start the engine on it, detached, and join it.
 
         Returns the plan as it is there: its `cwd` may begin with `~`, the home there.
         """
 
-    def plan(self, run: str) -> dict[str, Any] | None:
+    def plan(self, run: str) -> Plan | None:
         """The plan of a run; None when there is none."""
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
@@ -123,7 +125,7 @@ class Transport(Protocol):
     def discard(self, run: str) -> None:
         """Remove the directory of a run that is not live."""
 
-    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+    def collect(self, plan: Plan, index: int, source: Plan) -> None:
         """Bring here what a step of a plan was to bring back; the run of the plan `source` has done it."""
 
 

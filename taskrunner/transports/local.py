@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from taskrunner.engine.plan import Plan
 from taskrunner.engine.run import launch, plan_file, processes, retention
 from taskrunner.engine.store import fileio, paths, runs
 from taskrunner.engine.store.follow import NONE, Chunk, RunReader
@@ -40,7 +41,7 @@ class LocalTransport:
         self._pids: dict[str, int] = {}
         self._joined: dict[str, int] = {}
 
-    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+    def start(self, run: str, plan: Plan) -> Plan:
         plan = {**plan, "cwd": os.path.expanduser(plan["cwd"])}
         try:
             directory = runs.create(self.root, run, plan)
@@ -88,7 +89,7 @@ class LocalTransport:
             self.leave(run)
         self._reap()
 
-    def plan(self, run: str) -> dict[str, Any] | None:
+    def plan(self, run: str) -> Plan | None:
         return plan_file.load_plan(paths.run_dir(self.root, run))
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
@@ -185,7 +186,7 @@ class LocalTransport:
         self.leave(run)
         runs.discard(self.root, run)
 
-    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+    def collect(self, plan: Plan, index: int, source: Plan) -> None:
         """The engine has put the outputs where they are wanted already."""
 
     def _state_error(self, error: OSError) -> StateError:

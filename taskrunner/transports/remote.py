@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from taskrunner.engine.plan import Plan
 from taskrunner.transports import file_copy, replies, staging
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class RemoteTransport(ABC):
         """How the node's own start went: see engine/node/requests.py."""
         return str(self._ask("ready"))
 
-    def plan(self, run: str) -> dict[str, Any] | None:
+    def plan(self, run: str) -> Plan | None:
         return replies.plan(self.name, self._ask("plan", run=run))
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
@@ -98,5 +99,5 @@ class RemoteTransport(ABC):
             lambda: file_copy.get(self._conversation(), source, target, name, data_only=data_only)
         )
 
-    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+    def collect(self, plan: Plan, index: int, source: Plan) -> None:
         staging.collect(plan, index, source, self._get)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from taskrunner.engine.node.frames import Unpacker, inflated
+from taskrunner.engine.plan import Plan
 from taskrunner.engine.store.bounded_json import TooLarge
 from taskrunner.engine.store.events import fits
 from taskrunner.engine.store.follow import Chunk, Cursor
@@ -141,7 +142,7 @@ def info(name: str, found: object) -> dict[str, Any] | None:
     return about
 
 
-def plan(name: str, found: object) -> dict[str, Any] | None:
+def plan(name: str, found: object) -> Plan | None:
     """What a node tells of a plan (see engine/node/requests.py). Raises TargetError."""
     if found is None:
         return None
@@ -155,7 +156,9 @@ def plan(name: str, found: object) -> dict[str, Any] | None:
             raise strange(name, "steps out of order")
         step["outputs"] = [known(name, output, OUTPUT) for output in step["outputs"]]
         steps.append(step)
-    return {**about, "given": texts(name, given or []), "steps": steps}
+    whole: Any = {**about, "given": texts(name, given or []), "steps": steps}
+    told: Plan = whole  # as much of it as a node tells
+    return told
 
 
 def listing(name: str, found: object) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from taskrunner.engine.plan import FilePair, Plan, Step
 from taskrunner.engine.store import file_sync
 from taskrunner.errors import StateError, UsageError
 
@@ -21,14 +22,14 @@ Files = list[tuple[Path, dict[str, Any]]]
 """Files here, each with what the other side is told of it: name there, size, mode, digest."""
 
 
-def stage(plan: dict[str, Any], folder: str, place: Callable[[Files], str]) -> dict[str, Any]:
+def stage(plan: Plan, folder: str, place: Callable[[Files], str]) -> Plan:
     """The plan as a node needs it. `folder` is that of the run there; `place` brings files to the
     node and says where they are. Raises UsageError for a file that is not here.
     """
     sent: dict[str, tuple[Path, dict[str, Any]]] = {}
-    steps = []
-    for step in plan["steps"]:
-        step = dict(step)
+    steps: list[Step] = []
+    for planned in plan["steps"]:
+        step = planned.copy()
         if step.get("files") and not step.get("skip"):
             step["files"] = [pair for wanted in step["files"] for pair in _pairs(step["id"], wanted, sent)]
         if step.get("outputs"):
@@ -46,9 +47,7 @@ def stage(plan: dict[str, Any], folder: str, place: Callable[[Files], str]) -> d
     return {**plan, "steps": steps, "origin": os.getcwd()}
 
 
-def _pairs(
-    step: str, wanted: dict[str, str], sent: dict[str, tuple[Path, dict[str, Any]]]
-) -> Iterator[dict[str, str]]:
+def _pairs(step: str, wanted: FilePair, sent: dict[str, tuple[Path, dict[str, Any]]]) -> Iterator[FilePair]:
     source = Path(wanted["from"])
     try:
         for path, file in described(source):
@@ -72,9 +71,7 @@ def described(source: Path) -> Files:
         raise UsageError(f"{error.filename or source}: {error.strerror}") from error
 
 
-def collect(
-    plan: dict[str, Any], index: int, source: dict[str, Any], get: Callable[[str, str, str, bool], object]
-) -> None:
+def collect(plan: Plan, index: int, source: Plan, get: Callable[[str, str, str, bool], object]) -> None:
     """Bring the outputs of a step that has ended to where they are wanted here.
 
     They are those of the same step in `source`, the plan of the run that has done it. Relative places
@@ -85,8 +82,8 @@ def collect(
     """
     origin, node = plan.get("origin"), plan.get("node", "")
     step = plan["steps"][index]
-    done: dict[str, Any] = next((other for other in source["steps"] if other["id"] == step["id"]), {})
-    for pair, there in zip(step.get("outputs") or (), done.get("outputs") or (), strict=False):
+    done = next((other.get("outputs", []) for other in source["steps"] if other["id"] == step["id"]), [])
+    for pair, there in zip(step.get("outputs", []), done, strict=False):
         name = os.path.basename(pair["from"].rstrip("/"))
         if origin is None and not (_below(pair["bring"]) and _below(name)):
             raise StateError(

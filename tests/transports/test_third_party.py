@@ -26,6 +26,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: folders\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[taskrunner.transports]\nfolder = folders:connect\n")
     (package / "folders.py").write_text(Path(third_party.__file__).read_text())
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the steps of a run elsewhere begin
     monkeypatch.syspath_prepend(str(package))
     monkeypatch.setenv("PYTHONPATH", str(package), prepend=os.pathsep)
     return f"folder://{tmp_path}/elsewhere"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from taskrunner.transports import ALL, Chunk, LocalTransport, TargetError, Transport
+from taskrunner.transports import ALL, Chunk, LocalTransport, Plan, TargetError, Transport
 
 
 class FolderTransport:
@@ -33,10 +33,10 @@ class FolderTransport:
     def close(self) -> None:
         self._local.close()
 
-    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+    def start(self, run: str, plan: Plan) -> Plan:
         return self._local.start(run, plan)
 
-    def plan(self, run: str) -> dict[str, Any] | None:
+    def plan(self, run: str) -> Plan | None:
         return self._local.plan(run)
 
     def read(self, run: str, name: str, offset: int, limit: int = -1) -> bytes:
@@ -76,7 +76,7 @@ class FolderTransport:
     def discard(self, run: str) -> None:
         self._local.discard(run)
 
-    def collect(self, plan: dict[str, Any], index: int, source: dict[str, Any]) -> None:
+    def collect(self, plan: Plan, index: int, source: Plan) -> None:
         self._local.collect(plan, index, source)
 
 

@@ -20,6 +20,7 @@ from taskrunner.model.variables import declared, inherits, text_of
 from taskrunner.transports import Transport
 
 if TYPE_CHECKING:
+    from taskrunner.engine.plan import Plan
     from taskrunner.events import StepPlanned
 
 
@@ -80,7 +81,7 @@ def _origin(name: str, entry: dict[str, Any]) -> str:
     return f"from the environment (${name} is {'set' if os.environ.get(name) else 'not set'}), else {says}"
 
 
-def dry_run(plan: dict[str, Any], transport: Transport, args: Namespace) -> int:
+def dry_run(plan: Plan, transport: Transport, args: Namespace) -> int:
     """Show every step, expanded and masked, and whether it would run; guards are evaluated."""
     masked = protect([plan]).value(plan)
     run = runs.Run(runs.new_id(), transport)

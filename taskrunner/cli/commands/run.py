@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from taskrunner import runs
     from taskrunner.api import Options
     from taskrunner.cli.output.run_plain import Renderer
+    from taskrunner.engine.plan import Plan
     from taskrunner.events import Event
 
 CANCELLED = 130
@@ -83,7 +84,7 @@ def attach(args: Namespace) -> int:
     from taskrunner.cli.targets import again, transport_of
 
     found = runs.attach(args.run, transport_of(args))
-    plan = found.transport.plan(found.id) or {}
+    plan = found.transport.plan(found.id) or runs.NO_PLAN
     args.file = plan.get("file", "")
     show = renderer(args, plan, lambda step: resume(args, plan, step))
     with Signals() as signals:
@@ -183,7 +184,7 @@ def variables(given: list[str]) -> dict[str, str]:
     return found
 
 
-def given(args: Namespace, plan: dict[str, Any]) -> list[str]:
+def given(args: Namespace, plan: Plan) -> list[str]:
     """The options that a run was started with and that count when it goes on; no secret is in them."""
     words: list[str] = []
     for item in args.env:
@@ -196,11 +197,11 @@ def given(args: Namespace, plan: dict[str, Any]) -> list[str]:
     return words
 
 
-def resume(args: Namespace, plan: dict[str, Any], step: str) -> str:
+def resume(args: Namespace, plan: Plan, step: str) -> str:
     """The command that goes on at a step, as it can be typed."""
     from taskrunner.cli.targets import again
 
-    words = [args.file, *plan.get("given", ())]
+    words = [args.file, *plan.get("given", [])]
     ids = [known["id"] for known in plan["steps"]]
     left_out = {known["id"] for known in plan["steps"] if known.get("skip", {}).get("reason") == "only"}
     if left_out:

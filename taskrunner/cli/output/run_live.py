@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Group, RenderableType
 from rich.live import Live as Region
@@ -16,6 +16,7 @@ from taskrunner.cli.output.console import HarmlessConsole, printable
 from taskrunner.cli.output.format import Resume, detail, duration, failure, skipped, summary
 
 if TYPE_CHECKING:
+    from taskrunner.engine.plan import Plan
     from taskrunner.events import Event
 
 TAIL_LINES = 4
@@ -28,7 +29,7 @@ class Live:
 
     wants_output: bool | Literal["last"] = "last"
 
-    def __init__(self, plan: dict[str, Any], resume: Resume) -> None:
+    def __init__(self, plan: Plan, resume: Resume) -> None:
         self._console = HarmlessConsole()
         self._names = {step["id"]: step["name"] for step in plan.get("steps", ())}
         self._count = len(self._names)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from taskrunner.cli.output.format import (
     Resume,
@@ -22,6 +22,7 @@ from taskrunner.cli.output.format import (
 from taskrunner.cli.output.streams import write_output
 
 if TYPE_CHECKING:
+    from taskrunner.engine.plan import Plan
     from taskrunner.events import Event, StepFinished
 
 
@@ -36,7 +37,7 @@ class Renderer(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def renderer(args: Namespace, plan: dict[str, Any], resume: Resume) -> Renderer:
+def renderer(args: Namespace, plan: Plan, resume: Resume) -> Renderer:
     """The renderer that the arguments and the terminal ask for."""
     if args.json:
         return JsonLines(args.verbose)
@@ -71,7 +72,7 @@ class JsonLines:
 class Plain:
     """Timestamped lines for logs and CI: [RUN] [SKIP] [OK] [FAIL] [DONE]."""
 
-    def __init__(self, plan: dict[str, Any], resume: Resume, output: bool = False) -> None:
+    def __init__(self, plan: Plan, resume: Resume, output: bool = False) -> None:
         self.wants_output: bool | Literal["last"] = output
         self._names = {step["id"]: step["name"] for step in plan.get("steps", ())}
         self._guarded = {step["id"] for step in plan.get("steps", ()) if step.get("guard") is not None}

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def harmless(text: str) -> str:
     return text if text.isascii() and text.isprintable() else ESCAPES.sub("", text)
 
 
-def protect(plans: Iterable[dict[str, Any]]) -> Masker:
+def protect(plans: Iterable[Mapping[str, Any]]) -> Masker:
     """Hide the secrets of these plans in all that is printed from now on."""
     from taskrunner.engine.run.masking import Masker, secrets_of
 

@@ -30,6 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import IO, Any, Callable
 
+    from ..plan import Plan
+
     Launch = Callable[[str, list[str], dict[str, str]], bool] | None
 
 LOOK = 0.05
@@ -79,7 +81,7 @@ class OneShotHandler(RequestHandler):
     def do_start(
         self,
         run: str,
-        plan: dict[str, Any] | None = None,
+        plan: Plan | None = None,
         url: str = "",
         digest: str = "",
         parts: int = 0,
@@ -124,7 +126,7 @@ class OneShotHandler(RequestHandler):
         else:
             bootstrap.gather(self._parts(digest), parts, file, 0)
 
-    def _begin(self, run: str, plan: dict[str, Any]) -> None:
+    def _begin(self, run: str, plan: Plan) -> None:
         paths.claim(self.root, run)
         directory = self.prepare(run, self._of_this_machine(plan))
         try:
@@ -256,7 +258,7 @@ class OneShotHandler(RequestHandler):
         text = re.sub(STATE + r"/runs/([0-9-]+)", lambda found: paths.run_dir(self.root, found[1]), text)
         return text.replace(STATE, self.root)
 
-    def _of_this_machine(self, plan: dict[str, Any]) -> dict[str, Any]:
+    def _of_this_machine(self, plan: Plan) -> Plan:
         """The plan with the names of this machine where it stands for them: one may be for many."""
         instance = os.environ.get("TASKRUNNER_INSTANCE_ID", "")
 
@@ -269,5 +271,5 @@ class OneShotHandler(RequestHandler):
                 return {name: here(item) for name, item in value.items()}
             return value
 
-        found: dict[str, Any] = here(plan)
+        found: Plan = here(plan)
         return found

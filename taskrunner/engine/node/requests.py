@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..plan import Plan
+
 
 ABOUT = ("file", "fingerprint", "secrets", "given")
 
@@ -115,7 +117,7 @@ class RequestHandler:
         """A path as a controller says it: `~` is the home here, and where relative ones begin."""
         return os.path.join(os.path.expanduser("~"), os.path.expanduser(path))
 
-    def prepare(self, run: str, plan: dict[str, Any]) -> str:
+    def prepare(self, run: str, plan: Plan) -> str:
         """The directory of a run that is to be started, however often that is asked for."""
         directory = paths.run_dir(self.root, run)
         if not os.path.exists(os.path.join(directory, paths.EVENTS)):

@@ -31,6 +31,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..plan import Plan
+
 TICK = 5.0
 DEAF = 30.0
 LOOK = 0.05
@@ -109,7 +111,7 @@ class Server(RequestHandler):
         answer, data = self.answer(message, *([payload] if payload else []))
         _write(pack({"id": self.asked, **answer}, data))
 
-    def do_start(self, run: str, plan: dict[str, Any]) -> None:
+    def do_start(self, run: str, plan: Plan) -> None:
         """Start a run, once however often it is asked for, and join it."""
         directory = self.prepare(run, plan)
         self.do_join(run)

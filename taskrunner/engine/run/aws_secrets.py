@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NamedTuple
 
+    from ..plan import Plan
+
     class Credentials(NamedTuple):
         """Who signs."""
 
@@ -38,7 +40,7 @@ class Unresolved(Exception):
     """A secret that is not to be had."""
 
 
-def resolve(plan: dict[str, Any]) -> dict[str, Any]:
+def resolve(plan: Plan) -> Plan:
     """The plan with the secrets that it names. Raises Unresolved."""
     urls = sorted({plan["variables"][name] for name in plan.get("references", ())}, key=len, reverse=True)
     if not urls:
@@ -46,7 +48,7 @@ def resolve(plan: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(plan)
     for url in urls:
         text = text.replace(json.dumps(url)[1:-1], json.dumps(_value(url))[1:-1])
-    found: dict[str, Any] = json.loads(text)
+    found: Plan = json.loads(text)
     return found
 
 

@@ -15,8 +15,9 @@ from .signals import Control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, TypeVar
+    from typing import Callable, TypeVar
 
+    from ..plan import Plan, Service, Step
     from .step_process import Shell
 
     T = TypeVar("T")
@@ -45,9 +46,7 @@ class Cancelled(Exception):
 class Context:
     """One run: its directory, plan, event log, journal, masker and the engine's signals."""
 
-    def __init__(
-        self, directory: str, plan: dict[str, Any], events: EventLog, masker: Masker, control: Control
-    ):
+    def __init__(self, directory: str, plan: Plan, events: EventLog, masker: Masker, control: Control):
         self.directory = directory
         self.root = paths.root_of(directory)
         self.plan = plan
@@ -156,11 +155,11 @@ class Context:
         own = {**self.plan["variables"], **own, "TASKRUNNER_RUN": self.run, "TASKRUNNER_LIB": LIB}
         return {**own, processes.TAG: tag}
 
-    def folder(self, step: dict[str, Any], part: dict[str, Any] | None = None) -> str:
+    def folder(self, step: Step, part: Service | None = None) -> str:
         """The working directory of a step, or of a part of it: `~` is the home here, a relative one
         starts at the folder that the run was started in.
         """
-        cwd = (part or {}).get("cwd") or step.get("cwd") or ""
+        cwd = (part.get("cwd") if part else "") or step.get("cwd") or ""
         return os.path.join(self.plan["cwd"], os.path.expanduser(cwd))
 
     def spawn(

@@ -14,17 +14,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..plan import Plan
+
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What reading a file can raise that something else has written, or half of it."""
 
 
-def load_plan(directory: str) -> dict[str, Any] | None:
+def load_plan(directory: str) -> Plan | None:
     """The plan of a run directory; None when it is not there or not whole."""
     try:
-        plan = json.loads(fileio.read_bytes(os.path.join(directory, paths.PLAN)))
+        plan: Any = json.loads(fileio.read_bytes(os.path.join(directory, paths.PLAN)))
     except (ValueError, RecursionError):
         return None
-    return plan if isinstance(plan, dict) else None
+    found: Plan | None = plan if isinstance(plan, dict) else None  # type: ignore[assignment]
+    return found
 
 
 def scrub(directory: str) -> None:

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..plan import Step
     from .context import Context
 
 NOTED_WITHIN = 10.0
@@ -112,11 +113,11 @@ def settle(ctx: Context, left: Left) -> bool:
         if left.done():
             return not step.get("always") and _take_over(ctx, left, step)
     # Cut in its middle, or failed, or another step now: what it left of itself goes before anything is run.
-    end(ctx, step or {"id": left.id or ""}, left.tag, left.root)
+    end(ctx, left.id or "", left.tag, left.root)
     return False
 
 
-def _take_over(ctx: Context, left: Left, step: dict[str, Any]) -> bool:
+def _take_over(ctx: Context, left: Left, step: Step) -> bool:
     if ctx.journal.find(step["id"], left.key) is not None:
         return False  # all of it is done, and what has been done since comes after it
     ctx.forget_after(step["index"])
@@ -129,7 +130,7 @@ def _take_over(ctx: Context, left: Left, step: dict[str, Any]) -> bool:
     return False
 
 
-def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:
+def _follow(ctx: Context, left: Left, step: Step) -> None:
     ctx.events.emit("step.started", step=step["id"], index=step["index"], attempt=1, adopted=left.run)
     # The same file under the new run's name: what is still to come appears in both.
     with contextlib.suppress(OSError):
@@ -143,7 +144,7 @@ def _follow(ctx: Context, left: Left, step: dict[str, Any]) -> None:
     while left.alive:
         late = deadline is not None and time.monotonic() >= deadline
         if ctx.control.cancelled or late:
-            end(ctx, step, left.tag, left.root)
+            end(ctx, step["id"], left.tag, left.root)
             if not left.done():
                 judge(step, left.marks(), -15, "timeout" if late else "cancelled")
         ctx.control.pause(pause)

@@ -19,8 +19,7 @@ from .signals import Control
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from ..plan import Step
     from .reaper import Watched
 
 OK, FAILED, CANCELLED = "ok", "failed", "cancelled"
@@ -154,7 +153,7 @@ class PlanRun:
             self.ctx.events.emit("step.planned", step=step["id"], index=step["index"], **skip)
         return self._conclude()
 
-    def _only_asks(self, step: dict[str, Any]) -> bool:
+    def _only_asks(self, step: Step) -> bool:
         """Whether a step changes nothing, or only its turn can tell."""
         return not step["commands"] and not step.get("files")
 
@@ -194,7 +193,7 @@ class PlanRun:
         ctx.events.reserve.spend()
         return EXIT[self.status]
 
-    def _step(self, step: dict[str, Any]) -> None:
+    def _step(self, step: Step) -> None:
         ctx, events = self.ctx, self.ctx.events
         about = {"step": step["id"], "index": step["index"]}
         if ctx.control.cancelled:
@@ -243,7 +242,7 @@ class PlanRun:
                 self._done(step, bool(remembered), began)
         ctx.forget_finished()
 
-    def _done(self, step: dict[str, Any], remembered: bool, began: float) -> None:
+    def _done(self, step: Step, remembered: bool, began: float) -> None:
         ctx = self.ctx
         if step["commands"] and step.get("guard") is None and not step.get("always") and not remembered:
             # On disk before the next step starts, and before anybody is told.
@@ -262,7 +261,7 @@ class PlanRun:
         if step.get("guard") is not None and step["guard"].strip() not in NEVER and not step.get("always"):
             self._ask_again(step)
 
-    def _ask_again(self, step: dict[str, Any]) -> None:
+    def _ask_again(self, step: Step) -> None:
         """Warn when the guard of a step that has just been done does not hold: it will never be skipped."""
         with contextlib.suppress(StepError, Cancelled):
             if not step_commands.guard_holds(self.ctx, step):
@@ -271,14 +270,14 @@ class PlanRun:
                 )
                 self.ctx.events.emit("warning", step=step["id"], message=message % step["id"])
 
-    def _remembered(self, step: dict[str, Any]) -> str:
+    def _remembered(self, step: Step) -> str:
         """The run that has done the step's commands, as the journal knows it; "" when none has."""
         if step.get("guard") is not None or step.get("always") or not step["commands"]:
             return ""
         entry = self.ctx.journal.find(step["id"], step_commands.key_of(self.ctx, step))
         return str(entry["run"]) if entry else ""
 
-    def _failed(self, step: dict[str, Any], error: StepError, began: float) -> None:
+    def _failed(self, step: Step, error: StepError, began: float) -> None:
         self.failures.append(step["id"])
         command = step["commands"][error.command] if error.command is not None else None
         log = paths.log_path(self.ctx.directory, step["index"], step["id"])
@@ -300,7 +299,7 @@ class PlanRun:
         if self.status == OK and step.get("on_failure") != "continue":
             self.status = FAILED
 
-    def _cancelled(self, step: dict[str, Any], began: float) -> None:
+    def _cancelled(self, step: Step, began: float) -> None:
         self.ctx.control.answer()
         self.status = CANCELLED
         self.ctx.events.emit(

@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterator
 
+    from ..plan import Probe, Service, Step
     from .context import Context
 
 STOP_WITHIN = 30.0
@@ -37,7 +38,7 @@ CAUSE_WITHIN = 1.0
 FREE_WITHIN = 60.0
 
 
-def ensure(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> bool:
+def ensure(ctx: Context, step: Step, service: Service) -> bool:
     """Bring a service into the wanted state; True when it was in it already.
 
     Raises StepError with the last lines of its log when it exits, when its log matches `fail_on`,
@@ -68,7 +69,7 @@ def _locked(ctx: Context, directory: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _ensured(ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str) -> bool:
+def _ensured(ctx: Context, step: Step, service: Service, directory: str) -> bool:
     record = _record(ctx, directory, service["name"])
     # A process may have written over its environment, where the tag is (vLLM's engine does, for its title).
     running = bool(record) and bool(_members(record))
@@ -117,18 +118,18 @@ def _members(record: dict[str, Any]) -> set[int]:
     return processes.tree(record["tag"], identity.session(record), record.get("seen", 0))
 
 
-def _definition(ctx: Context, step: dict[str, Any], service: dict[str, Any]) -> str:
+def _definition(ctx: Context, step: Step, service: Service) -> str:
     """What tells a server from another one: what it is started with, here; not the words that ask for it."""
     folder = os.path.realpath(ctx.folder(step, service))
     return "%s %s" % (service["definition"], folder)
 
 
-def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str) -> bool:
+def _serves(ctx: Context, step: Step, service: Service, directory: str) -> bool:
     """Whether the server that runs does for what is asked for, as the service's `keep_if` says."""
     if not service.get("keep_if"):
         return False
     env = {**_env(step, service, directory), "TASKRUNNER_COMMAND": _command(service)}
-    asked = {
+    asked: Step = {
         **step,
         "guard": service["keep_if"],
         "env": env,
@@ -139,12 +140,12 @@ def _serves(ctx: Context, step: dict[str, Any], service: dict[str, Any], directo
     return guard_holds(ctx, asked)
 
 
-def _command(service: dict[str, Any]) -> str:
+def _command(service: Service) -> str:
     command = service["command"]
     return command if isinstance(command, str) else "exec " + " ".join(map(step_script.quote, command))
 
 
-def _env(step: dict[str, Any], service: dict[str, Any], directory: str) -> dict[str, str]:
+def _env(step: Step, service: Service, directory: str) -> dict[str, str]:
     return {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
 
 
@@ -154,7 +155,7 @@ def log_of(ctx: Context, name: str | None) -> str:
     return os.path.join(paths.service_dir(ctx.root, ctx.project, ctx.named(name)), "log")
 
 
-def probe_ready(ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any]) -> str:
+def probe_ready(ctx: Context, step: Step, service: Service, record: dict[str, Any]) -> str:
     """What a service's `ready` says, "" for yes; also when it asks nothing."""
     ready = service["ready"]
     if not _asks(ready):
@@ -174,7 +175,7 @@ def _another(port: int, record: dict[str, Any]) -> str:
     return "port %d does not belong to the service: it is in use%s" % (port, owner)
 
 
-def _asks(ready: dict[str, Any]) -> bool:
+def _asks(ready: Probe) -> bool:
     return any(kind in ready for kind in ("http", "tcp", "file", "log"))
 
 
@@ -182,13 +183,11 @@ def _record_path(directory: str) -> str:
     return os.path.join(directory, "service.json")
 
 
-def _tell(ctx: Context, step: dict[str, Any], service: dict[str, Any], state: str, pid: int) -> None:
+def _tell(ctx: Context, step: Step, service: Service, state: str, pid: int) -> None:
     ctx.events.emit("service", step=step["id"], name=service["name"], state=state, pid=pid)
 
 
-def _start(
-    ctx: Context, step: dict[str, Any], service: dict[str, Any], directory: str, definition: str
-) -> dict[str, Any]:
+def _start(ctx: Context, step: Step, service: Service, directory: str, definition: str) -> dict[str, Any]:
     asked = address(service["ready"])
     if asked and listening(*asked):
         # Else the probe would be answered by somebody else, and the service called ready.
@@ -235,9 +234,7 @@ def _keep(directory: str, record: dict[str, Any]) -> None:
     fileio.write_atomic(_record_path(record.get("place", directory)), json.dumps(record).encode())
 
 
-def _await_ready(
-    ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], directory: str
-) -> None:
+def _await_ready(ctx: Context, step: Step, service: Service, record: dict[str, Any], directory: str) -> None:
     """Wait until it is ready; whatever else becomes of it, nothing of it is left running."""
     log = os.path.join(directory, "log")
     try:
@@ -257,9 +254,7 @@ def _await_ready(
     _tell(ctx, step, service, "ready", record["pid"])
 
 
-def _ask_until_ready(
-    ctx: Context, step: dict[str, Any], service: dict[str, Any], record: dict[str, Any], log: str
-) -> None:
+def _ask_until_ready(ctx: Context, step: Step, service: Service, record: dict[str, Any], log: str) -> None:
     ready, name = service["ready"], service["name"]
     deadline = time.monotonic() + ready["timeout"]
     # Without a question, that it does not end at once has to do: its program may not even exist.
@@ -319,8 +314,8 @@ def _last_lines(log: str) -> str:
 
 def _stop(
     ctx: Context,
-    step: dict[str, Any],
-    service: dict[str, Any],
+    step: Step,
+    service: Service,
     record: dict[str, Any],
     directory: str,
     hurry: bool = False,

@@ -10,17 +10,14 @@ from .step_process import Shell, tag_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from ..plan import Step
     from .context import Context
     from .step_script import Marks
 
 GUARD_TIMEOUT = 60.0
 
 
-def run_commands(
-    ctx: Context, step: dict[str, Any], attempt: str, guard: str | None, commands: list[str]
-) -> bool:
+def run_commands(ctx: Context, step: Step, attempt: str, guard: str | None, commands: list[str]) -> bool:
     """Run the step's process to its end; True when its guard held.
 
     A process that fails, is cancelled or takes too long ends with everything that it has started:
@@ -57,12 +54,12 @@ def run_commands(
     return judge(step, marks, status, cause)
 
 
-def guard_holds(ctx: Context, step: dict[str, Any]) -> bool:
+def guard_holds(ctx: Context, step: Step) -> bool:
     """Evaluate a step's guard alone."""
     return run_commands(ctx, step, "check", step["guard"], [])
 
 
-def key_of(ctx: Context, step: dict[str, Any]) -> str:
+def key_of(ctx: Context, step: Step) -> str:
     """The identity of what a step does: its definition, and the content of its files."""
     if not step.get("files"):
         return str(step["key"])
@@ -73,7 +70,7 @@ def key_of(ctx: Context, step: dict[str, Any]) -> str:
     return ctx.keys[step["index"]]
 
 
-def judge(step: dict[str, Any], marks: Marks, status: int, cause: str) -> bool:
+def judge(step: Step, marks: Marks, status: int, cause: str) -> bool:
     """What the end of a step's process means: True for a guard that held, False for done.
 
     `status` is its exit status, -N for signal N. Done is done: a step whose commands have all succeeded
@@ -101,7 +98,7 @@ def _shown(status: int) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tuple[int, str]:
+def _wait(ctx: Context, step: Step, shell: Shell, guarded: bool) -> tuple[int, str]:
     """Wait for the end of the process, or bring it about; its status and why it was brought about, "" when it
     came by itself.
     """
@@ -115,7 +112,7 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
         status = control.ended(shell.pid)
         if status is not None:
             if status != 0:
-                end(ctx, step, shell.tag, shell.pid)
+                end(ctx, step["id"], shell.tag, shell.pid)
             return status, ""
         cause = "cancelled" if control.cancelled else ""
         now = time.monotonic()
@@ -128,7 +125,7 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
         if late and not cause:
             cause = "guard" if guarded else "timeout"
         if cause:
-            end(ctx, step, shell.tag, shell.pid)
+            end(ctx, step["id"], shell.tag, shell.pid)
             status = control.ended(shell.pid)
             return -9 if status is None else status, cause
         left = None if deadline is None else deadline - now
@@ -139,9 +136,9 @@ def _wait(ctx: Context, step: dict[str, Any], shell: Shell, guarded: bool) -> tu
         control.pause(left)
 
 
-def end(ctx: Context, step: dict[str, Any], tag: str, root: int | None) -> None:
-    """End the whole tree of a step's process."""
+def end(ctx: Context, step: str, tag: str, root: int | None) -> None:
+    """End the whole tree of the process of a step, given by its id."""
     immortal = processes.end_tree(tag, root, ctx.grace, ctx.control.reap)
     if immortal:
         message = "some processes cannot be killed: %s" % sorted(immortal)
-        ctx.events.emit("warning", step=step["id"], message=message)
+        ctx.events.emit("warning", step=step, message=message)

@@ -12,28 +12,29 @@ from .context import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Callable
 
+    from ..plan import FilePair, Step
     from .context import Context
 
 
-def place(ctx: Context, step: dict[str, Any]) -> bool:
+def place(ctx: Context, step: Step) -> bool:
     """Copy each file or folder to where the step needs it; False when all was there."""
-    return _each("files", step, "", ctx.folder(step), ctx.begins)
+    return _each("files", step["files"], "", ctx.folder(step), ctx.begins)
 
 
-def collect(ctx: Context, step: dict[str, Any]) -> bool:
+def collect(ctx: Context, step: Step) -> bool:
     """Copy each result of the step to where it is wanted, from the folder of the run on."""
-    return _each("outputs", step, ctx.folder(step), ctx.plan["cwd"], lambda: None)
+    return _each("outputs", step["outputs"], ctx.folder(step), ctx.plan["cwd"], lambda: None)
 
 
-def key(ctx: Context, step: dict[str, Any]) -> str:
+def key(ctx: Context, step: Step) -> str:
     """The identity of a step with `files`: another content makes it another step, here as on nodes."""
     contents = [_content(pair) for pair in step["files"]]
     return hashlib.sha256("\0".join([step["key"], *contents]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _content(pair: dict[str, str]) -> str:
+def _content(pair: FilePair) -> str:
     """What tells the content of a file or folder from any other; that of a node's files is known already."""
     if "content" in pair:
         return pair["content"]
@@ -53,17 +54,17 @@ def _digest(path: str) -> str:
 
 
 def _each(
-    key: str, step: dict[str, Any], source_folder: str, target_folder: str, begins: Callable[[], None]
+    kind: str, pairs: list[FilePair], source_folder: str, target_folder: str, begins: Callable[[], None]
 ) -> bool:
     changed = False
-    for pair in step[key]:
+    for pair in pairs:
         source = os.path.join(source_folder, os.path.expanduser(pair["from"]))
         target = os.path.join(target_folder, os.path.expanduser(pair["to"]))
         try:
             changed = _copy(source, target, pair.get("name") or os.path.basename(source), begins) or changed
         except OSError as error:
-            detail = "%s: cannot copy %s to %s: %s" % (key, source, target, error.strerror or error)
-            raise StepError(key, detail) from error
+            detail = "%s: cannot copy %s to %s: %s" % (kind, source, target, error.strerror or error)
+            raise StepError(kind, detail) from error
     return changed
 
 

@@ -16,8 +16,7 @@ from .context import StepError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from ..plan import Step
     from .context import Context
     from .masking import Pump
 
@@ -35,7 +34,7 @@ class Shell:
     def __init__(
         self,
         ctx: Context,
-        step: dict[str, Any],
+        step: Step,
         attempt: str,
         guard: str | None,
         commands: list[str],
@@ -109,7 +108,7 @@ class Shell:
         self.forget()
 
 
-def ahead(ctx: Context, step: dict[str, Any], guard_alone: bool) -> Shell | None:
+def ahead(ctx: Context, step: Step, guard_alone: bool) -> Shell | None:
     """The process for a step whose turn comes next; None where only its turn can tell."""
     guard, commands = step.get("guard"), [command["text"] for command in step["commands"]]
     if step.get("run_as") or step.get("files") or (guard is None and not commands):
@@ -125,7 +124,7 @@ GUARD = "%d.guard"
 """The attempt at a step that is its guard alone."""
 
 
-def tag_of(ctx: Context, step: dict[str, Any], attempt: str) -> str:
+def tag_of(ctx: Context, step: Step, attempt: str) -> str:
     return "%s/%d.%s" % (ctx.run, step["index"], attempt)
 
 

@@ -10,15 +10,14 @@ from .step_process import GUARD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from ..plan import Step
     from .context import Context
 
 WORK = ("service", "wait_for", "outputs")
 """What a step may do besides its commands."""
 
 
-def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
+def run(ctx: Context, step: Step, commands_done: bool) -> str:
     """Run a step, with its retries. Returns "" when it ran, else the reason why it was skipped.
 
     `commands_done`: the commands have succeeded before; what else the step has is still to do.
@@ -50,7 +49,7 @@ def run(ctx: Context, step: dict[str, Any], commands_done: bool) -> str:
     raise AssertionError("a step has at least one attempt")
 
 
-def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bool) -> str:
+def _attempt(ctx: Context, step: Step, attempt: int, commands_done: bool) -> str:
     # Few steps have a service or files: a run without them starts sooner without these modules.
     guard = step.get("guard") if attempt == 1 and not commands_done else None
     commands = [] if commands_done else [command["text"] for command in step["commands"]]
@@ -83,12 +82,12 @@ def _attempt(ctx: Context, step: dict[str, Any], attempt: int, commands_done: bo
     return "service" if kept and not commands and not step.get("wait_for") else ""
 
 
-def alone(ctx: Context, step: dict[str, Any]) -> bool:
+def alone(ctx: Context, step: Step) -> bool:
     """Whether a step's guard needs a process of its own."""
     return bool(step.get("files")) or not step["commands"] or ctx.would_forget()
 
 
-def wait(ctx: Context, step: dict[str, Any]) -> None:
+def wait(ctx: Context, step: Step) -> None:
     """Ask `wait_for` until the answer is yes."""
     from . import services
     from .probes import describe, probe

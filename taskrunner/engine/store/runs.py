@@ -13,14 +13,15 @@ from .events import parse, parse_event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import IO, Any, Iterator
+    from typing import IO, Any, Iterator, Mapping
+
 
 BLOCK = 1 << 16
 HEARD_WITHIN = 8.0
 """Seconds in which a controller from elsewhere is heard of: it says something every five."""
 
 
-def create(root: str, run: str, plan: dict[str, Any]) -> str:
+def create(root: str, run: str, plan: Mapping[str, Any]) -> str:
     """Write a plan into its new run directory; returns the directory."""
     directory = paths.run_dir(root, run)
     fileio.private_folder(directory)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from taskrunner.engine.plan import Plan
 from taskrunner.engine.store.follow import Chunk, Cursor
 from taskrunner.errors import TargetError
 from taskrunner.transports import file_copy, replies, staging
@@ -103,7 +104,7 @@ class SshTransport(RemoteTransport):
             self._warming.join()
         self.session.close()
 
-    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+    def start(self, run: str, plan: Plan) -> Plan:
         folder = f"{self.open().hello['root']}/runs/{run}"
         staged = staging.stage(plan, folder, self._place)
         self._ask("start", run=run, plan=staged)

@@ -13,6 +13,7 @@ from typing import Any
 
 from taskrunner.aws.session import HopelessError, NotRegistered
 from taskrunner.engine.node.one_shot import STATE
+from taskrunner.engine.plan import Plan
 from taskrunner.engine.store.follow import ALL, NONE, Chunk, Cursor
 from taskrunner.errors import UsageError
 from taskrunner.transports import staging
@@ -124,7 +125,7 @@ class SsmTransport(RemoteTransport):
         if self.bucket is not None:
             self.bucket.close()
 
-    def start(self, run: str, plan: dict[str, Any]) -> dict[str, Any]:
+    def start(self, run: str, plan: Plan) -> Plan:
         values = plan["variables"]
         named = [values[name] for name in plan["references"]]
         # What is made of a name is no secret yet.
@@ -150,7 +151,7 @@ class SsmTransport(RemoteTransport):
         self._beginnings[run] = PendingStart(post, self._forget_secrets, whole)
         return plan
 
-    def _with_plan(self, plan: dict[str, Any], secret: bool) -> Callable[[], dict[str, Any]]:
+    def _with_plan(self, plan: Plan, secret: bool) -> Callable[[], dict[str, Any]]:
         """What gives the plan as a request can hold it: as it is, or where it is fetched from now."""
         text, bucket = json.dumps(plan).encode(), self.bucket
         digest = hashlib.sha256(text).hexdigest()
