@@ -107,7 +107,7 @@ def steps(folder: Path) -> None:
         if name not in found
     }
     ours_a_step = found["taskrunner"] / STEPS
-    print("| 100 guarded no-op steps, local | ms a step | taskrunner / it | to reach |\n|---|---|---|---|")
+    print("| 100 guarded no-op steps, local | ms a step | taskrunner / it | target |\n|---|---|---|---|")
     print(f"| taskrunner {__version__} | {ours_a_step * 1e3:.2f} | 1 | |")
     for name, took in found.items():
         if name in peers:
@@ -136,7 +136,7 @@ def startup(folder: Path) -> None:
         "python -c 'import pydantic, jsonschema'": ([python, "-c", "import pydantic, jsonschema"], env),
     }
     found = in_turns(commands, folder, 15)
-    print("| start-up | ms | ratio | to reach |\n|---|---|---|---|")
+    print("| start-up | ms | ratio | target |\n|---|---|---|---|")
     names = list(found)
     for name, base in zip(names[::2], names[1::2], strict=True):
         print(f"| {name} | {found[name] * 1e3:.1f} | {found[name] / found[base]:.2f} | at most 1.5 |")
@@ -169,7 +169,7 @@ def output(folder: Path) -> None:
             shutil.rmtree(folder / "home" / "runs", ignore_errors=True)
     base = statistics.median(times["bash -c '...' > file"])
     print(
-        "| 1 GB of output, to a file in memory | s | speed against bash | peak MB above the start | to reach |\n|---|---|---|---|---|"
+        "| 1 GB of output, to a file in memory | s | speed against bash | peak MB above the start | target |\n|---|---|---|---|---|"
     )
     for name, values in times.items():
         took = statistics.median(values)
@@ -221,7 +221,7 @@ def large(folder: Path) -> None:
         if event["type"] == "step.finished"
     ]
     halves = [statistics.median(event["duration"] for event in part) for part in (ends[:500], ends[-500:])]
-    print("| 5,000 steps | | to reach |\n|---|---|---|")
+    print("| 5,000 steps | | target |\n|---|---|---|")
     print(f"| validated and compiled, nothing cached | {first:.2f} s | under 2 s |")
     print(f"| a step, first 500 / last 500 | {halves[0] * 1e3:.2f} / {halves[1] * 1e3:.2f} ms | no slower |")
     print()

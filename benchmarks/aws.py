@@ -62,7 +62,7 @@ def _steps(cloud: Aws, folder: Path, env: dict[str, str]) -> None:
     ours, theirs = _in_turns(
         [TASKRUNNER, str(path), "--on", cloud.target()], [sys.executable, "-c", SEND, ONE, *script], env
     )
-    print("| 20 guarded no-op steps by Run Command | s | taskrunner / it | to reach |\n|---|---|---|---|")
+    print("| 20 guarded no-op steps by Run Command | s | taskrunner / it | target |\n|---|---|---|---|")
     print(f"| taskrunner --on ssm://... | {ours:.2f} | 1 | under 8 s |")
     print(f"| boto3, one SendCommand with all, its waiter | {theirs:.2f} | {ours / theirs:.3g} | |\n")
 
@@ -80,7 +80,7 @@ def _log(cloud: Aws, folder: Path, env: dict[str, str]) -> None:
         [TASKRUNNER, str(path), "--on", cloud.target(bucket="results"), "-v"],
         [sys.executable, "-c", FETCH, str(big), str(folder / "theirs")], env,
     )  # fmt: skip
-    print("| 200 MB of output through S3 | s | MB/s | speed against it | to reach |\n|---|---|---|---|---|")
+    print("| 200 MB of output through S3 | s | MB/s | speed against it | target |\n|---|---|---|---|---|")
     print(
         f"| taskrunner -v, from the step's print to here | {ours:.2f} | {LOG / ours / 1e6:.0f} | 1 | at least 20 MB/s |"
     )

@@ -126,7 +126,7 @@ def ssh(folder: Path, peers: Path) -> None:
             "ansible": ("ansible-playbook, guard + shell, pipelining", "at most 0.025"),
         }
         print(
-            "| 100 guarded no-op steps over SSH | ms a step | taskrunner / it | to reach |\n|---|---|---|---|"
+            "| 100 guarded no-op steps over SSH | ms a step | taskrunner / it | target |\n|---|---|---|---|"
         )
         for name, (title, wanted) in rows.items():
             print(
@@ -138,9 +138,7 @@ def ssh(folder: Path, peers: Path) -> None:
 
 def delayed(at: Bench, ours: list[str]) -> None:
     """The same through a relay that is 20 ms late each way."""
-    print(
-        f"| the same, {DELAY * 1e3:.0f} ms each way | s | more than without | to reach |\n|---|---|---|---|"
-    )
+    print(f"| the same, {DELAY * 1e3:.0f} ms each way | s | more than without | target |\n|---|---|---|---|")
     plain, late = Relay(at.server.port), Relay(at.server.port, DELAY)
     for name, argv in (("taskrunner", ours), ("ssh host bash -s < script", [*at.ssh, "bash", "-s"])):
         times: dict[int, list[float]] = {}
@@ -174,7 +172,7 @@ def fleet(folder: Path, peers: Path) -> None:
         first, again = ours[0], median(ours[1:])
         print(
             f"| {FLEET} nodes, {FLEET_STEPS} steps each | wall s | processor s | ratio of processor time"
-            " | most resident MB | to reach |\n|---|---|---|---|---|---|"
+            " | most resident MB | target |\n|---|---|---|---|---|---|"
         )
         for name, value in (("runner, the engine not there yet", first), ("runner", again)):
             ratio = value.processor / theirs.processor
@@ -213,9 +211,7 @@ def transfer(folder: Path, peers: Path) -> None:
             for name in ("ours.log", "theirs.log"):
                 (folder / name).unlink()
         log, base = (statistics.median(times[name][1:]) for name in ("log", "scp"))
-        print(
-            "| 1 GB from a node, to a file in memory | s | speed against scp | to reach |\n|---|---|---|---|"
-        )
+        print("| 1 GB from a node, to a file in memory | s | speed against scp | target |\n|---|---|---|---|")
         print(
             f"| taskrunner -v: the step prints it, and all of it is here | {log:.2f} | {base / log:.2f} | at least 0.5 |"
         )
@@ -247,7 +243,7 @@ def files(at: Bench) -> None:
         shutil.rmtree(there)
         shutil.rmtree(at.folder / "tar")
     put_took, again, base = (statistics.median(times[name][1:]) for name in ("put", "again", "tar"))
-    print(f"| {FILES} small files to a node | s | taskrunner / it | to reach |\n|---|---|---|---|")
+    print(f"| {FILES} small files to a node | s | taskrunner / it | target |\n|---|---|---|---|")
     print(f"| runner put | {put_took:.2f} | 1 | |")
     print(f"| tar over ssh | {base:.2f} | {put_took / base:.2f} | at most 2 |")
     print(f"| runner put, all there already | {again:.2f} | | |\n")

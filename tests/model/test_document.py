@@ -27,7 +27,7 @@ from taskrunner.model.document import Document, show
         ('{"t": [{"x": 1, "x": 1}]}', (1, 17), 'duplicate key "x"'),
         ('{"a": NaN}', (1, 1), "NaN"),
         ('{"a": "\\ud800"}', (1, 7), "lone surrogate"),
-        ("[" * 100_000, (1, 1), "nesting"),
+        ("[" * 100_000, (1, 1), "nested too deeply"),
         ('{"a": ' + "1" * 5000 + "}", (1, 1), "not valid JSON"),
     ],
 )
