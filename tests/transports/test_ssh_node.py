@@ -67,7 +67,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 def test_a_full_disk(sshd: Sshd, mounted: Callable[[str], Path]) -> None:
     said, hint = refused(sshd.target, state=str(mounted("size=40k") / "state"))
     assert "No space left on device" in said
-    assert "make room" in hint
+    assert "free up space" in hint
 
 
 def test_a_state_folder_on_a_noexec_mount(sshd: Sshd, write: Write, mounted: Callable[[str], Path]) -> None:
@@ -96,7 +96,7 @@ def test_a_login_shell_that_never_comes_to_the_point(sshd: Sshd) -> None:
     (sshd.home / ".bashrc").write_text("sleep 3\n")
     said, hint = refused(sshd.target, connect_timeout=1)
     assert "does not answer within 1 s of the login" in said
-    assert "start file" in hint
+    assert "startup file" in hint
 
 
 @pytest.mark.parametrize("python", pythons().values(), ids=pythons().keys())

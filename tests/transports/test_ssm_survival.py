@@ -169,7 +169,7 @@ def test_a_command_that_does_not_reach_the_agent(cloud: Aws, write: Write, statu
     path = write({"id": "a", "commands": ["true"]})
     cloud.ssm.ends_as = status
     with pytest.raises(TargetError, match=status):
-        run(path, on=connect(cloud.target(), reconnect_timeout=2.0, connect_timeout=2.0))
+        run(path, on=connect(cloud.target(), reconnect_timeout=2.0, connect_timeout=10.0))
     cloud.ssm.ends_as = ""
     transport = connect(cloud.target())
     transport.open()
