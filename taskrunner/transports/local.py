@@ -17,9 +17,9 @@ from taskrunner.engine.store.follow import NONE, Chunk, RunReader
 from taskrunner.errors import StateError
 
 POLL = 0.05
-"""Seconds between two looks at a run that has no bell, and at a step's output."""
+"""Seconds between two polls of a run that has no bell, and of a step's output."""
 PACE = 0.01
-"""Seconds at least between two looks: what reads every event at once slows down who writes them."""
+"""Seconds at least between two polls: what reads every event at once slows down who writes them."""
 
 
 class LocalTransport:

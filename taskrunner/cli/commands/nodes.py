@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from taskrunner.cli.commands.runs import MANY
+from taskrunner.cli.commands.runs import LIST_LIMIT
 from taskrunner.cli.commands.runs import cancel as cancel_one
 from taskrunner.cli.output.format import duration, stamp
 from taskrunner.cli.targets import connect_options, nodes_of, one, only, report
@@ -82,7 +82,7 @@ def nodes(args: Namespace) -> int:
             "latency": round(time.monotonic() - began, 4), "connect": round(connected, 3),
             "python": hello["python"], "engine": hello["version"],
             "state": hello["root"], "skew": round(transport.skew, 1),
-            "runs": transport.infos(MANY, live=True),
+            "runs": transport.infos(LIST_LIMIT, live=True),
         }  # fmt: skip
 
     lines: list[dict[str, Any]] = []
@@ -122,7 +122,7 @@ def _run(known: dict[str, Any]) -> str:
 
 def status(args: Namespace) -> int:
     """What runs on the nodes."""
-    found = each(args, lambda node, transport: (transport.infos(MANY, live=True), transport.infos(1)))
+    found = each(args, lambda node, transport: (transport.infos(LIST_LIMIT, live=True), transport.infos(1)))
     listed: list[dict[str, Any]] = []
 
     def keep(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
@@ -153,7 +153,7 @@ def cancel(args: Namespace) -> int:
         return cancel_one(only(args, chosen[0].name))
 
     def stop(node: Node, transport: NodeTransport) -> list[str]:
-        live = [known["run"] for known in transport.infos(MANY, live=True)]
+        live = [known["run"] for known in transport.infos(LIST_LIMIT, live=True)]
         for run in live:
             transport.cancel(run)
         while any(transport.alive(run) for run in live):

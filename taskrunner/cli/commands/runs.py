@@ -14,14 +14,14 @@ from taskrunner.cli.targets import again, transport_of
 from taskrunner.errors import UsageError
 from taskrunner.history import RunInfo, past_runs
 
-MANY = 1000
+LIST_LIMIT = 1000
 """More than there are: old runs are forgotten before."""
 
 
 def status(args: Namespace) -> int:
     """The runs under way, each with the step that it is at; the last one when there is none."""
     transport = transport_of(args)
-    found = past_runs(MANY, transport, live=True)
+    found = past_runs(LIST_LIMIT, transport, live=True)
     if args.json:
         print(json.dumps([known.as_dict() for known in found], indent=2))
         return 0
@@ -62,7 +62,7 @@ def cancel(args: Namespace) -> int:
     transport = transport_of(args)
     name = args.run
     if name == "last":
-        live = [known.run for known in past_runs(MANY, transport, live=True)]
+        live = [known.run for known in past_runs(LIST_LIMIT, transport, live=True)]
         if len(live) != 1:
             what = "nothing is running" if not live else "several runs are under way: " + ", ".join(live)
             raise UsageError(what, f"name the run: {again(args, 'cancel')} RUN" if live else "")

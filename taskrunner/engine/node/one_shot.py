@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     Launch = Callable[[str, list[str], dict[str, str]], bool] | None
 
-LOOK = 0.05
-"""Seconds between two looks at a run that is followed."""
-GATHER = 0.1
+POLL_S = 0.05
+"""Seconds between two polls of a run that is followed."""
+BATCH_WINDOW_S = 0.1
 """Seconds after the first news in which more of them come along."""
 EXPECT = 60.0
 """Seconds in which a run that another command starts must have its directory."""
@@ -102,7 +102,7 @@ class OneShotHandler(RequestHandler):
         return self.do_follow(run, **following)
 
     def _awaited(self, run: str) -> dict[str, Any]:
-        time.sleep(GATHER)
+        time.sleep(BATCH_WINDOW_S)
         while self.do_alive(run):
             time.sleep(1.0)
         self.exit = 0 if (self.do_info(run) or {}).get("status") == "ok" else 1
@@ -160,7 +160,7 @@ class OneShotHandler(RequestHandler):
         directory = paths.run_dir(self.root, run)
         expecting = time.monotonic() + EXPECT
         while expected and not os.path.exists(directory) and time.monotonic() < expecting:
-            time.sleep(LOOK)
+            time.sleep(POLL_S)
         feed = RunReader(directory, output, Cursor(*at))
         began = first = time.monotonic()
         said: str | None = None
@@ -182,14 +182,14 @@ class OneShotHandler(RequestHandler):
                 if feed.lost(lambda: self.do_alive(run)):
                     over, said = True, runs.last_words(self.root, run)
                     break
-                if news and now - first >= (pace or GATHER):
+                if news and now - first >= (pace or BATCH_WINDOW_S):
                     if not pace:
                         break
                     self.sink.flush()
                     news = False
                 if now - began >= wait or 0.0 < until <= time.time() or seat.wanted():
                     break
-                time.sleep(LOOK)
+                time.sleep(POLL_S)
         return {"over": over, "said": said, "at": at, "more": self.sink.full, "hello": self.hello()}
 
     def do_cancel(self, run: str, token: str) -> bool:

@@ -21,12 +21,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ROOM = 17_400
+OUTPUT_LIMIT_BYTES = 17_400
 """Bytes whose base64, with the line around it, is within 24,000 characters."""
-FEW = 1 << 20
+REPLY_LIMIT_BYTES = 1 << 20
 """Bytes that one answer holds where there is no S3: more would take minutes to ask for."""
 SEGMENT = 8 << 20
-MANY = 256 << 20
+UPLOAD_LIMIT_BYTES = 256 << 20
 """Bytes of a segment in S3, and of all segments of an answer, before they are compressed."""
 FORGET = 3600.0
 """Seconds after which nobody asks any more for what was kept."""
@@ -55,7 +55,7 @@ class ReplyWriter:
         self._taken += len(data)
         if self._grant and self.waiting >= SEGMENT:
             self.flush()
-        self.full = self._taken >= (MANY if self._grant else FEW)
+        self.full = self._taken >= (UPLOAD_LIMIT_BYTES if self._grant else REPLY_LIMIT_BYTES)
 
     def flush(self) -> None:
         """Bring what waits to S3, if that is granted."""
@@ -78,15 +78,17 @@ class ReplyWriter:
         if self._refused:
             message["refused"] = self._refused
         text = self._packed(message, payload)
-        if len(text) > ROOM and self._grant:
+        if len(text) > OUTPUT_LIMIT_BYTES and self._grant:
             if payload:
                 self.write(pack({"payload": True}, payload))
             self.flush()
             message.update(segments=self.segments, refused=self._refused or None)
             text = self._packed(message, payload if self._refused else b"")
-        if len(text) > ROOM:
+        if len(text) > OUTPUT_LIMIT_BYTES:
             kept = self._kept(text)
-            text = zlib.compress(pack({"kept": kept, "whole": len(text)}, text[: ROOM - 200]), 1)
+            text = zlib.compress(
+                pack({"kept": kept, "whole": len(text)}, text[: OUTPUT_LIMIT_BYTES - 200]), 1
+            )
         say(text)
 
     def _packed(self, message: dict[str, Any], payload: bytes) -> bytes:
@@ -110,7 +112,9 @@ def say(text: bytes) -> None:
 
 def piece(root: str, token: str, offset: int) -> bytes:
     """What comes next of an answer that is kept here."""
-    return fileio.read_by_offset(os.path.join(root, "answers", os.path.basename(token)), offset, ROOM - 200)
+    return fileio.read_by_offset(
+        os.path.join(root, "answers", os.path.basename(token)), offset, OUTPUT_LIMIT_BYTES - 200
+    )
 
 
 def upload(grant: dict[str, Any], name: str, data: bytes) -> None:

@@ -6,7 +6,7 @@ arguments; its answer has the `id` and `ok` with the value, or `error` with the 
 followed, its chunks (`feed`, the follower's number; `log`, `at`: see store/follow.py) and its end (`feed`,
 `over`: null, or what the engine has said when it was lost); and at least every TICK seconds a `tick`.
 
-Whoever is at the other end says something at least every DEAF seconds. After that, or when stdin
+Whoever is at the other end says something at least every SILENCE_LIMIT_S seconds. After that, or when stdin
 ends, this process ends, and with it what it has joined. The runs do not end: each is a process of
 its own.
 """
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from ..plan import Plan
 
 TICK = 5.0
-DEAF = 30.0
-LOOK = 0.05
-"""Seconds between two looks at a run that has no bell, and at a step's output."""
+SILENCE_LIMIT_S = 30.0
+POLL_S = 0.05
+"""Seconds between two polls of a run that has no bell, and of a step's output."""
 HELLO = b"\0taskrunner-engine "
 """The first bytes of this process (see bootstrap.py)."""
 AT_ONCE = 4 << 20
@@ -81,7 +81,7 @@ class Server(RequestHandler):
         heard = time.monotonic()
         more = False
         while True:
-            pause = 0.0 if more else LOOK if self.followers else TICK
+            pause = 0.0 if more else POLL_S if self.followers else TICK
             ready = select.select([0, *self.bells], [], [], pause)[0]
             now = time.monotonic()
             for bell in ready:
@@ -98,7 +98,7 @@ class Server(RequestHandler):
                 heard = now
                 for message, payload in unpacker.feed(data):
                     self._asked(message, payload)
-            elif now - heard > DEAF:
+            elif now - heard > SILENCE_LIMIT_S:
                 return
             self.tick()
             self._reap()
@@ -216,5 +216,5 @@ def _write(data: bytes) -> None:
         try:
             view = view[os.write(1, view) :]
         except BlockingIOError:
-            if not select.select([], [1], [], DEAF)[1]:
+            if not select.select([], [1], [], SILENCE_LIMIT_S)[1]:
                 raise BrokenPipeError from None

@@ -14,8 +14,8 @@ import time
 from ..store import fileio, identity, lock
 
 SEATS = 2
-LOOK = 0.5
-"""Seconds between two looks at who else has come."""
+POLL_S = 0.5
+"""Seconds between two polls of the other requests that wait."""
 
 
 class WaitSlot:
@@ -41,7 +41,7 @@ class WaitSlot:
 
     def wanted(self) -> bool:
         now = time.monotonic()
-        if now - self._looked < LOOK:
+        if now - self._looked < POLL_S:
             return False
         self._looked = now
         later = [name for name in os.listdir(self._folder) if name > self._name and self._taken(name)]

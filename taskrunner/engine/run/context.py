@@ -7,7 +7,7 @@ import os
 import time
 
 from ..store import fileio, paths
-from ..store.events import ROOM, EventLog
+from ..store.events import NO_SPACE, EventLog
 from ..store.journal import Journal
 from . import processes, step_script
 from .masking import SHORTEST, Masker, Pump
@@ -124,7 +124,7 @@ class Context:
             try:
                 return write()
             except OSError as error:
-                if error.errno not in ROOM:
+                if error.errno not in NO_SPACE:
                     raise
                 if not self.events.reserve.spend():
                     if self.control.cancelled or time.monotonic() >= deadline:

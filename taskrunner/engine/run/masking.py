@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any, Iterable, Mapping
 
 MASK = b"***"
-FEW, TELLING = 3, 16
+SHORT_SECRET_LINES, LONG_LINE_CHARACTERS = 3, 16
 """Lines of a secret that are each masked in every spelling; characters of a line of more that is masked."""
 SHORTEST = 4
 """Shorter values cannot be masked: they would hide half of any output."""
@@ -83,11 +83,11 @@ class Masker:
             # A line of a secret is one, too: what shows line by line puts something between them.
             lines = {line.strip() for line in secret.splitlines()}
             forms = {secret.strip()}
-            if len(lines) <= FEW:
+            if len(lines) <= SHORT_SECRET_LINES:
                 forms |= lines
             else:
                 # Of a key or a document: those that say something, as they are.
-                of_many.update(line for line in lines if len(line) >= TELLING)
+                of_many.update(line for line in lines if len(line) >= LONG_LINE_CHARACTERS)
             if len(secret.strip()) < SHORTEST:
                 forms.add(secret)
             found.update(form for form in forms if len(form) >= SHORTEST)

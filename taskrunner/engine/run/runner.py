@@ -11,7 +11,7 @@ import time
 
 from .. import VERSION
 from ..store import fileio, identity, lock, paths, unsettled
-from ..store.events import ROOM, EventLog
+from ..store.events import NO_SPACE, EventLog
 from . import aws_secrets, plan_file, recovery, step_commands, step_process, steps
 from .context import Cancelled, Context, StepError
 from .masking import Masker, secrets_of
@@ -225,7 +225,7 @@ class PlanRun:
         except StepError as error:
             self._failed(step, error, began)
         except OSError as error:
-            if error.errno not in ROOM:
+            if error.errno not in NO_SPACE:
                 raise
             self._failed(step, StepError("start", str(error)), began)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
@@ -249,7 +249,7 @@ class PlanRun:
             try:
                 ctx.record(step["id"], step_commands.key_of(ctx, step), ctx.run)
             except OSError as error:
-                if error.errno not in ROOM:
+                if error.errno not in NO_SPACE:
                     raise
                 said = "the step is done, but this cannot be recorded: %s" % error.strerror
                 self._failed(step, StepError("journal", said), began)

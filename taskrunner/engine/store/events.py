@@ -43,8 +43,8 @@ FREE_TEXT = ("detail", "message", "tail", "for", "again")
 
 PATIENCE = 60.0
 """Seconds for which the end of a run waits for space on a full disk."""
-ROOM = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where there is no room."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk or quota."""
 
 
 class EventLog:
@@ -89,7 +89,7 @@ class EventLog:
             try:
                 self._waiting = self._waiting[os.write(self._fd, self._waiting) :]
             except OSError as error:
-                if error.errno not in ROOM:
+                if error.errno not in NO_SPACE:
                     raise
                 if not self.reserve.spend():
                     return False
@@ -122,7 +122,7 @@ class Reserve:
                     os.posix_fallocate(fd, 0, paths.RESERVE_BYTES)
                     self.held = True
                 except OSError as error:
-                    self.held = error.errno not in ROOM  # a file system that cannot do it
+                    self.held = error.errno not in NO_SPACE  # a file system that cannot do it
                     os.unlink(self._path)
                 finally:
                     os.close(fd)

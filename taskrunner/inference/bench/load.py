@@ -16,8 +16,8 @@ from ..endpoint import Endpoint
 from .connection import Connection, Exchange
 from .realtime import realtime
 
-LOOK = 0.005
-"""Seconds between two looks at how late the loop is."""
+LAG_POLL_S = 0.005
+"""Seconds between two polls of how late the loop is."""
 TICK = 0.001
 """What libuv's timers are rounded to."""
 
@@ -177,8 +177,8 @@ def schedule(load: Load, count: int) -> list[float]:
 def _watch_lag(loop: asyncio.AbstractEventLoop, lags: list[float], finished: asyncio.Event) -> None:
     def look(asked: float) -> None:
         now = time.perf_counter()
-        lags.append(max(0.0, now - asked - LOOK - TICK))
+        lags.append(max(0.0, now - asked - LAG_POLL_S - TICK))
         if not finished.is_set():
-            loop.call_later(LOOK, look, now)
+            loop.call_later(LAG_POLL_S, look, now)
 
-    loop.call_later(LOOK, look, time.perf_counter())
+    loop.call_later(LAG_POLL_S, look, time.perf_counter())

@@ -18,7 +18,7 @@ from taskrunner.errors import UsageError
 WITHIN = 10.0
 """Seconds: `Match exec` runs commands."""
 NO_NAME = "No user exists for uid"
-MANY = ("identityfile", "certificatefile")
+REPEATABLE = ("identityfile", "certificatefile")
 UNSUPPORTED = {
     "knownhostscommand": "none", "proxyusefdpass": "no", "pkcs11provider": "none", "revokedhostkeys": "none",
     "bindaddress": "none", "bindinterface": "none", "addressfamily": "any",
@@ -106,7 +106,7 @@ def _asked(
     found: Settings = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
-        if name in MANY:
+        if name in REPEATABLE:
             found.setdefault(name, []).append(value)
         else:
             found[name] = [value]
@@ -129,7 +129,7 @@ def _read(alias: str, user: str | None, path: Path) -> Settings:
                 f"{where}: {name} is supported only where ssh is installed",
                 "install the OpenSSH client, or remove the line",
             )
-        if name in MANY:
+        if name in REPEATABLE:
             found.setdefault(name, []).append(value)
         elif name in READ_HERE and not (name in ("proxyjump", "proxycommand") and found.keys() & PROXIES):
             found.setdefault(name, [value])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from paramiko import Transport as Connection
 
 PING = 5.0
-"""Seconds after which the node hears from us; it gives up after serve.DEAF."""
+"""Seconds after which the node hears from us; it gives up after SILENCE_LIMIT_S."""
 SILENT = 15.0
 """Seconds without a word from the node, which ticks every 5, after which the connection is lost."""
 IDLE = 0.2
