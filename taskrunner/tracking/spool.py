@@ -33,6 +33,10 @@ class Sent(NamedTuple):
     problem: str
 
 
+SENT = ".sent.tmp"
+"""Ends the name of what was sent and is not removed yet."""
+
+
 class Refused(TargetError):
     """The server does not take this record, whenever it is sent."""
 
@@ -117,6 +121,7 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
     done: list[Sent] = []
     deaf: dict[str, str] = {}
     with alone():
+        _remove_sent()
         for key in pending():
             if only and key != only:
                 continue
@@ -129,7 +134,8 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
                 if to in deaf:
                     raise TargetError(deaf[to])
                 sent = Sent(name, send(record, to or store.uri(), place / "files"), "")
-                shutil.rmtree(place)
+                # In one move: of what is half removed nobody could tell that it was sent.
+                os.rename(place, f"{place}{SENT}")
             except (Refused, UsageError) as error:
                 # This one alone: the others are sent.
                 sent = Sent(name, "", str(error))
@@ -139,7 +145,13 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
             done.append(sent)
             if told is not None:
                 told(sent)
+        _remove_sent()
     return done
+
+
+def _remove_sent() -> None:
+    for place in (Path(store.folder()) / "pending").glob(f"*{SENT}"):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def send(record: Record, to: str, files: Path) -> str:

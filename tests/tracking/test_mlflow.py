@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -241,6 +242,28 @@ def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, resu
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len(runs) in (number, number + 1)
     assert all(run.data.metrics["ttft_mean"] == 0.05 for run in runs)
+
+
+def test_a_kill_while_a_sent_result_is_removed_leaves_nothing_pending(
+    server: Server, result: Any, home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.spool(result(), server.url, "half")
+    pending = home / "tracking" / "pending"
+
+    def killed() -> None:
+        for place in pending.glob(f"*{spool.SENT}"):
+            shutil.rmtree(place / "files")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(spool, "_remove_sent", killed)
+        with pytest.raises(KeyboardInterrupt):
+            spool.sync()
+    assert spool.pending() == []
+    done = cli("mlflow", "sync")
+    assert (done.returncode, done.stderr) == (0, "nothing is waiting to be sent\n")
+    assert list(pending.iterdir()) == []
+    assert len(server.runs("half")) == 1
 
 
 def test_who_has_to_wait_says_so(result: Any, home: Path) -> None:
