@@ -202,3 +202,25 @@ def test_a_stream_of_blocks_stays_small() -> None:
     for _ in range(8):
         masker.feed(block)
         assert len(masker._held) < 32
+
+
+@pytest.mark.parametrize("width", [64, 76])
+@pytest.mark.parametrize("before", range(0, 80, 13))
+def test_base64_in_lines_that_come_one_by_one(width: int, before: int) -> None:
+    """What began at the end of a line is in what was written already."""
+    secret = "sk-" + "".join(chr(97 + number * 7 % 26) for number in range(101))
+    text = base64.b64encode(b"x" * before + secret.encode() + b"y" * 20)
+    masker = Masker({secret})
+    lines = [text[at : at + width] + b"\n" for at in range(0, len(text), width)]
+    shown = b"".join([*map(masker.feed, lines), masker.flush()]).replace(b"\n", b"")
+    core = base64.b64encode(b"x" * before + secret.encode())[(before + 2) // 3 * 4 : -4]
+    assert not any(core[at : at + 24] in shown for at in range(8, len(core) - 24))
+
+
+def test_base64_of_a_secret_twice_in_a_row() -> None:
+    secret = b"hunter2-secret-pw9"
+    text = base64.b64encode(b"x" + secret * 2 + b"yz")
+    for cut in range(len(text)):
+        masker = Masker({secret.decode()})
+        shown = masker.feed(text[:cut]) + masker.feed(text[cut:]) + masker.flush()
+        assert b"h1bnRlcjItc2VjcmV0LXB3" not in shown, cut

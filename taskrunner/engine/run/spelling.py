@@ -130,16 +130,16 @@ class Spelling:
                 end, _ = self._read(text, start)
                 if end > max(start, written):
                     yield start, end
-                    after = end
+                    after = end - self.wrapped  # two in a row may share a character of base64
 
     def cut(self, text: Text, written: int) -> int:
-        """Where the end of the text, behind what was `written`, may be the beginning of it; else the text's
-        length.
+        """From where on the text is held back, as its end may be the beginning of it; else the text's length.
+        What was `written` may hold the first characters of base64.
         """
         data = text.data
         if not text.leads and data[-1:] not in self._within:
             return len(data)  # as at the end of most lines
-        start = max(written, len(data) - self.longest)
+        start = max(0 if self.wrapped else written, len(data) - self.longest)
         tail = data[start:]
         if text.leads and not self._literal and any(lead in tail for lead in LEADS):
             start += len(tail.rstrip(self._within + LEADS + IN_ESCAPES))
@@ -154,7 +154,7 @@ class Spelling:
                 break
             end, cut = self._read(text, found.start())
             if cut and end < 0:
-                return found.start()
+                return max(found.start(), written)
         return len(data)
 
     def _candidates(self, text: Text) -> list[int]:
