@@ -7,8 +7,8 @@
 
 With `on="ssh://user@host"` it runs there.
 
-This module, `taskrunner.events` and `taskrunner.transports` are public, the others are not. Everything is
-imported when it is first used, so that the command starts quickly.
+This module, `taskrunner.events`, `taskrunner.log` and `taskrunner.transports` are public, the others are not.
+Everything is imported when it is first used, so that the command starts quickly.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ have a dotted name (`ssh.connected`) and fields. Secrets of plans and passwords 
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -21,6 +23,7 @@ Level = Literal["debug", "info", "warning"]
 _logger: Any = None
 _stream: IO[str] | None = None
 _secrets: set[str] = set()
+_lock = _thread.allocate_lock()  # threading takes a while to import
 _masker: Masker | None = None
 
 
@@ -50,6 +53,8 @@ def configure(level: Level = "info", file: str | Path = "", as_json: bool = Fals
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
+    with _lock:
+        _mask()
 
 
 def close() -> None:
@@ -57,33 +62,45 @@ def close() -> None:
     global _logger, _stream
     _logger = None
     if _stream is not None:
-        _stream.close()
+        with contextlib.suppress(OSError):
+            _stream.close()
         _stream = None
 
 
 def protect(plan: Mapping[str, Any]) -> None:
     """Mask the secrets of this plan from now on."""
+    from taskrunner.engine.run.masking import secrets_of
+
+    with _lock:
+        _secrets.update(secrets_of(plan, os.environ))
+        _mask()
+
+
+def _mask() -> None:
     global _masker
     if _logger is not None:
-        from taskrunner.engine.run.masking import Masker, secrets_of
+        from taskrunner.engine.run.masking import Masker
 
-        _secrets.update(secrets_of(plan, os.environ))
         _masker = Masker(_secrets)
 
 
 def debug(event: str, **about: object) -> None:
-    if _logger is not None:
-        _logger.debug(event, **about)
+    _log("debug", event, about)
 
 
 def info(event: str, **about: object) -> None:
-    if _logger is not None:
-        _logger.info(event, **about)
+    _log("info", event, about)
 
 
 def warning(event: str, **about: object) -> None:
+    _log("warning", event, about)
+
+
+def _log(level: Level, event: str, about: dict[str, object]) -> None:
     if _logger is not None:
-        _logger.warning(event, **about)
+        # A full disk or a closed stream costs the log, never the run.
+        with contextlib.suppress(OSError, ValueError):
+            getattr(_logger, level)(event, **about)
 
 
 def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

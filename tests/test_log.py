@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def test_a_run_over_ssh_logs_its_connection_and_what_is_shipped(write: Write, ss
     assert [event["event"] for event in events(Path("log.jsonl"))] == ["ssh.connected", "engine.shipped"]
     assert stat.S_IMODE(Path("log.jsonl").stat().st_mode) == 0o600
     again = cli(path, "--on", sshd.target, "--log-level", "debug")
-    assert [word for word in ("ssh.connect ", "ssh.key_offered", "ssh.connected") if word in again.stderr]
+    assert all(word in again.stderr for word in ("ssh.connect ", "ssh.key_offered", "ssh.connected"))
     assert "engine.shipped" not in again.stderr
 
 
@@ -67,5 +66,21 @@ def test_the_level_decides(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("warning")
     log.info("ssh.connected", host="h")
     log.warning("ssh.lost", node="h")
-    assert "ssh.connected" not in capsys.readouterr().err
-    assert sys.stderr
+    shown = capsys.readouterr().err
+    assert "ssh.lost" in shown
+    assert "ssh.connected" not in shown
+
+
+def test_a_full_disk_costs_the_log_and_not_the_run(write: Write) -> None:
+    log.configure("debug", "/dev/full")
+    log.info("ssh.connected", host="h")
+    assert run(write({"id": "a", "commands": ["true"]})).status == "ok"
+
+
+def test_secrets_of_a_plan_before_the_log_are_masked(tmp_path: Path, write: Write) -> None:
+    secret = "another-horse-battery"
+    path = write({"id": "a", "commands": ["true"]}, variables={"T": {"secret": True, "default": "none"}})
+    run(path, env={"T": secret})
+    log.configure("info", tmp_path / "log", as_json=True)
+    log.info("node.printed", text=secret)
+    assert events(tmp_path / "log")[0]["text"] == "***"

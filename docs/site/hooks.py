@@ -170,7 +170,7 @@ def _api() -> str:
     import taskrunner
     from taskrunner import transports
 
-    text = "# Python API\n\n`taskrunner` and `taskrunner.transports` are public; other modules may change.\n"
+    text = "# Python API\n\n`taskrunner` and its modules `events`, `log` and `transports` are public.\n"
     names = {name: f"{home}.{name}" for home, name in _public(transports) + _public(taskrunner)}
     for name in sorted(names, key=lambda name: (name[0].isupper(), name)):
         text += f"\n::: {names[name]}\n"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .run.reaper import Watched
 
 VERBS = ("start", "service", "cancel")
-"""Those that launch.py does, under these names."""
+"""Those that run/launch.py does, under these names."""
 
 
 def main(argv: list[str]) -> int:

@@ -135,7 +135,7 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
                     raise TargetError(deaf[to])
                 sent = Sent(name, send(record, to or store.uri(), place / "files"), "")
                 # In one move: of what is half removed nobody could tell that it was sent.
-                os.rename(place, f"{place}{SENT}")
+                os.rename(place, f"{place}.{os.urandom(4).hex()}{SENT}")
             except (Refused, UsageError) as error:
                 # This one alone: the others are sent.
                 sent = Sent(name, "", str(error))

@@ -67,7 +67,7 @@ class Reader:
     def __init__(self, client: InstanceClient) -> None:
         self.name = client.name
         self.request = client.request
-        self._talk = client
+        self._client = client
         self._coming: Iterator[tuple[str, bytes | str]] = iter(())
 
     def ahead(self, paths: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ class Reader:
 
     def _files(self, paths: list[str], offset: int) -> Iterator[tuple[str, bytes | str]]:
         while paths:
-            answer = drained(self._talk.wait(partial(self._ask, paths, offset)))
+            answer = drained(self._client.wait(partial(self._ask, paths, offset)))
             number = 0
             for message, data in answer.frames:
                 if "digest" in message:
@@ -101,4 +101,4 @@ class Reader:
             paths = paths[number:]
 
     def _ask(self, paths: list[str], offset: int) -> Request:
-        return self._talk.post("send", {"paths": paths[:AT_ONCE], "offset": offset}, grant=True)
+        return self._client.post("send", {"paths": paths[:AT_ONCE], "offset": offset}, grant=True)
