@@ -13,8 +13,9 @@ Everything is imported when it is first used, so that the command starts quickly
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from taskrunner._lazy import lazy
 from taskrunner._version import __version__
 
 if TYPE_CHECKING:
@@ -55,24 +56,26 @@ if TYPE_CHECKING:
     from taskrunner.transports.ssh.transport import SshTransport
     from taskrunner.transports.ssm.transport import SsmTransport
 
-_HOMES = {
-    "taskrunner.api": "LoadedFile Options compile load run start validate",
-    "taskrunner.engine.plan": "Plan",
-    "taskrunner.errors": "EngineDiedError HostKeyError LockHeldError NeverRanError NotFoundError Problem"
-    " StateError TargetError TaskFileError TaskrunnerError UsageError",
-    "taskrunner.events": "Event NodeEvent Status StepFinished",
-    "taskrunner.fleet.nodes": "Node Nodes load_nodes",
-    "taskrunner.fleet.parallel": "Fleet",
-    "taskrunner.fleet.plans": "run_on",
-    "taskrunner.model.models": "File LogPattern Metadata Probe Retries Service Task TaskFile Variable",
-    "taskrunner.history": "RunInfo past_runs",
-    "taskrunner.runs": "Result Run attach",
-    "taskrunner.transports": "NodeTransport Transport connect",
-    "taskrunner.transports.local": "LocalTransport",
-    "taskrunner.transports.ssh.transport": "SshTransport",
-    "taskrunner.transports.ssm.transport": "SsmTransport",
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__getattr__ = lazy(
+    __name__,
+    {
+        "taskrunner.api": "LoadedFile Options compile load run start validate",
+        "taskrunner.engine.plan": "Plan",
+        "taskrunner.errors": "EngineDiedError HostKeyError LockHeldError NeverRanError NotFoundError Problem"
+        " StateError TargetError TaskFileError TaskrunnerError UsageError",
+        "taskrunner.events": "Event NodeEvent Status StepFinished",
+        "taskrunner.fleet.nodes": "Node Nodes load_nodes",
+        "taskrunner.fleet.parallel": "Fleet",
+        "taskrunner.fleet.plans": "run_on",
+        "taskrunner.model.models": "File LogPattern Metadata Probe Retries Service Task TaskFile Variable",
+        "taskrunner.history": "RunInfo past_runs",
+        "taskrunner.runs": "Result Run attach",
+        "taskrunner.transports": "NodeTransport Transport connect",
+        "taskrunner.transports.local": "LocalTransport",
+        "taskrunner.transports.ssh.transport": "SshTransport",
+        "taskrunner.transports.ssm.transport": "SsmTransport",
+    },
+)
 
 __all__ = [
     "EngineDiedError", "Event", "File", "Fleet", "HostKeyError", "LoadedFile", "LocalTransport",
@@ -83,14 +86,6 @@ __all__ = [
     "__version__", "attach", "compile", "connect", "load", "load_nodes", "past_runs", "run", "run_on",
     "start", "validate",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'taskrunner' has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -23,7 +23,7 @@ LEVELS = [
     ["aws"],
     ["model", "events"],
     ["packs", "log"],
-    ["engine", "errors", "inference", "_version"],
+    ["engine", "errors", "inference", "_version", "_lazy"],
 ]
 """A room may import from its own level and from those below."""
 ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]

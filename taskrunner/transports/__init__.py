@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 
+from taskrunner._lazy import lazy
 from taskrunner.errors import NeverRanError, StateError, TargetError, UsageError, closest
 
 if TYPE_CHECKING:
@@ -32,22 +33,17 @@ __all__ = [
     "Transport", "connect",
 ]  # fmt: skip
 
-_HOMES = {
-    "taskrunner.engine.plan": "Plan",
-    "taskrunner.engine.store.follow": "ALL LAST NONE Chunk Cursor",
-    "taskrunner.transports.local": "LocalTransport",
-    "taskrunner.transports.remote": "RemoteTransport",
-    "taskrunner.transports.ssh.transport": "SshTransport",
-    "taskrunner.transports.ssm.transport": "SsmTransport",
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """The transports themselves, imported when they are first used."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'taskrunner.transports' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "taskrunner.engine.plan": "Plan",
+        "taskrunner.engine.store.follow": "ALL LAST NONE Chunk Cursor",
+        "taskrunner.transports.local": "LocalTransport",
+        "taskrunner.transports.remote": "RemoteTransport",
+        "taskrunner.transports.ssh.transport": "SshTransport",
+        "taskrunner.transports.ssm.transport": "SsmTransport",
+    },
+)
 
 
 class Transport(Protocol):
