@@ -33,8 +33,8 @@ class Sent(NamedTuple):
     problem: str
 
 
-SENT = ".sent.tmp"
-"""Ends the name of what was sent and is not removed yet."""
+SENT = ".sent"
+"""Marks the name of what was sent and is not removed yet."""
 
 
 class Refused(TargetError):
@@ -135,7 +135,7 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
                     raise TargetError(deaf[to])
                 sent = Sent(name, send(record, to or store.uri(), place / "files"), "")
                 # In one move: of what is half removed nobody could tell that it was sent.
-                os.rename(place, f"{place}.{os.urandom(4).hex()}{SENT}")
+                os.rename(place, fileio.temporary_name(f"{place}{SENT}"))
             except (Refused, UsageError) as error:
                 # This one alone: the others are sent.
                 sent = Sent(name, "", str(error))
@@ -150,7 +150,7 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
 
 
 def _remove_sent() -> None:
-    for place in (Path(store.folder()) / "pending").glob(f"*{SENT}"):
+    for place in (Path(store.folder()) / "pending").glob(f"*{SENT}.*.tmp"):
         shutil.rmtree(place, ignore_errors=True)
 
 

@@ -251,7 +251,7 @@ def test_a_kill_while_a_sent_result_is_removed_leaves_nothing_pending(
     pending = home / "tracking" / "pending"
 
     def killed() -> None:
-        for place in pending.glob(f"*{spool.SENT}"):
+        for place in pending.glob(f"*{spool.SENT}.*"):
             shutil.rmtree(place / "files")
             raise KeyboardInterrupt
 
