@@ -6,7 +6,6 @@ import argparse
 import inspect
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,7 +22,7 @@ AT_ROOT = {
     "security.md": "SECURITY.md",
     "changelog.md": "CHANGELOG.md",
 }
-LINK = re.compile(r"\]\(([^)#:]+)(#[^)]*)?\)")
+LINK = re.compile(r"\[([^\]]*)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -43,18 +42,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     at_root = page.file.src_uri in AT_ROOT
     pages = {name: place for place, name in AT_ROOT.items()}
 
-    def place(found: re.Match[str]) -> str:
-        path, anchor = found[1], found[2] or ""
+    def moved(link: re.Match[str]) -> str:
+        text, path, anchor = link[1], link[2], link[3] or ""
         target = ((ROOT if at_root else ROOT / "docs") / path).resolve()
         if not target.exists() or not target.is_relative_to(ROOT):
-            return found[0]
+            return link[0]
         name = str(target.relative_to(ROOT))
         if name.startswith("docs/") and target.suffix == ".md":
-            return f"]({name.removeprefix('docs/')}{anchor})"
-        return f"]({pages[name]}{anchor})" if name in pages else f"](<missing:{name}>)"
+            return f"[{text}]({name.removeprefix('docs/')}{anchor})"
+        return f"[{text}]({pages[name]}{anchor})" if name in pages else f"{text} (`{name}` in the repository)"
 
-    text = LINK.sub(place, markdown)
-    return re.sub(r"\[([^\]]*)\]\(<missing:([^>]*)>\)", r"\1 (`\2` in the repository)", text)
+    return LINK.sub(moved, markdown)
 
 
 def _commands() -> str:
@@ -179,10 +177,10 @@ def _api() -> str:
 
 def _public(module: Any) -> list[tuple[str, str]]:
     """The modules in which public functions and classes are defined, and their names."""
-    found = [(getattr(module, name), name) for name in module.__all__]
+    exports = [(getattr(module, name), name) for name in module.__all__]
     return [
         (value.__module__, name)
-        for value, name in found
+        for value, name in exports
         if isinstance(value, type) or inspect.isfunction(value)
     ]
 
@@ -194,4 +192,3 @@ REFERENCE = {
     "schema": _schema,
     "api": _api,
 }
-sys.path.insert(0, str(ROOT))
