@@ -1,6 +1,6 @@
 """The controller's log: connections, retries, throttling and what is shipped to nodes.
 
-It is silent until `configure` is called, and costs nothing until then: structlog is imported there. Events
+It is silent until `configure` is called: structlog is imported there. Events
 have a dotted name (`ssh.connected`) and fields. Secrets of plans and passwords in URLs are masked.
 """
 
@@ -72,8 +72,10 @@ def protect(plan: Mapping[str, Any]) -> None:
     from taskrunner.engine.run.masking import secrets_of
 
     with _lock:
+        known = len(_secrets)
         _secrets.update(secrets_of(plan, os.environ))
-        _mask()
+        if len(_secrets) > known:
+            _mask()
 
 
 def _mask() -> None:

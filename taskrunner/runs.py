@@ -166,9 +166,11 @@ class Run:
         }  # fmt: skip
 
     def _known_plan(self) -> Plan:
-        if self.plan is None and self._told is None:
+        if self.plan is not None:
+            return self.plan
+        if self._told is None:
             self._told = self.transport.plan(self.id) or NO_PLAN
-        return self.plan or self._told or NO_PLAN
+        return self._told
 
     def result(self, on_event: Callable[[Event], object] | None = None) -> Result:
         """Wait for the end. Raises EngineDiedError, StateError, TargetError."""

@@ -9,13 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from taskrunner import log
 from taskrunner._version import __version__
 from taskrunner.cli import arguments
 from taskrunner.cli.output import streams
 from taskrunner.errors import Detached, TaskFileError, TaskrunnerError, UsageError
+
+if TYPE_CHECKING:
+    from taskrunner.log import Level
 
 INTERRUPTED = 130
 CLOSED = 141
@@ -54,7 +56,9 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
         return 1
 
 
-def _log(level: log.Level, file: str, as_json: bool) -> None:
+def _log(level: Level, file: str, as_json: bool) -> None:
+    from taskrunner import log
+
     try:
         log.configure(level, file, as_json)
     except OSError as error:

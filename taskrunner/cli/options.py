@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
+
+from taskrunner.log import Level
 
 Parser = argparse.ArgumentParser
 Group = argparse._ArgumentGroup
@@ -29,7 +32,7 @@ def diagnostics(parser: Parser) -> None:
     """Of every command."""
     group = parser.add_argument_group("diagnostics")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
-    group.add_argument("--log-level", choices=("debug", "info", "warning"),
+    group.add_argument("--log-level", choices=get_args(Level),
                        help="log connections, retries and transfers to stderr")  # fmt: skip
     group.add_argument("--log-file", metavar="PATH", help="append the log to this file instead")
     group.add_argument("--log-format", choices=("text", "json"), help="the format of the log (text)")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from taskrunner.engine.node.frames import Unpacker, inflated
 from taskrunner.engine.plan import Plan
@@ -156,9 +156,8 @@ def plan(name: str, found: object) -> Plan | None:
             raise strange(name, "steps out of order")
         step["outputs"] = [known(name, output, OUTPUT) for output in step["outputs"]]
         steps.append(step)
-    whole: Any = {**about, "given": texts(name, given or []), "steps": steps}
-    told: Plan = whole  # as much of it as a node tells
-    return told
+    # As much of it as a node tells.
+    return cast("Plan", {**about, "given": texts(name, given or []), "steps": steps})
 
 
 def listing(name: str, found: object) -> list[dict[str, Any]]:
