@@ -29,7 +29,7 @@ JSON = st.recursive(
 )
 
 
-class Talk:
+class FakeClient:
     """A conversation with a node that answers as it is told."""
 
     name = "ssh://evil"
@@ -53,10 +53,10 @@ class Evil(RemoteTransport):
 
     def __init__(self, said: dict[str, Any]) -> None:
         super().__init__("ssh://evil")
-        self.talk = Talk(said)
+        self.client = FakeClient(said)
 
     def _conversation(self) -> Any:
-        return self.talk
+        return self.client
 
     def _again(self, work: Callable[[], Any]) -> Any:
         return work()
@@ -65,7 +65,7 @@ class Evil(RemoteTransport):
         return 0
 
     def follow(self, run: str, *, output: str, wait: bool = True) -> Iterator[Chunk | None]:
-        for line in self.talk.said["events"]:
+        for line in self.client.said["events"]:
             yield Chunk("", line, Cursor())
 
 

@@ -398,9 +398,9 @@ def test_a_node_cannot_write_elsewhere_here(sshd: Sshd, tmp_path: Path, write: W
     path = write({"id": "a", "commands": ["true"]})
     run(path, on=sshd.target)
     (folder,) = (sshd.state / "engine").iterdir()
-    exchange = folder / "engine" / "store" / "file_sync.py"
-    exchange.write_text(
-        exchange.read_text().replace(
+    file_sync = folder / "engine" / "store" / "file_sync.py"
+    file_sync.write_text(
+        file_sync.read_text().replace(
             "    return found\n\n\ndef _entry",
             "    found[0]['name'] = '../../pwned'\n    return found\n\n\ndef _entry",
         )

@@ -1,4 +1,4 @@
-"""What is said of the nodes of a run: how each ended, and why."""
+"""Text about the nodes of a run: how each ended, and why."""
 
 from __future__ import annotations
 

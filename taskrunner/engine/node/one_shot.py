@@ -52,19 +52,19 @@ def main(request: dict[str, Any], launch: Launch = None) -> int:
     """
     root = paths.default_root()
     instance = os.environ.get("TASKRUNNER_INSTANCE_ID", "")
-    sink = reply.ReplyWriter(root, "%s-%s" % (request["token"], instance), request.get("grant"))
-    asked = OneShotHandler(root, sink, launch)
+    writer = reply.ReplyWriter(root, "%s-%s" % (request["token"], instance), request.get("grant"))
+    asked = OneShotHandler(root, writer, launch)
     message, data = asked.answer({"do": request["do"], **request["about"]})
-    sink.close(message, data)
+    writer.close(message, data)
     return asked.exit
 
 
 class OneShotHandler(RequestHandler):
     """What can be asked for in a single command."""
 
-    def __init__(self, root: str, sink: reply.ReplyWriter, launch: Launch) -> None:
+    def __init__(self, root: str, writer: reply.ReplyWriter, launch: Launch) -> None:
         super().__init__(root)
-        self.sink = sink
+        self.writer = writer
         self.launch = launch
         self.exit = 0
 
@@ -166,18 +166,18 @@ class OneShotHandler(RequestHandler):
         said: str | None = None
         over = news = False
         at = list(at)
-        with WaitSlot(self.root, who) as seat:
+        with WaitSlot(self.root, who) as slot:
             while True:
                 for chunk in feed.read():
                     if not news:
                         news, first = True, time.monotonic()
-                    self.sink.write(pack({"log": chunk.log, "at": chunk.position}, chunk.data))
+                    self.writer.write(pack({"log": chunk.log, "at": chunk.position}, chunk.data))
                     at = list(chunk.position)
-                    if self.sink.full:
+                    if self.writer.full:
                         break
                 now = time.monotonic()
                 over = feed.over
-                if over or self.sink.full:
+                if over or self.writer.full:
                     break
                 if feed.lost(lambda: self.do_alive(run)):
                     over, said = True, runs.last_words(self.root, run)
@@ -185,12 +185,12 @@ class OneShotHandler(RequestHandler):
                 if news and now - first >= (pace or BATCH_WINDOW_S):
                     if not pace:
                         break
-                    self.sink.flush()
+                    self.writer.flush()
                     news = False
-                if now - began >= wait or 0.0 < until <= time.time() or seat.wanted():
+                if now - began >= wait or 0.0 < until <= time.time() or slot.wanted():
                     break
                 time.sleep(POLL_S)
-        return {"over": over, "said": said, "at": at, "more": self.sink.full, "hello": self.hello()}
+        return {"over": over, "said": said, "at": at, "more": self.writer.full, "hello": self.hello()}
 
     def do_cancel(self, run: str, token: str) -> bool:
         if os.path.isdir(paths.run_dir(self.root, run)):
@@ -220,10 +220,10 @@ class OneShotHandler(RequestHandler):
                 found.update(block)
                 sent += len(block)
                 if sent > offset:
-                    self.sink.write(pack({"piece": number}, block[max(0, len(block) - sent + offset) :]))
-                    if self.sink.full:
+                    self.writer.write(pack({"piece": number}, block[max(0, len(block) - sent + offset) :]))
+                    if self.writer.full:
                         return [number, sent]
-            self.sink.write(pack({"digest": found.hexdigest()}))
+            self.writer.write(pack({"digest": found.hexdigest()}))
             offset = 0
         return [len(paths), 0]
 

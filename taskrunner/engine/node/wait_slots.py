@@ -13,7 +13,7 @@ import time
 
 from ..store import fileio, identity, lock
 
-SEATS = 2
+SLOTS = 2
 POLL_S = 0.5
 """Seconds between two polls of the other requests that wait."""
 
@@ -45,7 +45,7 @@ class WaitSlot:
             return False
         self._looked = now
         later = [name for name in os.listdir(self._folder) if name > self._name and self._taken(name)]
-        return len(later) >= SEATS or any(name.endswith("-" + self._who) for name in later)
+        return len(later) >= SLOTS or any(name.endswith("-" + self._who) for name in later)
 
     def _taken(self, name: str) -> bool:
         """Whether who sat there is still there."""

@@ -2,7 +2,7 @@
 
 The prefill server is asked for one token and answers with `kv_transfer_params`, which go to the decode
 server as they are, with the request as it came. (vLLM: docs/features/nixl_connector_usage.md and its
-example proxy.) One such hand-over is of exactly one sequence.
+example proxy.) One such transfer is of exactly one sequence.
 """
 
 from __future__ import annotations

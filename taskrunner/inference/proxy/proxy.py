@@ -141,7 +141,7 @@ class Proxy:
         self._prefill = itertools.cycle(by_role["prefill"]) if by_role["prefill"] else None
         self._decode = by_role["decode"]
         self._turn = itertools.count()
-        self.measured = Metrics(settings.log)
+        self.metrics = Metrics(settings.log)
         self.clients: set[ClientConnection] = set()
         self.held = 0
         """Bytes of bodies that are kept."""
@@ -196,8 +196,8 @@ class Proxy:
         if request.path == "/health":
             return await self._health(client)
         if request.path == "/metrics":
-            return client.reply(200, "text/plain; version=0.0.4; charset=utf-8", self.measured.text())
-        self.measured.running.inc()
+            return client.reply(200, "text/plain; version=0.0.4; charset=utf-8", self.metrics.text())
+        self.metrics.running.inc()
         times = {"received": request.received}
         given = request.header("x-request-id")
         name = given if ID.fullmatch(given) else uuid.uuid4().hex
@@ -220,9 +220,9 @@ class Proxy:
         except ClientGone:
             stage, status = "client", 499
         finally:
-            self.measured.running.dec()
+            self.metrics.running.dec()
             times["last"] = time.perf_counter()
-            self.measured.note(name, stage, status, times)
+            self.metrics.note(name, stage, status, times)
         return None
 
     async def _handed_over(self, context: RequestContext, fields: checks.Fields) -> int:
@@ -313,15 +313,15 @@ class Proxy:
         client.source = connection.transport
         if client.paused and connection.transport is not None:
             connection.transport.pause_reading()
-        passing = StreamedResponse(client, context.times, timing)
+        response = StreamedResponse(client, context.times, timing)
         context.times["decode_sent"] = time.perf_counter()
-        problem = await asked(connection, client, raw, passing, self.settings.timeout)
+        problem = await asked(connection, client, raw, response, self.settings.timeout)
         if problem:
             raise BackendError(
                 "decode", f"{server.url}: {problem}", status_of(problem), is_stale(connection, problem)
             )
         client.end()
-        return passing.status, passing.failed
+        return response.status, response.failed
 
     async def _reserved(self) -> BackendConnection:
         """A connection to the next decode server that takes one. It is had before prefill is asked: KV caches
