@@ -107,7 +107,7 @@ def _wait(ctx: Context, step: Step, shell: Shell, guarded: bool) -> tuple[int, s
     deadline = time.monotonic() + step.get("guard_timeout", GUARD_TIMEOUT) if guarded else None
     if not guarded and timeout is not None:
         deadline = time.monotonic() + timeout
-    pause = 0.05
+    pause = 0.0
     while True:
         status = control.ended(shell.pid)
         if status is not None:
@@ -117,7 +117,7 @@ def _wait(ctx: Context, step: Step, shell: Shell, guarded: bool) -> tuple[int, s
         cause = "cancelled" if control.cancelled else ""
         now = time.monotonic()
         late = deadline is not None and now >= deadline
-        if guarded and not cause and shell.marks().guard is not None:
+        if guarded and pause and not cause and shell.marks().guard is not None:
             # The step's own time starts with the end of its guard.
             guarded, late = False, False
             deadline = None if timeout is None else now + timeout
@@ -130,9 +130,9 @@ def _wait(ctx: Context, step: Step, shell: Shell, guarded: bool) -> tuple[int, s
             return -9 if status is None else status, cause
         left = None if deadline is None else deadline - now
         if guarded:
-            # Only the marks tell when the guard has ended; most have before the first look.
+            # Only the marks tell when the guard has ended; most steps are over before the first look.
+            pause = min(pause * 1.5, 0.25) or 0.05
             left = min(pause, left or pause)
-            pause = min(pause * 1.5, 0.25)
         control.pause(left)
 
 

@@ -25,7 +25,7 @@ def loads(data: bytes) -> Any:
     if len(data) > LONGEST_LINE or sum(map(data.count, (b",", b"[", b"{"))) > MOST_PARTS:
         raise TooLarge
     try:
-        return json.loads(data.decode("utf-8", "replace"), parse_constant=_no_number, parse_int=_integer)
+        return _DECODER.decode(data.decode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("a message is nested too deeply") from None
 
@@ -38,3 +38,6 @@ def _integer(text: str) -> int:
     if len(text) > 20:
         raise ValueError("a number is too large")
     return int(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_int=_integer)
