@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -20,11 +19,7 @@ from typing import Any
 import pytest
 
 from taskrunner.engine.run import ports
-from taskrunner.engine.store.identity import stat
-
-Process = subprocess.CompletedProcess[str]
-CACHE = Path(__file__).parent.parent / ".cache"
-
+from tests.helpers import CACHE, Process, command, runner_command, started, wait_until_gone
 
 MARK, TURNS = "TASKRUNNER_TESTS", "TASKRUNNER_TESTS_TURNS"
 """Environment variables of all that the tests start: which session it belongs to, and the folder with the
@@ -92,40 +87,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     work.mkdir()
     monkeypatch.chdir(work)
     yield folder
-    left = _wait_until_gone(str(folder))
+    left = wait_until_gone(str(folder))
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert not left, f"left running: {left}"
-
-
-def _wait_until_gone(folder: str) -> dict[int, str]:
-    deadline = time.monotonic() + 5
-    while True:
-        left = started_with(folder)
-        if not left or time.monotonic() > deadline:
-            return left
-        time.sleep(0.02)
-
-
-def started_with(folder: str) -> dict[int, str]:
-    """The living processes whose environment names this state folder."""
-    return started(f"TASKRUNNER_HOME={folder}")
-
-
-def started(variable: str) -> dict[int, str]:
-    """The living processes with this variable in their environment."""
-    needle = variable.encode()
-    found = {}
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            known = stat(int(name))
-            environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-            if known and known[0] not in "ZX" and needle in environ:
-                found[int(name)] = Path(f"/proc/{name}/cmdline").read_text()
-    return found
 
 
 @pytest.fixture
@@ -139,19 +105,6 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def left_of(folder: Path) -> dict[int, str]:
-    """What steps and services have left running: without the engine, which may be on its way out."""
-    return {pid: line for pid, line in started_with(str(folder)).items() if "engine.main" not in line}
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "taskrunner", *map(str, args)]
-
-
-def runner_command(*args: object) -> list[str]:
-    return [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
 
 
 @pytest.fixture
@@ -176,17 +129,6 @@ def cli() -> Callable[..., Process]:
         return subprocess.run(command(*args), **kwargs)
 
     return cli
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> Any:
-    """Wait until the condition is true, and return what it says."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -221,7 +163,7 @@ def make_sshd(tmp_path: Path, identity: Path) -> Iterator[Callable[..., Any]]:
     left: dict[int, str] = {}
     for server in made:
         server.stop()
-        left.update(_wait_until_gone(str(server.state)))
+        left.update(wait_until_gone(str(server.state)))
     for pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -286,7 +228,7 @@ def cloud(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
     yield made
     left: dict[int, str] = {}
     for instance in made.ssm.instances.values():
-        left.update(_wait_until_gone(str(instance.state)))
+        left.update(wait_until_gone(str(instance.state)))
         instance.power_off()
     made.close()
     urllib.request.urlopen(

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.conftest import wait_for
+from tests.helpers import wait_for
 
 
 class Terminal:

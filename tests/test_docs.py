@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import load, packs, validate
-from tests.conftest import Process, command
+from tests.helpers import Process, command
 from tests.sshd import Sshd
 from tests.terminal import Terminal
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import log, run
-from tests.conftest import Process
+from tests.helpers import Process
 from tests.sshd import Sshd
 from tests.test_house import loaded
 

@@ -15,7 +15,7 @@ import pytest
 
 from taskrunner import load, packs, run, validate
 from taskrunner.model.lint import lint
-from tests.conftest import Process
+from tests.helpers import Process
 
 Cli = Callable[..., Process]
 CHECKOUT = Path(__file__).parent.parent

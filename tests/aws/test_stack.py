@@ -11,7 +11,7 @@ import pytest
 
 from taskrunner.aws.preflight import CDK_CLI
 from tests.aws import ONE, Aws
-from tests.conftest import Process
+from tests.helpers import Process
 
 Write = Callable[..., Path]
 STACK = "phase2-nixl-efa-dev-east-1"

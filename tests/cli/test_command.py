@@ -15,7 +15,7 @@ import pytest
 from taskrunner import __version__
 from taskrunner.cli import registry
 from taskrunner.cli.registry import COMMANDS
-from tests.conftest import Process, command, wait_for
+from tests.helpers import Process, command, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.conftest import command
+from tests.helpers import command
 from tests.terminal import Terminal
 
 Write = Callable[..., Path]

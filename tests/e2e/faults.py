@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from taskrunner.engine.store import identity
-from tests.conftest import command, started
+from tests.helpers import command, started
 
 CUT_OFF = {"engine", "both", "step", "child", "garble", "full", "restart"}
 """The faults that may make a command end with 1."""

@@ -9,7 +9,7 @@ import pytest
 
 from taskrunner import Run, TaskFileError, run, start
 from taskrunner.errors import NotFoundError
-from tests.conftest import Process
+from tests.helpers import Process
 
 Write = Callable[..., Path]
 

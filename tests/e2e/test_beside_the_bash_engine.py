@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from taskrunner import run
-from tests.conftest import command, started
+from tests.helpers import command, started
 
 STAND_IN = r"""
 FROM=$1

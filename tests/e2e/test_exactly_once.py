@@ -18,8 +18,8 @@ import pytest
 from taskrunner import attach, past_runs, run, start
 from taskrunner.engine.run import retention, step_script
 from taskrunner.engine.store import identity, unsettled
-from tests.conftest import Process, command, left_of, started_with, wait_for
 from tests.e2e.test_survival import engine_pid, in_small_home
+from tests.helpers import Process, command, left_of, started_with, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

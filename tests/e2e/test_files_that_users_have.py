@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from taskrunner import run, validate
-from tests.conftest import Process, started_with
 from tests.e2e.steps import ran
+from tests.helpers import Process, started_with
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

@@ -13,8 +13,8 @@ import pytest
 
 from taskrunner import TaskFileError, UsageError, run
 from taskrunner.api import read_env_file
-from tests.conftest import command
 from tests.e2e.steps import ran, step
+from tests.helpers import command
 
 Write = Callable[..., Path]
 PACKAGE = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from taskrunner import run, validate
 from taskrunner.engine.node import bootstrap
 from taskrunner.engine.run import patterns
 from taskrunner.engine.store import paths, runs
-from tests.conftest import Process, command
+from tests.helpers import Process, command
 from tests.sshd import Sshd
 
 Write = Callable[..., Path]

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from taskrunner import run, runs, start
-from tests.conftest import Process, left_of, started_with, wait_for
 from tests.e2e.steps import ran, step
 from tests.e2e.test_survival import engine_pid
+from tests.helpers import Process, left_of, started_with, wait_for
 from tests.sshd import free_port
 
 Write = Callable[..., Path]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from taskrunner import Task, TaskFile, past_runs, run, start, validate
-from tests.conftest import Process, command, left_of, wait_for
 from tests.e2e.test_survival import controller, engine_pid
+from tests.helpers import Process, command, left_of, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

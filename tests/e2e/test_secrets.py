@@ -13,8 +13,8 @@ import pytest
 
 from taskrunner import compile, run, start
 from taskrunner.engine.store import runs
-from tests.conftest import Process, command, wait_for
 from tests.e2e.test_survival import engine_pid
+from tests.helpers import Process, command, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

@@ -12,7 +12,7 @@ import pytest
 
 from taskrunner import Result, run
 from taskrunner.engine.run import ports
-from tests.conftest import left_of, wait_for
+from tests.helpers import left_of, wait_for
 
 Write = Callable[..., Path]
 

@@ -18,7 +18,7 @@ from taskrunner import TargetError, run, start
 from taskrunner.engine.store import paths
 from taskrunner.transports.ssh import session
 from taskrunner.transports.ssh.transport import SshTransport
-from tests.conftest import Process, command, wait_for
+from tests.helpers import Process, command, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd
 

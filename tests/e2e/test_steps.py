@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskrunner import Result, attach, run
-from tests.conftest import left_of
+from tests.helpers import left_of
 
 Write = Callable[..., Path]
 

@@ -21,7 +21,7 @@ import pytest
 from taskrunner import LocalTransport, LockHeldError, attach, past_runs, run, start
 from taskrunner.engine.run import launch
 from taskrunner.engine.store import identity, paths
-from tests.conftest import Process, command, left_of, started_with, wait_for
+from tests.helpers import Process, command, left_of, started_with, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

@@ -27,9 +27,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import command, started, started_with, wait_for
 from tests.e2e import faults
 from tests.e2e.faults import Trial, enter, namespace
+from tests.helpers import command, started, started_with, wait_for
 from tests.relay import Relay
 
 pytestmark = pytest.mark.survival

@@ -12,8 +12,8 @@ import pytest
 
 from taskrunner import run, start
 from taskrunner.engine.run import ports
-from tests.conftest import left_of
 from tests.e2e.steps import ran
+from tests.helpers import left_of
 from tests.sshd import Sshd, free_port
 
 Write = Callable[..., Path]

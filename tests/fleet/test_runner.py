@@ -18,7 +18,7 @@ import pytest
 from taskrunner.fleet.nodes import load_nodes
 from taskrunner.fleet.plans import run_on
 from taskrunner.transports.ssh import session
-from tests.conftest import Process, runner_command, wait_for
+from tests.helpers import Process, runner_command, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd, free_port
 from tests.terminal import Terminal

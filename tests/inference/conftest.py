@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import wait_for
+from tests.helpers import wait_for
 
 START = [sys.executable, "-m", "taskrunner"]
 

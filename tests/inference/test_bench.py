@@ -21,7 +21,7 @@ from taskrunner.inference.bench.prompts import Shape, prompts
 from taskrunner.inference.endpoint import parse
 from taskrunner.inference.results import importers, record, summary
 from taskrunner.inference.results.schema import SCHEMA
-from tests.conftest import Process
+from tests.helpers import Process
 from tests.inference.conftest import Told
 
 Start = Callable[..., Told]

@@ -27,7 +27,7 @@ from taskrunner.inference.endpoint import parse
 from taskrunner.inference.results import record
 from taskrunner.inference.results.sample import Sample
 from taskrunner.inference.serving import lengths
-from tests.conftest import command, wait_for
+from tests.helpers import command, wait_for
 from tests.inference.conftest import get
 from tests.sshd import free_port
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import wait_for
+from tests.helpers import wait_for
 from tests.inference.conftest import Told, get
 from tests.inference.raw import BODY, PARAMS, post, said, statuses
 

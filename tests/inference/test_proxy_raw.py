@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner.engine.run.probes import listening
-from tests.conftest import CACHE, wait_for
+from tests.helpers import CACHE, wait_for
 from tests.inference.conftest import Told
 from tests.inference.raw import BODY, CASES, PARAMS, post, said, statuses
 from tests.sshd import free_port

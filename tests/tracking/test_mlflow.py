@@ -27,7 +27,7 @@ from taskrunner.errors import UsageError
 from taskrunner.tracking import spool, store
 from taskrunner.tracking.record import record_of
 from tests.aws.front import KEY, SECRET, _key
-from tests.conftest import Process, command, wait_for
+from tests.helpers import Process, command, wait_for
 from tests.relay import Relay
 from tests.sshd import free_port
 

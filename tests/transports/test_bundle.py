@@ -17,7 +17,7 @@ from taskrunner import LocalTransport, attach, compile
 from taskrunner.engine.store import paths
 from taskrunner.runs import new_id
 from taskrunner.transports.bundle import engine_zip
-from tests.conftest import wait_for
+from tests.helpers import wait_for
 
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
 

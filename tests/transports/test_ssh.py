@@ -15,7 +15,7 @@ import pytest
 from taskrunner import LockHeldError, StateError, TargetError, UsageError, attach, run, start
 from taskrunner.transports import connect
 from taskrunner.transports.ssh.transport import SshTransport
-from tests.conftest import Process, wait_for
+from tests.helpers import Process, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd, keygen
 
@@ -160,7 +160,7 @@ def test_status_logs_show_history_and_cancel(write: Write, sshd: Sshd, cli: Cli)
 def test_ctrl_c_ends_the_tree_there(write: Write, sshd: Sshd) -> None:
     import signal
 
-    from tests.conftest import command
+    from tests.helpers import command
 
     path = write({"id": "a", "commands": ["echo $$ > pid; sleep 600 & sleep 600"]})
     process = subprocess.Popen(command(path, "--on", sshd.target), stdout=subprocess.PIPE)
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_tree_there(write: Write, sshd: Sshd) -> None:
 
 
 def test_two_controllers_of_the_same_command(write: Write, sshd: Sshd, cli: Cli) -> None:
-    from tests.conftest import command
+    from tests.helpers import command
 
     task = {"id": "a", "commands": ["touch at; until [ -e go ]; do sleep 0.02; done; echo x >> out"]}
     path = write(task)
@@ -201,7 +201,7 @@ def test_two_controllers_of_the_same_command(write: Write, sshd: Sshd, cli: Cli)
 
 
 def test_two_controllers_at_the_same_moment(write: Write, sshd: Sshd) -> None:
-    from tests.conftest import command
+    from tests.helpers import command
 
     path = write({"id": "a", "commands": ["sleep 8; echo x >> out"]})
     both = [subprocess.Popen(command(path, "--on", sshd.target), stdout=subprocess.DEVNULL) for _ in "ab"]
@@ -305,7 +305,7 @@ def test_keys_of_every_kind(write: Write, sshd: Sshd, identity: Path) -> None:
 
 
 def test_two_commands_that_send_the_same_big_file(write: Write, sshd: Sshd, tmp_path: Path) -> None:
-    from tests.conftest import command
+    from tests.helpers import command
 
     (tmp_path / "work" / "big").write_bytes(os.urandom(40_000_000))
     paths = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner.errors import HostKeyError
-from tests.conftest import Process, wait_for
+from tests.helpers import Process, wait_for
 from tests.sshd import Sshd, keygen
 from tests.terminal import Terminal
 from tests.transports.reaching import reach, refused

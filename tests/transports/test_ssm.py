@@ -16,7 +16,7 @@ from taskrunner.runs import Run, launch
 from taskrunner.transports import connect
 from tests.aws import ONE, Aws
 from tests.aws.ssm import ServiceError
-from tests.conftest import Process, wait_for
+from tests.helpers import Process, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]

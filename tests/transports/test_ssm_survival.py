@@ -18,7 +18,7 @@ from taskrunner.aws.session import NotRegistered
 from taskrunner.errors import TargetError
 from taskrunner.transports import connect
 from tests.aws import ONE, Aws
-from tests.conftest import command, wait_for
+from tests.helpers import command, wait_for
 from tests.transports.test_ssm import Write
 
 RUNS, NODES = 500, 10

@@ -11,7 +11,7 @@ import pytest
 
 from taskrunner import RunInfo, attach, past_runs, run, start
 from taskrunner.transports import TargetError, connect
-from tests.conftest import Process
+from tests.helpers import Process
 from tests.transports import third_party
 
 Write = Callable[..., Path]
