@@ -11,92 +11,13 @@ from typing import Any
 import pytest
 
 from taskrunner import run, start
-from taskrunner.errors import NeverRanError, TargetError, UsageError
-from taskrunner.runs import Run, launch
+from taskrunner.errors import UsageError
 from taskrunner.transports import connect
 from tests.aws import ONE, Aws
-from tests.aws.ssm import ServiceError
-from tests.helpers import Process, wait_for
+from tests.helpers import Process
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
-
-GOLDEN = [
-    ("echo out; echo err >&2", "Success", 0, "out\n", "err\n"),
-    ("exit 3", "Failed", 3, "", "failed to run commands: exit status 3"),
-    ("false; true", "Success", 0, "", ""),
-    ("[[ a == a ]] && echo bash", "Failed", None, "", None),
-    ("#!/bin/bash\n[[ a == a ]] && echo bash", "Success", 0, "bash\n", ""),
-    ("exit 137", "TimedOut", 137, "", "failed to run commands: exit status 137"),
-    ("echo x >&2; exit 168", "Success", 0, "", ""),
-    ("exit 169", "Failed", 169, "", "failed to run commands: exit status 169"),
-    ("pwd; echo ${USER-unset}", "Success", 0, "/usr/bin\nunset\n", ""),
-    ("setsid sleep 2 </dev/null >/dev/null 2>&1 & echo at once", "Success", 0, "at once\n", ""),
-    ("cat; echo no stdin", "Success", 0, "no stdin\n", ""),
-]
-
-
-def sent(cloud: Aws, script: str, **parameters: str) -> str:
-    about = {name: [value] for name, value in parameters.items()}
-    request = {
-        "DocumentName": "AWS-RunShellScript", "InstanceIds": [ONE],
-        "Parameters": {"commands": script.split("\n"), **about},
-    }  # fmt: skip
-    return str(cloud.ssm.call("SendCommand", request)["Command"]["CommandId"])
-
-
-def ended(cloud: Aws, command: str) -> dict[str, Any]:
-    def look() -> Any:
-        found = cloud.ssm.call("GetCommandInvocation", {"CommandId": command, "InstanceId": ONE})
-        return found if found["Status"] not in ("Pending", "InProgress", "Cancelling") else None
-
-    return dict(wait_for(look, 20))
-
-
-@pytest.mark.parametrize(("script", "status", "code", "out", "err"), GOLDEN)
-def test_the_double_does_what_the_agent_does(
-    cloud: Aws, script: str, status: str, code: int | None, out: str, err: str | None
-) -> None:
-    found = ended(cloud, sent(cloud, script))
-    assert (found["Status"], found["StandardOutputContent"]) == (status, out)
-    assert code in (None, found["ResponseCode"])
-    assert err in (None, found["StandardErrorContent"])
-
-
-def test_the_double_reboots_waits_for_pipes_and_cuts(cloud: Aws) -> None:
-    again = ended(
-        cloud,
-        sent(cloud, 'echo x >> "$TASKRUNNER_HOME.n"; [ $(wc -l < "$TASKRUNNER_HOME.n") = 3 ] || exit 194'),
-    )
-    assert again["Status"] == "Success"
-    held = ended(cloud, sent(cloud, "sleep 30 & echo started", executionTimeout="5"))
-    assert (held["Status"], held["StandardOutputContent"]) == ("TimedOut", "started\n")
-    long = ended(cloud, sent(cloud, "head -c 30000 /dev/zero | tr '\\0' x; exit 1"))["StandardOutputContent"]
-    assert len(long) == 24000
-    assert long.endswith("--output truncated--")
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        ({"Comment": "x" * 101}, "ValidationException"),
-        ({"InstanceIds": [ONE] * 51}, "ValidationException"),
-        ({"InstanceIds": ["i-00000000"]}, "InvalidInstanceId"),
-        ({"DocumentName": "No"}, "InvalidDocument"),
-        ({"Parameters": {"commands": ["x"], "executionTimeout": ["172801"]}}, "InvalidParameters"),
-        ({"Parameters": {"commands": ["x" * 70000]}}, "MaxDocumentSizeExceeded"),
-        ({"Parameters": {"commands": "x"}}, "SerializationException"),
-    ],
-)
-def test_the_double_refuses(cloud: Aws, change: dict[str, Any], code: str) -> None:
-    request = {
-        "DocumentName": "AWS-RunShellScript",
-        "InstanceIds": [ONE],
-        "Parameters": {"commands": ["true"]},
-    }
-    with pytest.raises(ServiceError) as caught:
-        cloud.ssm.call("SendCommand", {**request, **change})
-    assert caught.value.code == code
 
 
 def test_a_command_that_is_sent_twice_starts_one_run(cloud: Aws, write: Write) -> None:
@@ -274,98 +195,6 @@ def test_files_and_outputs(cloud: Aws, write: Write, tmp_path: Path) -> None:
         assert (tmp_path / "work" / "back").read_bytes() == content
 
 
-def test_cancel_before_it_is_delivered(cloud: Aws, write: Write) -> None:
-    from taskrunner import compile
-
-    instance = cloud.ssm.instances[ONE]
-    run(write({"id": "a", "commands": ["true"]}), on=cloud.target())
-    instance.ping = "ConnectionLost"
-    ledger = cloud.folder / "ledger"
-    transport = connect(cloud.target())
-    plan = compile(write({"id": "a", "commands": [f"echo x >> '{ledger}'"]}), on=transport)
-    asked: list[Run] = []
-
-    def idle(begun: Run) -> None:
-        if not asked:
-            asked.append(begun)
-            time.sleep(0.3)
-            begun.cancel()
-
-    with pytest.raises(NeverRanError):
-        launch(plan, transport, idle=idle)
-    cloud.ssm.reconnect(ONE)
-    time.sleep(0.5)
-    assert not ledger.exists()
-
-
-def test_cancel_while_it_runs(cloud: Aws, write: Write) -> None:
-    with start(write({"id": "a", "commands": ["exec sleep 60"]}), on=cloud.target()) as begun:
-        threading.Timer(1.0, begun.cancel).start()
-        result = begun.result()
-    assert (result.status, result.exit) == ("cancelled", 130)
-    assert begun.cancel() is False
-
-
-def test_the_instance_restarts_in_the_middle(cloud: Aws, write: Write) -> None:
-    path = write(
-        {"id": "a", "commands": ["true"]},
-        {"id": "b", "commands": ["sleep 1; [ -e on ] || { touch on; sleep 60; }"]},
-    )
-    with start(path, on=cloud.target()) as begun:
-        threading.Timer(3.0, cloud.ssm.reboot, [ONE]).start()
-        with pytest.raises(Exception, match="was interrupted"):
-            begun.result()
-    result = run(path, on=cloud.target())
-    assert (result.status, result.skipped) == ("ok", 1)
-
-
-def test_the_agent_restarts(cloud: Aws, write: Write) -> None:
-    with start(write({"id": "a", "commands": ["sleep 2; echo done"]}), on=cloud.target()) as begun:
-        cloud.ssm.instances[ONE].down_until = time.time() + 5
-        assert begun.result().ok == 1
-
-
-def test_calls_that_fail_now_and_then(cloud: Aws, write: Write) -> None:
-    """With 500, or with a reset after they were accepted: nothing runs twice, nothing is lost."""
-    cloud.front.fail = 0.15
-    ledger = cloud.folder / "ledger"
-    path = write({"id": "a", "commands": [f"echo x >> '{ledger}'", "seq 1000"]})
-    for number in range(1, 5):
-        with start(path, on=cloud.target(), reset=True) as begun:
-            text = "".join(event["text"] for event in begun.events(output=True) if event["type"] == "output")
-        assert text == "".join(f"{n}\n" for n in range(1, 1001))
-        assert ledger.read_text() == "x\n" * number
-
-
-def test_errors_are_one_line_with_a_fix(
-    cloud: Aws, write: Write, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write({"id": "a", "commands": ["true"]})
-
-    def said(*more: object) -> str:
-        done = cli(path, "--on", cloud.target(), *more)
-        assert done.returncode in (2, 3), done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stderr
-
-    cloud.front.denied.add("ssm:SendCommand")
-    assert "AWS denies ssm:SendCommand" in said()
-    cloud.front.denied.clear()
-    cloud.front.expired = True
-    assert "the AWS credentials have expired" in said()
-    cloud.front.expired = False
-    assert "no such bucket" in said("--bucket", "none-of-ours")
-    monkeypatch.delenv("AWS_REGION")
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
-    assert "no AWS region given" in said()
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    assert "no AWS credentials found" in said("--region", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", cloud.env()["AWS_ACCESS_KEY_ID"])
-    with pytest.raises(TargetError, match="Run Command rejected it"):
-        run(path, on=connect(cloud.target("i-00000000"), region="us-east-1"))
-    assert "is not an instance id" in cli(path, "--on", "ssm://web-1").stderr
-
-
 @pytest.fixture
 def runner(
     runner: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, cloud: Aws
@@ -449,64 +278,6 @@ def test_aws_goes_no_further_when_one_has_failed(
     assert done.returncode == 1
     assert "1 failed" in done.stdout
     assert "2 cancelled" in done.stdout
-
-
-def test_credentials_that_expire_in_the_middle(cloud: Aws, write: Write) -> None:
-    with start(write({"id": "a", "commands": ["sleep 4; echo on"]}), on=cloud.target()) as begun:
-        threading.Timer(1.0, setattr, [cloud.front, "expired", True]).start()
-        threading.Timer(9.0, setattr, [cloud.front, "expired", False]).start()
-        events = list(begun.events())
-    told = [(event["state"], event["detail"]) for event in events if event["type"] == "connection"]
-    assert [state for state, _ in told] == ["lost", "back"]
-    assert "credentials have expired" in told[0][1]
-    assert events[-1]["status"] == "ok"  # type: ignore[typeddict-item]
-
-
-def test_an_instance_that_vanishes(cloud: Aws, write: Write) -> None:
-    transport = connect(cloud.target(), reconnect_timeout=4.0)
-    with start(write({"id": "a", "commands": ["sleep 1; echo a; sleep 60"]}), on=transport) as begun:
-
-        def vanish() -> None:
-            instance = cloud.ssm.instances[ONE]
-            instance.registered = False
-            cloud.ssm.reboot(ONE)
-
-        threading.Timer(3.0, vanish).start()
-        with pytest.raises(TargetError, match="lost, and not reconnected within 4 s"):
-            begun.result()
-
-
-def test_a_bucket_elsewhere_and_one_that_is_denied(cloud: Aws, write: Write) -> None:
-    path = write({"id": "a", "commands": ["seq 200000"]})
-    cloud.bucket("far")
-    cloud.front.regions["far"] = "eu-west-1"
-    assert run(path, on=connect(cloud.target(), bucket="far")).ok == 1
-    cloud.front.denied.add("s3:PutObject")
-    with pytest.raises(TargetError, match="bucket far: AWS denies s3:PutObject"):
-        run(path, on=connect(cloud.target(), bucket="far/other"), reset=True)
-
-
-def test_urls_that_have_expired(cloud: Aws, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the node cannot upload comes through the commands, and that is said."""
-    bucket = cloud.bucket()
-    path = write({"id": "a", "commands": ["sleep 1; seq 200000"]})
-    run(
-        write({"id": "b", "commands": ["true"]}, file="work/first.json"),
-        on=connect(cloud.target(), bucket=bucket),
-    )
-    with start(path, on=connect(cloud.target(), bucket=bucket)) as begun:
-        cloud.ssm.ahead = 7200.0
-        events = list(begun.events(output=True))
-    text = "".join(event["text"] for event in events if event["type"] == "output")
-    assert text == "".join(f"{number}\n" for number in range(1, 200_001))
-
-
-def test_throttled_to_one_request_a_second(cloud: Aws, write: Write) -> None:
-    cloud.front.rate = 1.0
-    path = write({"id": "a", "commands": ["echo one; sleep 3; echo two"]})
-    with start(path, on=cloud.target()) as begun:
-        text = "".join(event["text"] for event in begun.events(output=True) if event["type"] == "output")
-    assert text == "one\ntwo\n"
 
 
 def test_ssh_through_a_session(
