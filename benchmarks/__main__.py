@@ -3,7 +3,7 @@
 Every figure is a median of several runs, taken in turns within one go, and what counts is the
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
-of: steps, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy.
+of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, inference, remote
+from benchmarks import aws, inference, processor, remote
 from benchmarks.peers import build
 from taskrunner import __version__
 
@@ -243,6 +243,7 @@ def machine() -> str:
 
 BENCHMARKS = {
     "steps": steps,
+    "processor": lambda folder: processor.processor(folder, TASKRUNNER, peers_venv()),
     "startup": startup,
     "output": output,
     "large": large,
