@@ -66,7 +66,7 @@ def bench(url: str, folder: Path, *options: object, processor: list[float] | Non
         processor.append(
             after.children_user + after.children_system - before.children_user - before.children_system
         )
-    found: dict[str, Any] = json.loads(out.read_text())["results"]
+    found: dict[str, Any] = json.loads(out.read_text())
     return found
 
 
@@ -178,8 +178,7 @@ def client(folder: Path) -> None:
         log(url)
         found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", 400, "--requests", 64, "--concurrency", 64,
                       "--warmup", 64)  # fmt: skip
-        told = {"ttft": found["ttft"]["raw"], "itl": found["itl"]["raw"]}
-        _row("taskrunner bench, 64 streams, 400 tokens", told, log(url)[-64:])
+        _row("taskrunner bench, 64 streams, 400 tokens", _times(found), log(url)[-64:])
     print()
     print(
         f"| open loop, Poisson, {TOKENS} tokens | TTFT p50 | p90 | p99 | ITL mean | p99 | true TTFT p50 | p99 | true ITL p99 |"
@@ -190,8 +189,7 @@ def client(folder: Path) -> None:
             log(url)
             found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", TOKENS, "--requests", rate * 5,
                           "--request-rate", rate, "--warmup", 64)  # fmt: skip
-            told = {"ttft": found["ttft"]["raw"], "itl": found["itl"]["raw"]}
-            _row(f"taskrunner bench, {rate} requests/s", told, log(url)[-rate * 5 :])
+            _row(f"taskrunner bench, {rate} requests/s", _times(found), log(url)[-rate * 5 :])
     print()
 
 
@@ -212,7 +210,16 @@ def _row(name: str, found: dict[str, Any], sent: list[dict[str, Any]]) -> None:
 def _ours(url: str, folder: Path) -> dict[str, Any]:
     found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", TOKENS, "--requests", STREAMS * 4,
                   "--concurrency", STREAMS, "--warmup", STREAMS)  # fmt: skip
-    return {"ttft": found["ttft"]["raw"], "itl": found["itl"]["raw"]}
+    return _times(found)
+
+
+def _times(found: dict[str, Any]) -> dict[str, Any]:
+    """The times of the requests of a record, in seconds."""
+    rows = [row for row in found["requests"] if not row["error"]]
+    return {
+        "ttft": [row["ttft"] / 1e3 for row in rows],
+        "itl": [gap / 1e3 for row in rows for gap in row["itl"]],
+    }
 
 
 def rate(folder: Path) -> None:
@@ -226,9 +233,10 @@ def rate(folder: Path) -> None:
             found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", 400, "--requests", RATE_STREAMS,
                           "--concurrency", RATE_STREAMS, "--warmup", 0, processor=spent)  # fmt: skip
             chunks = RATE_STREAMS * 400
-            lag = found["loop_lag"]
+            results = found["results"]
+            lag = results["loop_lag"]
             print(
-                f"| {chunks / found['duration']:.0f} | {lag['p50'] * 1e3:.2f} | {lag['p99'] * 1e3:.2f} | {spent[0] / chunks * 1e6:.1f} (start and reading included) |"
+                f"| {chunks / results['duration_ms'] * 1e3:.0f} | {lag['p50']:.2f} | {lag['p99']:.2f} | {spent[0] / chunks * 1e6:.1f} (start and reading included) |"
             )
     print()
 
@@ -321,7 +329,9 @@ def _row_of_proxy(
     found = bench(url, folder, *options, "--requests", requests, "--warmup", 0)
     spent = _spent(process.pid) - before
     cells = (
-        [percentile(found["ttft"]["raw"], at) * 1e3 for at in (0.5, 0.9, 0.99)] if found["completed"] else []
+        [percentile(_times(found)["ttft"], at) * 1e3 for at in (0.5, 0.9, 0.99)]
+        if found["results"]["completed"]
+        else []
     )
     chunks = requests * TOKENS
     print(

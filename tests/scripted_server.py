@@ -26,12 +26,13 @@ IDS = range(100, 1100)
 class Truth:
     """What is true of each answer: `ttft` and `gap` in seconds, `per_chunk` tokens at a time; and its faults.
 
-    `fault` is one of: "", http_500, error_event, no_done, break, split, comment, no_params, half_params; `faults` is how many answers have it (-1: all).
+    `fault` is one of: "", http_500, error_event, no_done, break, split, comment, slow, no_params, half_params; `faults` is how many answers have it (-1: all).
+    `slow_by` is in seconds.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.ttft, self.gap, self.per_chunk = args.ttft / 1e3, args.gap / 1e3, args.per_chunk
-        self.fault, self.faults = args.fault, args.faults
+        self.fault, self.faults, self.slow_by = args.fault, args.faults, args.slow_by / 1e3
         self.role = args.role
         self.log: deque[dict[str, Any]] = deque()
         self.requests = self.aborted = 0
@@ -165,7 +166,7 @@ class Connection(asyncio.Protocol):
                 return end()
             return self.at(now + truth.ttft + (index + 1) * truth.gap, step, index + 1)
 
-        return self.at(now + truth.ttft, step, 0)
+        return self.at(now + truth.ttft + (truth.slow_by if fault == "slow" else 0.0), step, 0)
 
     def token(self, entry: dict[str, Any], some: int, last: bool, chat: bool, fault: str) -> None:
         now = time.perf_counter()
@@ -225,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name, kind, default in (
         ("--ttft", float, 50.0), ("--gap", float, 10.0), ("--per-chunk", int, 1), ("--port", int, 0),
-        ("--fault", str, ""), ("--faults", int, -1), ("--role", str, "unified"),
+        ("--fault", str, ""), ("--faults", int, -1), ("--role", str, "unified"), ("--slow-by", float, 0.0),
     ):  # fmt: skip
         parser.add_argument(name, type=kind, default=default)
     loop = uvloop.new_event_loop()

@@ -37,7 +37,11 @@ Option = tuple[str, Callable[[str], Any], Any, str, str]
 def add(parser: argparse.ArgumentParser, table: Iterable[Option]) -> None:
     """Add options; their help shows the default."""
     for option, kind, default, metavar, said in table:
-        shown = "" if default == "" else f" ({default if isinstance(default, str) else f'{default:.10g}'})"
+        shown = (
+            ""
+            if default in ("", None)
+            else f" ({default if isinstance(default, str) else f'{default:.10g}'})"
+        )
         parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
 
 

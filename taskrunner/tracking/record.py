@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskrunner.errors import UsageError
+from taskrunner.inference.results.read import NoResult, load
 from taskrunner.inference.results.schema import DISTRIBUTIONS, SCALARS, STATISTICS, TOO_SMALL
 
 EXPERIMENT = "nixl-efa"
@@ -39,15 +39,13 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
     """The record of a result file. Raises UsageError."""
     try:
         text = Path(path).read_bytes()
-        found = json.loads(text)
-        about, results = found["metadata"], found["results"]
-        began, ended = int(about["began"] * 1000), int(about["ended"] * 1000)
+        found = load(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} is not a measurement result: {error!r}", "`taskrunner bench -o FILE` writes one"
-        ) from error
+    except NoResult as error:
+        raise UsageError(str(error), "`taskrunner bench -o FILE` writes a result") from error
+    about, results = found["metadata"], found["results"]
+    began, ended = int(about["began"] * 1000), int(about["ended"] * 1000)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(about["began"]))
     name = (
         about.get("pattern_id")
@@ -58,8 +56,10 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
         if name not in PARAMETERS and isinstance(value, (str, int, float, bool))
     }  # fmt: skip
     tags["valid"] = str(results["valid"]).lower()
-    if results["invalid_because"]:
-        tags["invalid_because"] = "; ".join(results["invalid_because"])[:LONGEST]
+    tags["doubtful"] = str(results.get("doubtful", False)).lower()
+    for name in ("invalid_because", "doubtful_because"):
+        if results.get(name):
+            tags[name] = "; ".join(results[name])[:LONGEST_TAG]
     parameters = {name: str(about[name])[:LONGEST] for name in PARAMETERS if name in about}
     key = hashlib.sha256(text).hexdigest()
     named = f"{name}-{stamp}"
@@ -67,7 +67,7 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
 
 
 def metrics(results: dict[str, Any]) -> dict[str, float]:
-    """`ttft_mean`, `ttft_p99`, ... in seconds; a percentile that the samples say nothing of is left out."""
+    """`ttft_mean`, `ttft_p99`, ... in milliseconds; without percentiles that the samples say nothing of."""
     found: dict[str, float] = {}
     for name in DISTRIBUTIONS:
         values = results.get(name, {})

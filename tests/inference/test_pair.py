@@ -24,7 +24,7 @@ from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.parse import read
 from taskrunner.inference.bench.prompts import framed
 from taskrunner.inference.endpoint import parse
-from taskrunner.inference.results import record
+from taskrunner.inference.results import doubts, record
 from taskrunner.inference.results.sample import Sample
 from taskrunner.inference.serving import lengths
 from tests.helpers import command, wait_for
@@ -238,7 +238,7 @@ def test_a_kv_cache_that_was_given_away_makes_a_run_doubtful(pair: Pair) -> None
             b'{"model": "models/tiny", "prompt": "x", "max_tokens": 1}',
         )
     assert any(
-        "kv_expired: 1" in said for said in record.transfer_doubts(record.transfer({"prefill0": grown}), 0)
+        "kv_expired: 1" in said for said in doubts.transfer_doubts(record.transfer({"prefill0": grown}), 0)
     )
 
 

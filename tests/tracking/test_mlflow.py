@@ -103,15 +103,16 @@ def result(tmp_path: Path) -> Callable[..., Path]:
     """Write a result."""
 
     def result(number: int = 0, **metadata: Any) -> Path:
-        values = {"n": 30, "mean": 0.05, "p50": 0.049, "p95": 0.06, "p99": 0.07, "p95_interval": "n too small",
-                  "p99_interval": "n too small", "p50_interval": [0.04, 0.05]}  # fmt: skip
+        values = {"n": 30, "unit": "ms", "mean": 50.0, "p50": 49.0, "p95": 60.0, "p99": 70.0, "p95_interval": "n too small",
+                  "p99_interval": "n too small", "p50_interval": [40.0, 50.0]}  # fmt: skip
         about = {"model": "m", "mode": "disaggregated", "prompt_tokens": 1024, "max_tokens": 128, "concurrency": 4,
                  "warmup": 10, "iterations": 30, "prefix_cache": False, "hostnames": ["a"], "backend": "efa",
                  "layer": "L2-EFA", "began": 1_700_000_000.0 + number, "ended": 1_700_000_060.0, **metadata}  # fmt: skip
-        results = {"ttft": values, "tpot": values, "throughput_tps": 100.0, "completed": 30, "failed": 0, "errors": {},
+        results = {"ttft": values, "tpot": values, "itl": values, "e2e_latency": values, "duration_ms": 60000.0,
+                   "throughput_rps": 0.5, "throughput_tps": 100.0, "completed": 30, "failed": 0, "errors": {},
                    "kv_transfer": {"bytes": 1000.0, "servers": {}}, "valid": True, "invalid_because": []}  # fmt: skip
         path = tmp_path / f"r{number}.json"
-        path.write_text(json.dumps({"version": 1, "metadata": about, "results": results}))
+        path.write_text(json.dumps({"version": 2, "metadata": about, "results": results}))
         return path
 
     return result
@@ -128,7 +129,7 @@ def test_a_result_is_logged_once_with_all_that_it_has(
     (run,) = server.runs("once")
     assert run.info.run_name == "efa-1024-c4-20231114-221320"
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["ttft_p50"] == 0.049
+    assert run.data.metrics["ttft_p50"] == 49.0
     assert "ttft_p99" not in run.data.metrics  # 30 samples say nothing of it
     assert run.data.metrics["kv_bytes"] == 1000
     assert (run.data.params["concurrency"], run.data.tags["layer"], run.data.tags["valid"]) == (
@@ -237,7 +238,7 @@ def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, resu
     assert len(runs) == len({run.data.tags[spool.KEY] for run in runs})
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len(runs) in (number, number + 1)
-    assert all(run.data.metrics["ttft_mean"] == 0.05 for run in runs)
+    assert all(run.data.metrics["ttft_mean"] == 50.0 for run in runs)
 
 
 def test_a_kill_while_a_sent_result_is_removed_leaves_nothing_pending(

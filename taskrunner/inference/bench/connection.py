@@ -86,8 +86,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._end(now, f"not HTTP: {error}")
-            self.close()
+            self.give_up(f"not HTTP: {error}")
             return
         if self._complete:
             self._end(now, "", closing=not self._keep)
@@ -99,10 +98,10 @@ class Connection(asyncio.Protocol):
             self._end(self._clock(), f"the connection was lost: {error or 'closed by the server'}")
 
     def give_up(self, why: str) -> None:
-        """End an exchange that takes too long."""
+        """End an exchange that takes too long, and the connection: nothing else may be sent on it."""
+        self.close()
         if self._busy:
             self._end(self._clock(), why)
-        self.close()
 
     def close(self) -> None:
         if self._transport is not None:

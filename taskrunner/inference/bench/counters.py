@@ -51,6 +51,15 @@ def read(text: str) -> dict[str, float]:
     return found
 
 
+def prefix_caching(text: str) -> bool | None:
+    """Whether a server says in its metrics that it has a prefix cache; None where it says neither."""
+    for line in text.splitlines():
+        if line.startswith("vllm:cache_config_info{"):
+            told = dict(LABEL.findall(line)).get("enable_prefix_caching")
+            return None if told is None else told == "True"
+    return None
+
+
 def grown(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """By how much each has grown; a server that was started anew meanwhile has counted from zero."""
     return {

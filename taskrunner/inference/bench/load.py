@@ -14,38 +14,35 @@ from typing import NamedTuple
 
 from ..endpoint import Endpoint
 from .connection import Connection, Exchange
+from .lateness import Stall, watch
 from .realtime import realtime
 
-LAG_POLL_S = 0.005
-"""Seconds between two polls of how late the loop is."""
-TICK = 0.001
-"""What libuv's timers are rounded to."""
+TOO_LATE = "response not complete within"
 
 
 class Load(NamedTuple):
-    """How requests come: `concurrency` at a time, or `rate` a second, `poisson` or evenly.
+    """How requests come: `concurrency` at a time or, where there are `offsets`, each at its own, in seconds
+    after the beginning.
 
-    `timeout` is that of one request, in seconds.
+    `timeout` is that of one request, in seconds, with the connection that it needs.
     """
 
     server: Endpoint
     concurrency: int = 1
-    rate: float = 0.0
-    poisson: bool = True
+    offsets: Sequence[float] = ()
     timeout: float = 600.0
-    seed: int = 0
 
 
 @dataclass
 class LoadRun:
-    """What was sent and received, in the order of its end. `lags` are seconds by which the loop was late;
-    `realtime` says whether the client went before other processes.
+    """What was sent and received, in the order of its end. `stalls` are when the loop was late; `realtime`
+    says whether the client went before other processes.
     """
 
     began: float = 0.0
     ended: float = 0.0
     exchanges: list[Exchange] = field(default_factory=list)
-    lags: list[float] = field(default_factory=list)
+    stalls: list[Stall] = field(default_factory=list)
     realtime: bool = False
 
 
@@ -77,7 +74,6 @@ async def _run(
 ) -> LoadRun:
     loop = asyncio.get_running_loop()
     result, finished = LoadRun(), asyncio.Event()
-    offsets = list(schedule(load, len(requests)))
     streams: list[Connection] = []
     idle: list[Connection] = []
     ahead = iter(range(len(requests)))
@@ -88,7 +84,7 @@ async def _run(
         if watch is not None:
             watch.cancel()
         result.exchanges.append(exchange)
-        if load.rate:
+        if load.offsets:
             idle.append(stream)
         else:
             following = next(ahead, None)
@@ -101,9 +97,8 @@ async def _run(
 
     def give(stream: Connection, index: int, scheduled: float) -> None:
         if stream.usable:
-            watches[index] = loop.call_later(
-                load.timeout, stream.give_up, f"response not complete within {load.timeout:g} s"
-            )
+            left = load.timeout if not scheduled else scheduled + load.timeout - time.perf_counter()
+            watches[index] = loop.call_later(max(0.0, left), stream.give_up, too_late)
             stream.send(index, requests[index], scheduled)
         else:
             opening.add(task := loop.create_task(anew(index, scheduled or time.perf_counter())))
@@ -114,42 +109,48 @@ async def _run(
             stream = await connected()
         except OSError as error:
             now = time.perf_counter()
-            lost = Connection(ended)
-            ended(
-                lost, Exchange(index, scheduled, now, now, 0, f"no connection: {error.strerror or error}", [])
-            )
+            why = too_late if isinstance(error, TimeoutError) else f"no connection: {error.strerror or error}"
+            ended(Connection(ended), Exchange(index, scheduled, now, now, 0, why, []))
             return
         give(stream, index, scheduled)
 
     async def connected() -> Connection:
-        _, stream = await loop.create_connection(
+        opened = loop.create_connection(
             lambda: Connection(ended), load.server.host, load.server.port, ssl=tls
         )
+        try:
+            _, stream = await asyncio.wait_for(opened, load.timeout)
+        except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
+            raise TimeoutError(f"no connection within {load.timeout:g} s") from None
         streams.append(stream)
         return stream
 
+    too_late = f"{TOO_LATE} {load.timeout:g} s"
     tls = load.server.tls()
     opening: set[asyncio.Task[None]] = set()
-    count = min(load.concurrency, len(requests)) if not load.rate else min(len(requests), 64)
+    count = min(load.concurrency, len(requests)) if not load.offsets else min(len(requests), 64)
     await asyncio.gather(*(connected() for _ in range(count)))
-    while time.perf_counter() < start:
-        await asyncio.sleep(min(0.05, max(0.0, start - time.perf_counter())))
     gc.collect()
     gc.freeze()
     gc.disable()
-    _watch_lag(loop, result.lags, finished)
-    result.began = time.perf_counter()
-    if load.rate:
+    while time.perf_counter() < start:
+        await asyncio.sleep(max(0.0, min(0.05, start - time.perf_counter() - 0.002)))
+    watch(loop, result.stalls, finished.is_set)
+    result.began = start or time.perf_counter()
+    if load.offsets:
         idle.extend(streams)
         # The loop's clock may have another zero.
         zero = loop.time() - time.perf_counter()
 
         def due(index: int, at: float) -> None:
+            if time.perf_counter() < at:  # the loop's clock is one of milliseconds
+                loop.call_soon(due, index, at)
+                return
             while idle and not idle[-1].usable:
                 idle.pop()
             give(idle.pop() if idle else Connection(ended), index, at)
 
-        for index, offset in enumerate(offsets):
+        for index, offset in enumerate(load.offsets):
             at = result.began + offset
             loop.call_at(at + zero, due, index, at)
     else:
@@ -163,22 +164,10 @@ async def _run(
     return result
 
 
-def schedule(load: Load, count: int) -> list[float]:
-    """Seconds after the beginning at which each request is due; nothing where the load is a closed loop."""
-    if not load.rate:
-        return []
-    chance, at, found = random.Random(load.seed), 0.0, []
+def schedule(rate: float, count: int, poisson: bool = True, seed: int = 0) -> list[float]:
+    """Seconds after the beginning at which each of so many requests is due, `rate` a second."""
+    chance, at, found = random.Random(seed), 0.0, []
     for _ in range(count):
         found.append(at)
-        at += chance.expovariate(load.rate) if load.poisson else 1.0 / load.rate
+        at += chance.expovariate(rate) if poisson else 1.0 / rate
     return found
-
-
-def _watch_lag(loop: asyncio.AbstractEventLoop, lags: list[float], finished: asyncio.Event) -> None:
-    def look(asked: float) -> None:
-        now = time.perf_counter()
-        lags.append(max(0.0, now - asked - LAG_POLL_S - TICK))
-        if not finished.is_set():
-            loop.call_later(LAG_POLL_S, look, now)
-
-    loop.call_later(LAG_POLL_S, look, time.perf_counter())

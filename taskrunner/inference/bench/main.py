@@ -38,14 +38,20 @@ OPTIONS: tuple[options.Option, ...] = (
     ),
     ("--timeout", SECONDS, 600.0, "S", "seconds for one request"),
     ("--processes", number(1, 256, whole=True), 1, "N", "client processes"),
-    ("--seed", number(0, 2**63 - 1, whole=True), 0, "N", "random seed of the prompts"),
+    (
+        "--seed",
+        number(0, 2**63 - 1, whole=True),
+        None,
+        "N",
+        "random seed of the prompts (default: another one each time, so that no cache knows them)",
+    ),
     ("--max-failures", SHARE, 0.0, "S", "the share of requests that may fail"),
     (
         "--max-lag",
         number(0, 1e3),
         0.01,
         "S",
-        "allowed delay of the client itself (p99), as a share of the TTFT",
+        "share by which delays of the client itself may change a statistic",
     ),
 )
 LISTS = (
@@ -122,18 +128,18 @@ def import_(args: argparse.Namespace) -> int:
 
 
 def _written(args: argparse.Namespace, found: dict[str, Any]) -> int:
-    text = json.dumps(found, indent=1, allow_nan=False)
-    if args.output:
-        from ..results.text import report
+    from ..results.text import reasons, report
 
+    text = json.dumps(found, allow_nan=False)
+    if args.output:
         write(args.output, text)
         print(report(found["results"]))
     else:
         print(text)
+        for reason in reasons(found["results"]):
+            print(reason, file=sys.stderr)
     for note in found["metadata"].get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
-    for reason in found["results"]["invalid_because"]:
-        print(f"not valid: {reason}", file=sys.stderr)
     return 0 if found["results"]["valid"] else INVALID
 
 
@@ -150,9 +156,9 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _limit(name: str, value: str) -> float:
-    """A limit of --slo, in seconds."""
+    """A limit of --slo, in milliseconds."""
     try:
-        return number(0, 1e9, above=True)(value) / 1e3
+        return float(number(0, 1e9, above=True)(value))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"--slo {name}: {error}") from None
 

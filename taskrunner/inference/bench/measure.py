@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import platform
+import secrets
 import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .. import endpoint
 from ..endpoint import Endpoint
-from ..results.record import Limits, result
+from ..results.record import Limits, result, rows
 from ..results.schema import VERSION
 from . import counters
 from .connection import Exchange
-from .http_client import NotServed, get
-from .load import Load, LoadRun, run
+from .http_client import TIMEOUT, NotServed, get
+from .lateness import Lateness
+from .load import Load, LoadRun, run, schedule
 from .parse import read
 from .prompts import Shape, bodies, framed, prompts, vocabulary
 
@@ -33,8 +35,9 @@ class Settings:
     """What to measure. `url` is asked; `prefill` and `decode` are the servers behind it whose counters are
     read.
 
-    `slo` has limits in seconds for ttft, tpot and e2e. `failures` is the share of requests that may fail,
-    `lag` the share of the median TTFT that the 99th percentile of the client's own lateness may have.
+    `slo` has limits in milliseconds for ttft, tpot and e2e. `failures` is the share of requests that may
+    fail, `lag` the share by which the client's own lateness may change a statistic. Without a `seed`, one is
+    drawn.
     """
 
     url: str
@@ -51,7 +54,7 @@ class Settings:
     temperature: float = 0.0
     timeout: float = 600.0
     processes: int = 1
-    seed: int = 0
+    seed: int | None = None
     failures: float = 0.0
     lag: float = 0.01
     slo: dict[str, float] = field(default_factory=dict)
@@ -71,11 +74,12 @@ seconds.
 def measure(settings: Settings, progress: Progress | None = None) -> dict[str, Any]:
     """Measure, and return the result as result.schema.json describes it. Raises OSError, NotServed."""
     base = endpoint.parse(settings.url, settings.api_key)
-    model = settings.model or _model(base)
+    seed = secrets.randbelow(2**31) if settings.seed is None else settings.seed
+    settings = replace(settings, seed=seed)
+    patience = min(TIMEOUT, settings.timeout)
+    model = settings.model or _model(base, patience)
     shared = round(settings.prompt_tokens * settings.prefix_share)
-    shape = Shape(
-        model, settings.prompt_tokens, settings.output_tokens, shared, settings.temperature, settings.seed
-    )
+    shape = Shape(model, settings.prompt_tokens, settings.output_tokens, shared, settings.temperature, seed)
     servers = {
         f"{role}{number}": endpoint.parse(url, settings.api_key)
         for role in ("prefill", "decode", "unified")
@@ -84,12 +88,15 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     # Not every proxy passes on what asks for the tokenizer.
     tokenizer = next((server for role, server in servers.items() if not role.startswith("decode")), base)
     whole = settings.warmup + settings.requests
-    tokens = prompts(shape, vocabulary(tokenizer, model), whole)
+    tokens = prompts(shape, vocabulary(tokenizer, model, patience), whole)
     prepared = bodies(shape, tokens, tokenizer, settings.text)
     token = uuid.uuid4().hex[:12]
     raw = [framed(base, body, f"bench-{token}-{number}") for number, body in enumerate(prepared)]
-    load = Load(base, settings.concurrency, settings.rate, settings.poisson, settings.timeout, settings.seed)
-    warm = load._replace(rate=0.0, concurrency=min(settings.concurrency, max(1, settings.warmup)))
+    load = Load(base, settings.concurrency, timeout=settings.timeout)
+    if settings.rate:
+        offsets = schedule(settings.rate, settings.requests, settings.poisson, seed)
+        load = load._replace(offsets=offsets)
+    warm = load._replace(offsets=(), concurrency=min(settings.concurrency, max(1, settings.warmup)))
     if settings.warmup:
         said = run(warm, raw[: settings.warmup], _told(progress, "warmup", settings.warmup))
         bad = [sample for sample in map(read, said.exchanges) if sample.error]
@@ -98,29 +105,38 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     before = {role: counters.scrape(server) for role, server in servers.items()}
     began = time.time()
     done = _told(progress, "measure", settings.requests)
-    if settings.processes > 1:
-        runs = _split(load, raw[settings.warmup :], settings.processes)
+    processes = settings.processes if settings.rate else min(settings.processes, settings.concurrency)
+    if processes > 1:
+        runs = _split(load, raw[settings.warmup :], processes)
     else:
         runs = [run(load, raw[settings.warmup :], done)]
     after = {role: counters.scrape(server) for role, server in servers.items()}
-    samples = [
-        read(exchange, settings.prompt_tokens, settings.output_tokens)
-        for part in runs for exchange in part.exchanges
-    ]  # fmt: skip
+    first, last = min(part.began for part in runs), max(part.ended for part in runs)
+    samples, stalls = [], []
+    for part in runs:
+        lateness = Lateness(part.stalls, first, last)
+        stalls += lateness.stalls
+        samples += [
+            read(exchange, settings.prompt_tokens, settings.output_tokens, lateness)
+            for exchange in part.exchanges
+        ]
     samples.sort(key=lambda sample: sample.began)
     deltas = {role: counters.grown(before[role], after[role]) for role in servers}
     about = {**_metadata(settings, model, began, time.time()), **settings.metadata}
     about["client"]["realtime"] = all(part.realtime for part in runs)
-    window = max((part.ended for part in runs), default=0.0) - min((part.began for part in runs), default=0.0)
-    limits = Limits(settings.failures, settings.lag, settings.slo)
-    lags = [lag for part in runs for lag in part.lags]
-    results = result(samples, window, limits, lags, deltas, bool(settings.decode))
-    return {"version": VERSION, "metadata": about, "results": results}
+    about["client"]["processes"] = len(runs)
+    about["prefix_cache"] = next(
+        (counters.prefix_caching(get(at, "/metrics")) for role, at in servers.items() if role[0] != "d"), None
+    )
+    limits = Limits(settings.failures, settings.lag, settings.slo, settings.prefix_share)
+    lag = Lateness(stalls, first, last).told()
+    results = result(samples, last - first, limits, lag, deltas, bool(settings.decode))
+    return {"version": VERSION, "metadata": about, "results": results, "requests": rows(samples, first)}
 
 
-def _model(server: Endpoint) -> str:
+def _model(server: Endpoint, timeout: float) -> str:
     try:
-        return str(json.loads(get(server, "/v1/models"))["data"][0]["id"])
+        return str(json.loads(get(server, "/v1/models", timeout))["data"][0]["id"])
     except (ValueError, LookupError, TypeError) as error:
         raise NotServed(f"{server.url}/v1/models lists no model: give --model NAME") from error
 
@@ -143,19 +159,19 @@ def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[LoadRu
     """The same load from several processes that begin at one time: their clock is the machine's."""
     import multiprocessing
 
-    parts = [requests[number::processes] for number in range(processes)]
     start = time.perf_counter() + 1.0
-    shares = [
-        load._replace(
-            concurrency=len(range(number, load.concurrency, processes)) or 1, rate=load.rate / processes,
-            seed=load.seed + number,
+    parts = [
+        (
+            load._replace(
+                concurrency=len(range(number, load.concurrency, processes)),
+                offsets=load.offsets[number::processes],
+            ),
+            requests[number::processes],
         )
         for number in range(processes)
-    ]  # fmt: skip
+    ]
     with multiprocessing.get_context("fork").Pool(processes) as pool:
-        return pool.starmap(
-            run, [(share, part, None, start) for share, part in zip(shares, parts, strict=True) if part]
-        )
+        return pool.starmap(run, [(share, part, None, start) for share, part in parts if part])
 
 
 def _metadata(settings: Settings, model: str, began: float, ended: float) -> dict[str, Any]:
@@ -167,8 +183,8 @@ def _metadata(settings: Settings, model: str, began: float, ended: float) -> dic
         about["rate"] = "inf"  # JSON has no such number
     return {
         **about, "model": model, "max_tokens": settings.output_tokens, "iterations": settings.requests,
-        "mode": "disaggregated" if settings.decode else "unified", "prefix_cache": settings.prefix_share > 0,
+        "mode": "disaggregated" if settings.decode else "unified",
         "prefix_share": settings.prefix_share, "hostnames": [socket.gethostname()],
         "client": {"python": platform.python_version(), "kernel": platform.release()},
-        "began": round(began, 3), "ended": round(ended, 3),
+        "began": round(began, 3), "ended": round(ended, 3), "time_zone": time.strftime("%z"),
     }  # fmt: skip

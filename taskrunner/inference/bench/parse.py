@@ -16,6 +16,8 @@ import httptools
 
 from ..results.sample import Sample, failed
 from .connection import Exchange
+from .lateness import Lateness
+from .load import TOO_LATE
 
 END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
@@ -35,8 +37,12 @@ class _Body:
         self.pieces.append((self.now, data))
 
 
-def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> Sample:
-    """What an exchange was; the counts of tokens are checked where they are given."""
+def read(
+    exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0, lateness: Lateness | None = None
+) -> Sample:
+    """What an exchange was; the counts of tokens are checked where they are given. `lateness` is how late the
+    client may have noted what came.
+    """
     start = exchange.scheduled
     sample = Sample(exchange.number, exchange.began - start, began=start, ended=exchange.end)
     body = _Body()
@@ -54,6 +60,7 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
     usage: dict[str, Any] = {}
     texts: list[str] = []
     over = False
+    closing: float | None = None
     for at, data in events(body.pieces):
         if data == b"[DONE]":
             over = True
@@ -62,20 +69,23 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
             event = json.loads(data)
         except ValueError:
             return failed(sample, "error_event", f"not JSON: {data[:200]!r}")
-        if "error" in event:
-            return failed(sample, "error_event", json.dumps(event["error"]))
-        usage = event.get("usage") or usage
-        for choice in event.get("choices", ())[:1]:
-            text = choice.get("text")
-            if text is None:
-                text = choice.get("delta", {}).get("content")
-            # A token may have no text of its own; a last chunk may bring only why it ends.
-            if text or (text == "" and choice.get("finish_reason") in (None, "length")):
-                arrivals.append(at)
-                texts.append(text)
+        if not isinstance(event, dict) or "error" in event:
+            said = event["error"] if isinstance(event, dict) else event
+            return failed(sample, "error_event", json.dumps(said))
+        counted = event.get("usage")
+        usage = counted if isinstance(counted, dict) else usage
+        text, why = _choice(event)
+        # A token may have no text of its own; a last chunk may bring only why it ends.
+        if text or (text == "" and why is None):
+            arrivals.append(at)
+            texts.append(text)
+        elif text == "" and why == "length":
+            closing = at
+    if closing is not None and len(arrivals) < _count(usage, "completion_tokens"):
+        arrivals.append(closing)
     sample.text, sample.chunks = "".join(texts), len(arrivals)
     if exchange.broken:
-        kind = "timeout" if exchange.broken.startswith("response not complete") else "connection"
+        kind = "timeout" if exchange.broken.startswith(TOO_LATE) else "connection"
         return failed(sample, kind, exchange.broken)
     if not over:
         return failed(sample, "incomplete", "the stream ends without [DONE]")
@@ -83,8 +93,10 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
         return failed(sample, "no_tokens", "the stream has no tokens")
     sample.ttft, sample.e2e = arrivals[0] - start, arrivals[-1] - start
     sample.itl = [later - earlier for earlier, later in zip(arrivals, arrivals[1:], strict=False)]
-    sample.prompt_tokens = usage.get("prompt_tokens", 0)
-    sample.output_tokens = usage.get("completion_tokens", 0)
+    sample.prompt_tokens = _count(usage, "prompt_tokens")
+    sample.output_tokens = _count(usage, "completion_tokens")
+    if lateness is not None and lateness.stalls:
+        sample.late = [lateness.at(noted) for noted in arrivals]
     if not usage:
         return failed(sample, "no_usage", "the server reports no usage: tokens cannot be counted")
     for kind, wanted, found in (
@@ -94,6 +106,25 @@ def read(exchange: Exchange, prompt_tokens: int = 0, output_tokens: int = 0) -> 
         if wanted and found != wanted:
             return failed(sample, kind, f"{found} tokens, not {wanted}")
     return sample
+
+
+def _choice(event: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The text of an event's first choice and why it ends; None for what it does not have."""
+    choices = event.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return None, None
+    delta = choice.get("delta")
+    text = choice.get("text")
+    if text is None and isinstance(delta, dict):
+        text = delta.get("content")
+    why = choice.get("finish_reason")
+    return (text if isinstance(text, str) else None), (None if why is None else str(why))
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    found = usage.get(name)
+    return found if isinstance(found, int) else 0
 
 
 def events(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:

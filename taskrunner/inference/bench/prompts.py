@@ -29,10 +29,10 @@ class Shape(NamedTuple):
     seed: int = 0
 
 
-def vocabulary(server: Endpoint, model: str) -> list[int]:
+def vocabulary(server: Endpoint, model: str, timeout: float) -> list[int]:
     """Token ids that this server's model surely knows: those of some text. Raises OSError, NotServed."""
     sample = " ".join(f"{word} {number}" for number, word in enumerate(TEXT.split() * 4))
-    found = ask(server, "/tokenize", {"model": model, "prompt": sample, "add_special_tokens": False})
+    found = ask(server, "/tokenize", {"model": model, "prompt": sample, "add_special_tokens": False}, timeout)
     return sorted(set(found["tokens"]))
 
 

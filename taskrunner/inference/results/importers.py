@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .record import Limits, result
+from .record import Limits, result, rows
 from .sample import Sample, failed
 from .schema import VERSION
 
@@ -62,14 +62,16 @@ def _record(source: str, samples: list[Sample], duration: float, ended: float, *
         "max_tokens": max((sample.output_tokens for sample in samples), default=0),
         "warmup": 0,
         "iterations": len(samples),
-        "prefix_cache": False,
         "hostnames": [],
         "began": round(ended - duration, 3),
         "ended": ended,
         **about,
     }
-    results = result(samples, duration, Limits(lag=1.0))
-    return {"version": VERSION, "metadata": metadata, "results": results}
+    first = min((sample.began for sample in samples), default=0.0)
+    return {
+        "version": VERSION, "metadata": metadata, "results": result(samples, duration, Limits()),
+        "requests": rows(samples, first),
+    }  # fmt: skip
 
 
 def _broken_off(samples: Sequence[Sample]) -> None:

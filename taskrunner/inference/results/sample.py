@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Sample:
-    """One request as measured; times in seconds from its start (`scheduled`).
+    """One request as measured; times in seconds from its start (`scheduled`). `late` is by how much each of
+    its tokens may have been noted too late; empty where the client was on time.
 
     `error` is empty, or a kind (`http_500`, `connection`, `timeout`, `error_event`, `incomplete`,
     `prompt_length`, `output_length`, `no_tokens`) that is counted; `detail` tells more.
@@ -18,6 +19,7 @@ class Sample:
     ttft: float = 0.0
     e2e: float = 0.0
     itl: list[float] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
     prompt_tokens: int = 0
     output_tokens: int = 0
     chunks: int = 0

@@ -1,10 +1,11 @@
-"""The names in a result record. result.schema.json describes it whole."""
+"""The names in a result record. result.schema.json, made of model.py, describes it whole."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
-VERSION = 1
+VERSION = 2
 SCHEMA = Path(__file__).with_name("result.schema.json")
 DISTRIBUTIONS = {
     "ttft": "TTFT",
@@ -14,10 +15,11 @@ DISTRIBUTIONS = {
     "proxy_prefill_time": "prefill (proxy)",
     "proxy_kv_extract_time": "",
 }
-"""Those of many values, in seconds, each with its title in a table, if it has a row there."""
+"""Those of many values, in milliseconds, each with its title in a table, if it has a row there."""
 STATISTICS = ("mean", "stdev", "p50", "p90", "p95", "p99")
 SCALARS = (
-    "throughput_rps", "throughput_tps", "throughput_total_tps", "goodput", "completed", "failed", "duration",
+    "throughput_rps", "throughput_tps", "throughput_total_tps", "goodput", "completed", "failed",
+    "duration_ms",
 )  # fmt: skip
-TOO_SMALL = "n too small"
+TOO_SMALL: Final = "n too small"
 """Stands for the interval of a percentile of which the samples say nothing."""

@@ -27,23 +27,33 @@ def report(results: dict[str, Any]) -> str:
     moved = results.get("kv_transfer", {})
     if moved.get("bytes"):
         lines.append(f"KV moved: {moved['bytes'] / 1e6:.2f} MB in {moved.get('transfers', 0):g} transfers")
-    if "goodput" in results:
-        lines.append(f"goodput: {results['goodput']:.1%} of the requests within {results['slo']}")
+    if results.get("goodput") is not None:
+        within = ", ".join(f"{name} {limit:g} ms" for name, limit in results["slo_ms"].items())
+        lines.append(f"goodput: {results['goodput']:.1%} of the requests within {within}")
     lines += results.get("first_errors", [])
+    lines += reasons(results)
     return "\n".join(lines)
+
+
+def reasons(results: dict[str, Any]) -> list[str]:
+    """A line for each reason why a result is not valid, or doubtful."""
+    return [
+        *(f"not valid: {reason}" for reason in results["invalid_because"]),
+        *(f"doubtful: {reason}" for reason in results.get("doubtful_because", ())),
+    ]
 
 
 def _cell(values: dict[str, Any], at: str) -> str:
     """A figure; `-` for a percentile that so few samples say nothing of."""
     few = values.get(f"{at}_interval") == TOO_SMALL
-    return f"{'-':>9}" if few else f"{values[at] * 1e3:>9.2f}"
+    return f"{'-':>9}" if few else f"{values[at]:>9.2f}"
 
 
-def histogram(title: str, seconds: Sequence[float]) -> list[str]:
+def histogram(title: str, values: Sequence[float]) -> list[str]:
     """Lines with a bar for each of a few equal ranges; none where there is nothing to compare."""
-    if len(set(seconds)) < 2:
+    if len(set(values)) < 2:
         return []
-    counts, edges = np.histogram(np.asarray(seconds) * 1e3, BINS)
+    counts, edges = np.histogram(np.asarray(values), BINS)
     lines = [title]
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
         whole, rest = divmod(round(WIDTH * 8 * int(count) / int(counts.max())), 8)

@@ -1,0 +1,103 @@
+"""Whether samples come in two kinds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+SPLIT = 10.0
+"""By how much the BIC of two components must be lower: Kass and Raftery (1995), "very strong"."""
+APART = 2.0
+"""Ashman's D of two components that are clearly separate: Ashman, Bird and Zepf (1994)."""
+FEWEST, FEWEST_EACH, FEWEST_DIP = 12, 3, 90
+DIP_P = 0.05
+
+
+def bimodal(values: Sequence[float]) -> dict[str, Any]:
+    """Whether positive samples come in two kinds.
+
+    `is_bimodal` when, on logarithms, a mixture of two normals of one variance beats a single one by more than
+    10 in BIC, its centres are more than two standard deviations apart (Ashman's D > 2), each kind has three
+    samples, and a gap wider than the standard deviation within a kind lies between them; or, from 90 samples
+    on, when Hartigan's dip test (1985) rejects one mode (p < 0.05).
+
+    `cv` is the coefficient of variation, which is no test: any long tail has a large one. `modes` are the two
+    [centre, weight], the lower first, in the unit of the samples. `dip` and `p_value` are None where there
+    are fewer samples, or the library diptest is not installed.
+    """
+    data = np.asarray(values, dtype=float)
+    mean = float(data.mean()) if len(data) else 0.0
+    found: dict[str, Any] = {
+        "cv": float(data.std(ddof=1) / mean) if len(data) > 1 and mean else 0.0,
+        "is_bimodal": False, "dip": None, "p_value": None, "modes": [],
+    }  # fmt: skip
+    if len(data) < FEWEST or data.min() <= 0 or np.ptp(data) == 0:
+        return found
+    logs = np.sort(np.log(data))
+    centres, spread, weight, likelihood = _two(logs)
+    n = len(logs)
+    one = -n / 2 * (math.log(2 * math.pi * logs.var()) + 1)
+    gain = (2 * math.log(n) - 2 * one) - (4 * math.log(n) - 2 * likelihood)
+    apart = (centres[1] - centres[0]) / max(spread, 1e-12) > APART
+    if gain > SPLIT and apart and _gap(logs, centres) > spread:
+        found["is_bimodal"] = True
+    if n >= FEWEST_DIP:
+        _dip(found, data)
+    if found["is_bimodal"]:
+        found["modes"] = [[math.exp(centres[0]), 1 - weight], [math.exp(centres[1]), weight]]
+    return found
+
+
+def _gap(logs: Any, centres: tuple[float, float]) -> float:
+    """The widest gap between the centres with enough samples on each side."""
+    gaps = np.diff(logs)[FEWEST_EACH - 1 : len(logs) - FEWEST_EACH]
+    left, right = (
+        logs[FEWEST_EACH - 1 : len(logs) - FEWEST_EACH],
+        logs[FEWEST_EACH : len(logs) - FEWEST_EACH + 1],
+    )
+    between = gaps[(right > centres[0]) & (left < centres[1])]
+    return float(between.max()) if len(between) else 0.0
+
+
+def _dip(found: dict[str, Any], data: Any) -> None:
+    try:
+        import diptest  # type: ignore[import-not-found]
+    except ImportError:
+        return
+    dip, p_value = diptest.diptest(data)
+    found["dip"], found["p_value"] = float(dip), float(p_value)
+    found["is_bimodal"] = found["is_bimodal"] or found["p_value"] < DIP_P
+
+
+def _two(logs: Any) -> tuple[tuple[float, float], float, float, float]:
+    """The two normals of one variance that fit best, by expectation-maximisation from several splits of the
+    sorted samples: centres, standard deviation, weight of the upper one, log likelihood.
+    """
+    n, floor = len(logs), max(float(logs.std()) * 0.01, 1e-9)
+    best = ((float(logs[0]), float(logs[-1])), floor, 0.5, -math.inf)
+    for share in (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95):
+        cut = min(max(1, int(n * share)), n - 1)
+        centres = np.array([logs[:cut].mean(), logs[cut:].mean()])
+        spread = max(math.sqrt((logs[:cut].var() * cut + logs[cut:].var() * (n - cut)) / n), floor)
+        weight, before = 1 - cut / n, -math.inf
+        for _ in range(500):
+            each = np.exp(-0.5 * ((logs - centres[:, None]) / spread) ** 2) / (
+                spread * math.sqrt(2 * math.pi)
+            )
+            each *= np.array([[1 - weight], [weight]])
+            whole = np.maximum(each.sum(axis=0), 1e-300)
+            likelihood = float(np.log(whole).sum())
+            shares = each / whole
+            sums = np.maximum(shares.sum(axis=1), 1e-9)
+            centres = (shares * logs).sum(axis=1) / sums
+            spread = max(math.sqrt(float((shares * (logs - centres[:, None]) ** 2).sum()) / n), floor)
+            weight = float(sums[1] / n)
+            if likelihood - before < 1e-7 * n:
+                break
+            before = likelihood
+        if likelihood > best[3] and centres[0] < centres[1]:
+            best = ((float(centres[0]), float(centres[1])), spread, weight, likelihood)
+    return best
