@@ -224,6 +224,12 @@ def bench(parser: Parser) -> None:
     arguments(parser)
 
 
+def sample(parser: Parser) -> None:
+    from taskrunner.inference.circumstances.main import arguments
+
+    arguments(parser)
+
+
 def imported(parser: Parser) -> None:
     from taskrunner.inference.bench.main import import_arguments
 

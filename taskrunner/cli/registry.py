@@ -89,6 +89,8 @@ COMMANDS = {
         "import": Command("import a result from vllm bench serve, GuideLLM or LLMPerf",
                           "inference:import_", "imported"),
     }),
+    "sample": Command("sample this node for measurements from another one", "inference:sample", "sample",
+                      "example: taskrunner sample --host 10.0.0.12 --server 8200\n"),
     "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
         "log": Command("log results", "mlflow:log", "results tracking_server logged json", MLFLOW_EXAMPLES),
         "sync": Command("send the results that could not be sent before", "mlflow:sync", "json"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from .bench import main as bench
+from .circumstances import main as sample
 from .proxy import main as proxy
 from .serving import main as serve
 
-COMMANDS = {"bench": bench, "proxy": proxy, "serve": serve}
+COMMANDS = {"bench": bench, "proxy": proxy, "sample": sample, "serve": serve}
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`proxy` and `bench`: the same as on nodes, with what they need installed here."""
+"""`proxy`, `bench` and `sample`: the same as on nodes, with what they need installed here."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def bench(args: Namespace) -> int:
     from taskrunner.inference.bench.main import main
 
     _check()
+    return main(args)
+
+
+def sample(args: Namespace) -> int:
+    """Sample this machine, until Ctrl-C or SIGTERM."""
+    from taskrunner.inference.circumstances.main import main
+
     return main(args)
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from ..endpoint import Endpoint
-from .http_client import get
+from ..http_client import get
 
 LINE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?\s+(\S+)")
 NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,2})?")

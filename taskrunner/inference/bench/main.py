@@ -59,7 +59,8 @@ LISTS = (
     ("--prefill", "URL", "a prefill server behind URL, to read its counters"),
     ("--decode", "URL", "a decode server; valid then requires that its KV cache came over the network"),
     ("--unified", "URL", "a server that does both, to read its counters"),
-    ("--meta", "NAME=VALUE", "for the result's metadata: fabric=efa"),
+    ("--node", "URL", "a sampler on another machine of the measurement: see `taskrunner sample --help`"),
+    ("--meta", "NAME=VALUE", "for the result's metadata: pattern_id=L2-12K-c4"),
 )
 
 
@@ -69,6 +70,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, OPTIONS)
     for option, metavar, said in LISTS:
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
+    parser.add_argument(
+        "--fabric", default="", metavar="NAME",
+        help="the fabric that the KV cache is meant to cross: efa, tcp, ...; counters prove it",
+    )  # fmt: skip
+    parser.add_argument("--no-circumstances", action="store_true", help="do not sample the machine meanwhile")
     parser.add_argument("--constant", action="store_true", help="open loop: uniform, not Poisson")
     parser.add_argument("--text", action="store_true", help="send prompts as text instead of token ids")
     _output(parser)
@@ -86,7 +92,8 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, write the result, and show it; 0 when it is valid."""
-    from .http_client import NotServed
+    from ..http_client import NotServed
+    from ..serving.fabric import fabric
     from .measure import Settings, measure
 
     try:
@@ -99,11 +106,14 @@ def main(args: argparse.Namespace) -> int:
             args.concurrency, args.request_rate, not args.constant, args.prefix_share, args.text,
             timeout=args.timeout, processes=args.processes, seed=args.seed, failures=args.max_failures,
             lag=args.max_lag,
-            slo=slo, prefill=args.prefill, decode=args.decode, unified=args.unified,
-            metadata=dict(map(_pair, args.meta)), api_key=os.environ.get(KEY, ""),
+            slo=slo, prefill=args.prefill, decode=args.decode, unified=args.unified, nodes=args.node,
+            fabric=args.fabric, circumstances=not args.no_circumstances, metadata=dict(map(_pair, args.meta)),
+            api_key=os.environ.get(KEY, ""),
         )  # fmt: skip
-        for url in (args.url, *args.prefill, *args.decode, *args.unified):
+        for url in (args.url, *args.prefill, *args.decode, *args.unified, *args.node):
             parse(url, settings.api_key)
+        if args.fabric:
+            fabric(args.fabric)
     except ValueError as error:
         return _say(str(error), USAGE)
     try:

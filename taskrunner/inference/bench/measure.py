@@ -9,31 +9,35 @@ import secrets
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .. import endpoint
+from ..circumstances import judge
+from ..circumstances.collect import Samplers
 from ..endpoint import Endpoint
-from ..results.record import Limits, result, rows
+from ..http_client import TIMEOUT, NotServed, get
+from ..results.record import Limits, judged, result, rows
 from ..results.schema import VERSION
+from ..serving.fabric import fabric
 from . import counters
 from .connection import Exchange
-from .http_client import TIMEOUT, NotServed, get
 from .lateness import Lateness
 from .load import Load, LoadRun, run, schedule
 from .parse import read
 from .prompts import Shape, bodies, framed, prompts, vocabulary
 
 NOT_TOLD = (
-    "metadata", "prefill", "decode", "unified", "slo", "output_tokens", "prefix_share", "api_key",
+    "metadata", "prefill", "decode", "unified", "nodes", "circumstances", "slo", "output_tokens",
+    "prefix_share", "api_key",
 )  # fmt: skip
 
 
 @dataclass
 class Settings:
     """What to measure. `url` is asked; `prefill` and `decode` are the servers behind it whose counters are
-    read.
+    read, `nodes` the samplers of other machines. The KV cache is meant to cross `fabric`.
 
     `slo` has limits in milliseconds for ttft, tpot and e2e. `failures` is the share of requests that may
     fail, `lag` the share by which the client's own lateness may change a statistic. Without a `seed`, one is
@@ -61,6 +65,9 @@ class Settings:
     prefill: list[str] = field(default_factory=list)
     decode: list[str] = field(default_factory=list)
     unified: list[str] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    fabric: str = ""
+    circumstances: bool = True
     metadata: dict[str, Any] = field(default_factory=dict)
     api_key: str = field(default="", repr=False)
 
@@ -102,15 +109,19 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         bad = [sample for sample in map(read, said.exchanges) if sample.error]
         if len(bad) == settings.warmup:
             raise NotServed(f"{base.url}: all warm-up requests failed: {bad[0].error}: {bad[0].detail}")
-    before = {role: counters.scrape(server) for role, server in servers.items()}
-    began = time.time()
-    done = _told(progress, "measure", settings.requests)
-    processes = settings.processes if settings.rate else min(settings.processes, settings.concurrency)
-    if processes > 1:
-        runs = _split(load, raw[settings.warmup :], processes)
-    else:
-        runs = [run(load, raw[settings.warmup :], done)]
-    after = {role: counters.scrape(server) for role, server in servers.items()}
+    with _samplers(settings, base, servers) as samplers:
+        before = {role: counters.scrape(server) for role, server in servers.items()}
+        samplers.begin()
+        began = time.time()
+        done = _told(progress, "measure", settings.requests)
+        processes = settings.processes if settings.rate else min(settings.processes, settings.concurrency)
+        if processes > 1:
+            runs = _split(load, raw[settings.warmup :], processes)
+        else:
+            runs = [run(load, raw[settings.warmup :], done)]
+        ended = time.time()
+        nodes = samplers.end()
+        after = {role: counters.scrape(server) for role, server in servers.items()}
     first, last = min(part.began for part in runs), max(part.ended for part in runs)
     samples, stalls = [], []
     for part in runs:
@@ -122,7 +133,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         ]
     samples.sort(key=lambda sample: sample.began)
     deltas = {role: counters.grown(before[role], after[role]) for role in servers}
-    about = {**_metadata(settings, model, began, time.time()), **settings.metadata}
+    about = {**_metadata(settings, model, began, ended), **settings.metadata}
     about["client"]["realtime"] = all(part.realtime for part in runs)
     about["client"]["processes"] = len(runs)
     about["prefix_cache"] = next(
@@ -131,7 +142,59 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     limits = Limits(settings.failures, settings.lag, settings.slo, settings.prefix_share)
     lag = Lateness(stalls, first, last).told()
     results = result(samples, last - first, limits, lag, deltas, bool(settings.decode))
-    return {"version": VERSION, "metadata": about, "results": results, "requests": rows(samples, first)}
+    return {
+        "version": VERSION, "metadata": about, "results": results, "requests": rows(samples, first),
+        "circumstances": _circumstances(settings, servers, nodes, samplers.missing, about, results),
+    }  # fmt: skip
+
+
+def _samplers(settings: Settings, base: Endpoint, servers: Mapping[str, Endpoint]) -> Samplers:
+    if not settings.circumstances:
+        return Samplers(None, ())
+    return Samplers(
+        [base.port, *(server.port for server in servers.values())], settings.nodes, settings.api_key
+    )
+
+
+def _circumstances(
+    settings: Settings,
+    servers: Mapping[str, Endpoint],
+    nodes: dict[str, Any],
+    missing: Mapping[str, str],
+    about: dict[str, Any],
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """What the samples say, written into the metadata and the reasons of a result."""
+    if not settings.circumstances:
+        return {}
+    about["nodes"] = {name: told.pop("node") for name, told in nodes.items()}
+    about["servers"] = {}
+    for role, server in servers.items():
+        for name, told in nodes.items():
+            here = judge.has(name, about["nodes"][name], server.host)
+            if here and str(server.port) in told["servers"]:
+                about["servers"][role] = {
+                    "url": server.url,
+                    "node": name,
+                    **told["servers"][str(server.port)],
+                }
+    for told in nodes.values():
+        told.pop("servers")
+    results["doubtful_because"] += judge.doubts(nodes, about["nodes"], missing)
+    found: dict[str, Any] = {"nodes": nodes}
+    if settings.fabric and settings.decode and settings.prefill:
+        way = judge.Way(
+            settings.fabric,
+            fabric(settings.fabric)["counted_by"],
+            servers["prefill0"].host,
+            servers["decode0"].host,
+        )
+        moved = results.get("kv_transfer", {}).get("bytes", 0.0)
+        found["fabric"], invalid, doubtful = judge.proof(way, moved, nodes, about["nodes"])
+        results["invalid_because"] += invalid
+        results["doubtful_because"] += doubtful
+    judged(results)
+    return found
 
 
 def _model(server: Endpoint, timeout: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..endpoint import Endpoint
-from .http_client import NotServed, ask
+from ..http_client import NotServed, ask
 
 TEXT = (
     "the quick brown fox jumps over a lazy dog while seven wizards mix bright potions near old stone bridges "

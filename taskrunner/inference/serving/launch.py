@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from ..endpoint import bracketed
 from .description import Refused, Server
+from .fabric import fabric
 from .lengths import cap, max_model_len
 from .versions import doubt_about, has
 
-FABRICS = Path(__file__).parent / "fabrics"
 READY_TIMEOUT = 900
 """Seconds: 32B parameters take long to load."""
 FAIL_ON = (
@@ -36,16 +36,6 @@ class Launch(NamedTuple):
     env: dict[str, str]
     max_model_len: int
     warnings: list[str]
-
-
-def fabric(name: str) -> dict[str, Any]:
-    """What is known of a fabric. Raises Refused."""
-    path = FABRICS / f"{name}.json"
-    if "/" in name or not path.is_file():
-        known = ", ".join(sorted(file.stem for file in FABRICS.glob("*.json")))
-        raise Refused(f"fabric {name!r}: expected one of {known}")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def launch(server: Server, python: str = "python3") -> Launch:

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from typing import Any
 
-from ..endpoint import Endpoint
+from .endpoint import Endpoint
 
 TIMEOUT = 30.0
 

@@ -1,0 +1,1 @@
+"""What else a node did during a measurement: sampled there, summed up, and judged."""

@@ -1,0 +1,125 @@
+"""The samplers of a measurement: the client's own, and those of other nodes; asked before and after."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..endpoint import Endpoint, parse
+from ..http_client import NotServed, get
+from .judge import CLIENT
+
+PATIENCE = 20.0
+
+
+class Node(NamedTuple):
+    """A sampler, and how much its clock is ahead of ours, in seconds, with the largest error of that."""
+
+    name: str
+    server: Endpoint
+    begin: float = 0.0
+    ahead: float = 0.0
+    error: float = 0.0
+
+
+class Samplers:
+    """Samplers on the nodes of a measurement. `ports` are those of the servers here, None for no sampler;
+    `urls` are samplers elsewhere. One that does not answer is a reason for doubt, not an error.
+    """
+
+    def __init__(self, ports: Sequence[int] | None, urls: Sequence[str], api_key: str = "") -> None:
+        self.missing: dict[str, str] = {}
+        self._process: subprocess.Popen[str] | None = None
+        self._nodes: list[Node] = []
+        own = "" if ports is None else self._start(ports, api_key)
+        given = ([(CLIENT, own)] if own else []) + [(parse(url).authority, url) for url in urls]
+        for name, url in given:
+            self._nodes.append(Node(name, parse(url, api_key)))
+
+    def _start(self, ports: Sequence[int], api_key: str) -> str:
+        """Start the one of this machine; its URL, "" where that fails."""
+        folder = Path(__file__).resolve().parents[1]
+        words = [sys.executable, str(folder), "sample", "--port", "0", "--own", str(os.getpid())]
+        for port in ports:
+            words += ["--server", str(port)]
+        env = {**os.environ, "VLLM_API_KEY": api_key}
+        try:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=env,
+            )
+        except OSError as error:
+            self.missing[CLIENT] = str(error)
+            return ""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if "ready on" not in line:
+            self.missing[CLIENT] = "its sampler did not start"
+            return ""
+        return "http://" + line.rpartition("ready on ")[2].strip()
+
+    def begin(self) -> None:
+        """Mark the beginning on every node."""
+        self._nodes = [node for node in map(self._marked, self._nodes) if node is not None]
+
+    def _marked(self, node: Node) -> Node | None:
+        before = time.time()
+        try:
+            told = json.loads(get(node.server, "/mark", PATIENCE))
+            after = time.time()
+            # Cristian's algorithm: the answer was given between the two, most likely in the middle.
+            ahead, error = float(told["now"]) - (before + after) / 2, (after - before) / 2
+            return node._replace(begin=float(told["t"]), ahead=ahead, error=error)
+        except (OSError, NotServed, ValueError, KeyError, TypeError) as error_:
+            self.missing[node.name] = str(error_)
+            return None
+
+    def end(self) -> dict[str, Any]:
+        """What was sampled since the beginning, by node; the servers of each under `servers`, by port."""
+        found: dict[str, Any] = {}
+        for node in self._nodes:
+            ended = self._marked(node)
+            if ended is None:
+                continue
+            try:
+                path = f"/window?begin={node.begin - 0.001:.6f}&end={ended.begin + 0.001:.6f}"
+                told = json.loads(get(node.server, path, PATIENCE))
+                told["servers"] = json.loads(get(node.server, "/servers", PATIENCE))
+                told["clock"] = {
+                    "unit": "ms", "ahead": [node.ahead * 1e3, ended.ahead * 1e3],
+                    "error": max(node.error, ended.error) * 1e3,
+                }  # fmt: skip
+                found[node.name] = told
+            except (OSError, NotServed, ValueError, TypeError) as error:
+                self.missing[node.name] = str(error)
+        return found
+
+    def close(self) -> None:
+        """End the sampler of this machine."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def __enter__(self) -> Samplers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

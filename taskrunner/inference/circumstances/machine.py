@@ -1,0 +1,121 @@
+"""Counters of a machine: processors, pressure, networks. What is not there is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+TICKS = os.sysconf("SC_CLK_TCK")
+NET, RDMA = Path("/sys/class/net"), Path("/sys/class/infiniband")
+RECEIVED = ("rdma_read_bytes", "rdma_write_recv_bytes", "recv_bytes")
+"""What an EFA has received, by the kind of its operations; where none of these is, `rx_bytes` has all."""
+ERRORS = ("rx_drops", "retrans_pkts", "retrans_timeout_events", "impaired_remote_conn_events",
+          "unresponsive_remote_events")  # fmt: skip
+IB_WORDS = 4
+"""Bytes of a unit of port_rcv_data: InfiniBand Architecture Specification, PortCounters."""
+
+
+def processors() -> dict[str, float]:
+    """Seconds since boot that processors were busy with processes, and that a hypervisor took."""
+    fields = _text(Path("/proc/stat")).partition("\n")[0].split()
+    if len(fields) < 9:
+        return {}
+    user, nice, system, _, _, _, _, steal = (int(field) / TICKS for field in fields[1:9])
+    return {"busy": user + nice + system, "steal": steal}
+
+
+def pressure() -> dict[str, float]:
+    """Seconds since boot in which some process waited for a processor, and all of them for memory."""
+    found = {}
+    for name, kind, what in (("wait_cpu", "some", "cpu"), ("wait_memory", "full", "memory")):
+        for line in _text(Path(f"/proc/pressure/{what}")).splitlines():
+            if line.startswith(kind):
+                found[name] = int(line.rpartition("total=")[2]) / 1e6
+    return found
+
+
+def tcp() -> dict[str, int]:
+    """TCP segments sent and sent again (RFC 4022)."""
+    lines = [line.split() for line in _text(Path("/proc/net/snmp")).splitlines() if line.startswith("Tcp:")]
+    if len(lines) != 2:
+        return {}
+    table = dict(zip(*lines, strict=False))
+    return {
+        name: int(table[of]) for name, of in (("sent", "OutSegs"), ("resent", "RetransSegs")) if of in table
+    }
+
+
+def interfaces() -> dict[str, dict[str, Any]]:
+    """Bytes of each network interface, by its index: a name may change."""
+    found = {}
+    for folder in NET.iterdir() if NET.is_dir() else ():
+        try:
+            found[_text(folder / "ifindex").strip()] = {
+                "name": folder.name,
+                **{way: int(_text(folder / "statistics" / f"{way}_bytes")) for way in ("rx", "tx")},
+            }
+        except ValueError:
+            continue  # gone while it was read
+    return found
+
+
+def rdma() -> dict[str, dict[str, int]]:
+    """Bytes received and errors of each RDMA device and port."""
+    found = {}
+    for port in sorted(RDMA.glob("*/ports/*")) if RDMA.is_dir() else ():
+        named = f"{port.parent.parent.name}/{port.name}"
+        hardware = port / "hw_counters"
+        names = [name for name in RECEIVED if (hardware / name).exists()]
+        counted = {"errors": sum(_number(hardware / name) for name in ERRORS)}
+        if names:
+            counted["rx"] = sum(_number(hardware / name) for name in names)
+        elif (hardware / "rx_bytes").exists():
+            counted["rx"] = _number(hardware / "rx_bytes")
+        elif (port / "counters" / "port_rcv_data").exists():
+            counted["rx"] = _number(port / "counters" / "port_rcv_data") * IB_WORDS
+        found[named] = counted
+    return found
+
+
+def about() -> dict[str, Any]:
+    """What kind of machine it is."""
+    cpus = [line for line in _text(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")]
+    memory = _text(Path("/proc/meminfo")).partition("\n")[0].split()
+    return {
+        "hostname": os.uname().nodename, "kernel": os.uname().release, "cores": os.cpu_count(),
+        "cpu": cpus[0].partition(":")[2].strip() if cpus else "",
+        "memory_gib": round(int(memory[1]) / 1048576, 1) if len(memory) > 1 else 0,
+        "instance_type": _text(Path("/sys/devices/virtual/dmi/id/product_name")).strip(),
+    }  # fmt: skip
+
+
+def xid_errors() -> int | None:
+    """How many errors of GPUs the kernel has logged since it started; None where its log cannot be read."""
+    count = 0
+    try:
+        fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        while data := os.read(fd, 8192):
+            count += b"NVRM: Xid" in data
+    except BlockingIOError:
+        pass  # the end
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return count
+
+
+def _number(path: Path) -> int:
+    text = _text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

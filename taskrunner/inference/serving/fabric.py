@@ -1,0 +1,24 @@
+"""The networks that a KV cache may cross: one file of fabrics/ each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .description import Refused
+
+FABRICS = Path(__file__).parent / "fabrics"
+
+
+def fabric(name: str) -> dict[str, Any]:
+    """What is known of a fabric: `backend` of NIXL, where the KV cache is (`kv_buffer_device`), the
+    environment (`env`), and by what its bytes are counted (`counted_by`: net, rdma or memory). Raises
+    Refused.
+    """
+    path = FABRICS / f"{name}.json"
+    if "/" in name or not path.is_file():
+        known = ", ".join(sorted(file.stem for file in FABRICS.glob("*.json")))
+        raise Refused(f"fabric {name!r}: expected one of {known}")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
