@@ -34,6 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
 
 
+LONGEST = ("test_pair.py", "test_ssm_survival.py", "test_survival.py", "test_mlflow.py")
+"""Files that take minutes: begun last, they would keep one worker busy when the others have nothing left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Tests run beside those of other workers, but those that measure times."""

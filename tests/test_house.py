@@ -28,7 +28,10 @@ LEVELS = [
 """A room may import from its own level and from those below."""
 ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
-INFERENCE = [["node"], ["bench", "proxy", "serving"], ["results"], ["endpoint", "options"]]
+INFERENCE = [
+    ["node"], ["bench", "tune"], ["circumstances", "proxy", "serving"], ["results"], ["http_client"],
+    ["endpoint", "options"],
+]  # fmt: skip
 """The same within inference."""
 
 

@@ -230,6 +230,12 @@ def sample(parser: Parser) -> None:
     arguments(parser)
 
 
+def tune(parser: Parser) -> None:
+    from taskrunner.inference.tune.main import arguments
+
+    arguments(parser)
+
+
 def imported(parser: Parser) -> None:
     from taskrunner.inference.bench.main import import_arguments
 

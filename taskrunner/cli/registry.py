@@ -91,6 +91,8 @@ COMMANDS = {
     }),
     "sample": Command("sample this node for measurements from another one", "inference:sample", "sample",
                       "example: taskrunner sample --host 10.0.0.12 --server 8200\n"),
+    "tune": Command("find the fastest settings of a fabric", "inference:tune", "tune",
+                    "example: taskrunner tune --fabric tcp --model models/m --prompt-tokens 1024,8192\n"),
     "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
         "log": Command("log results", "mlflow:log", "results tracking_server logged json", MLFLOW_EXAMPLES),
         "sync": Command("send the results that could not be sent before", "mlflow:sync", "json"),

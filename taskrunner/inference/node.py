@@ -8,8 +8,9 @@ from .bench import main as bench
 from .circumstances import main as sample
 from .proxy import main as proxy
 from .serving import main as serve
+from .tune import main as tune
 
-COMMANDS = {"bench": bench, "proxy": proxy, "sample": sample, "serve": serve}
+COMMANDS = {"bench": bench, "proxy": proxy, "sample": sample, "serve": serve, "tune": tune}
 
 
 def main(argv: list[str]) -> int:

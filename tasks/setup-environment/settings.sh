@@ -4,7 +4,7 @@ gpu)
   cat <<'SETTINGS'
 export FI_PROVIDER=efa FI_EFA_FORK_SAFE=1 FI_EFA_USE_DEVICE_RDMA=1 FI_LOG_LEVEL=warn
 export NCCL_IB_DISABLE=0 NCCL_DEBUG=WARN NIXL_LOG_LEVEL=INFO
-export PATH="$PATH:/opt/amazon/efa/bin" LD_LIBRARY_PATH="/opt/amazon/efa/lib:${LD_LIBRARY_PATH:-}"
+export PATH="$PATH:/opt/amazon/efa/bin" LD_LIBRARY_PATH="/opt/amazon/efa/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 SETTINGS
   ;;
 cpu)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from taskrunner.inference.circumstances import gpu, judge, machine, processes, sampler, servers
+from taskrunner.inference.circumstances import collect, gpu, judge, machine, processes, sampler, servers
 from taskrunner.inference.circumstances.collect import Samplers
 from tests.helpers import command, wait_for
 from tests.inference.conftest import Told, get
@@ -221,10 +221,11 @@ def test_foreign_load_is_told_by_name(truth: Start, tmp_path: Path) -> None:
     assert any(f"(pid {burner.pid})" in why for why in busy["results"]["doubtful_because"])
 
 
-def test_a_sampler_that_is_killed_or_away_is_told(truth: Start, tmp_path: Path) -> None:
-    with Samplers([1], ["http://127.0.0.1:9"]) as samplers:
+def test_a_sampler_that_is_killed_or_away_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "PATIENCE", 1.0)
+    with Samplers([1], ["http://192.0.2.9:9"]) as samplers:
         samplers.begin()
-        assert "127.0.0.1:9" in samplers.missing
+        assert "192.0.2.9:9" in samplers.missing
         assert samplers._process is not None
         os.kill(samplers._process.pid, signal.SIGKILL)
         samplers._process.wait()

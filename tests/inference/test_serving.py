@@ -118,7 +118,7 @@ def test_what_the_gpu_holds_is_the_limit() -> None:
     ("about", "said"),
     [
         ({"mode": "both"}, "expected one of unified, producer, consumer"),
-        ({"mode": "producer", "fabric": "infiniband"}, "expected one of cpu, efa, srd, tcp"),
+        ({"mode": "producer", "fabric": "infiniband"}, "expected one of cpu, cuda_ipc, efa, infiniband, roce, srd, tcp, tcp-host"),
         ({"mode": "producer", "fabric": "../x"}, "expected one of cpu"),
         ({"mode": "producer", "fabric": "efa", "platform": "cpu"}, "there is none: use the fabric cpu"),
         ({"prompt_tokens": 60_000}, "enable YaRN"),

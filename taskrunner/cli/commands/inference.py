@@ -1,4 +1,4 @@
-"""`proxy`, `bench` and `sample`: the same as on nodes, with what they need installed here."""
+"""`proxy`, `bench`, `sample` and `tune`: the same as on nodes, with what they need installed here."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def bench(args: Namespace) -> int:
 def sample(args: Namespace) -> int:
     """Sample this machine, until Ctrl-C or SIGTERM."""
     from taskrunner.inference.circumstances.main import main
+
+    return main(args)
+
+
+def tune(args: Namespace) -> int:
+    """Try settings of a fabric."""
+    from taskrunner.inference.tune.main import main
 
     return main(args)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,16 @@ from .judge import CLIENT
 PATIENCE = 20.0
 
 
+def is_local(host: str) -> bool:
+    """Whether a host is this machine: only its own addresses can be bound."""
+    with contextlib.suppress(OSError, UnicodeError):
+        for family, _, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as own:
+                own.bind(address)
+                return True
+    return False
+
+
 class Node(NamedTuple):
     """A sampler, and how much its clock is ahead of ours, in seconds, with the largest error of that."""
 
@@ -30,7 +42,8 @@ class Node(NamedTuple):
 
 class Samplers:
     """Samplers on the nodes of a measurement. `ports` are those of the servers here, None for no sampler;
-    `urls` are samplers elsewhere. One that does not answer is a reason for doubt, not an error.
+    `urls` are samplers elsewhere: one of this machine is not asked. One that does not answer is a reason for
+    doubt, not an error.
     """
 
     def __init__(self, ports: Sequence[int] | None, urls: Sequence[str], api_key: str = "") -> None:
@@ -38,7 +51,9 @@ class Samplers:
         self._process: subprocess.Popen[str] | None = None
         self._nodes: list[Node] = []
         own = "" if ports is None else self._start(ports, api_key)
-        given = ([(CLIENT, own)] if own else []) + [(parse(url).authority, url) for url in urls]
+        given = ([(CLIENT, own)] if own else []) + [
+            (parse(url).authority, url) for url in urls if not is_local(parse(url).host)
+        ]
         for name, url in given:
             self._nodes.append(Node(name, parse(url, api_key)))
 

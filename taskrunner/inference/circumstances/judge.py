@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 CLIENT = "client"
 FOREIGN_CORES, FOREIGN_SHARE = 0.05, 0.005
 """Foreign load from which on a result is doubtful: of a core, or of all cores where that is more."""
-STEAL_SHARE, MEMORY_STALLS = 0.05, 0.01
+STEAL_SHARE, MEMORY_STALLS = 0.1, 0.01
 """Of the processor time that was wanted, and of the window."""
 RESENT = 0.001
 """The share of TCP segments that may be sent again."""

@@ -68,12 +68,18 @@ def masked(argv: list[str]) -> list[str]:
 
 
 def versions(python: Path) -> dict[str, str]:
-    """Versions of what matters in the environment of a Python, by the folders of its packages."""
-    found = {}
-    for info in python.parent.parent.glob("lib/python3*/site-packages/*.dist-info"):
+    """Versions of what matters in the environment of a Python, by the folders of its packages, and those
+    that its path files name (site.py).
+    """
+    folders = list(python.parent.parent.glob("lib/python3*/site-packages"))
+    for path in [path for folder in folders for path in folder.glob("*.pth")]:
+        lines = path.read_text(errors="replace").splitlines()
+        folders += [Path(line) for line in lines if line.startswith("/") and Path(line).is_dir()]
+    found: dict[str, str] = {}
+    for info in [info for folder in folders for info in folder.glob("*.dist-info")]:
         name, _, version = info.name[: -len(".dist-info")].rpartition("-")
         if name.lower() in PACKAGES:
-            found[name.lower()] = version
+            found.setdefault(name.lower(), version)
     return found
 
 

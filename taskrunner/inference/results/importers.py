@@ -19,7 +19,9 @@ from .schema import VERSION
 Record = dict[str, Any]
 STATUS = re.compile(r"\b([45]\d\d)\b")
 HURRIED = 0.8
-"""The share of the median time per token under which a stream has not brought all it is counted with."""
+"""The share of the chunks, and of the median time per token, under which a stream has not brought all that it
+is counted with.
+"""
 LLMPERF = ("_individual_responses.json", "_summary.json")
 
 
@@ -78,7 +80,8 @@ def _broken_off(samples: Sequence[Sample]) -> None:
     """Fail what broke off after HTTP 200, and was counted with the tokens that were asked for: it has fewer
     chunks than tokens, where others had a chunk for each, and took too little time for so many.
 
-    Fewer chunks alone say nothing: a busy server puts several tokens into one.
+    Fewer chunks alone say nothing: a busy server puts several tokens into one. Nor does little time: a token
+    or two that are missing would not show in it.
     """
     good = [sample for sample in samples if not sample.error]
     whole = [tpot for sample in good if sample.chunks == sample.output_tokens and (tpot := sample.tpot)]
@@ -86,7 +89,7 @@ def _broken_off(samples: Sequence[Sample]) -> None:
         return
     least = HURRIED * median(whole)
     for sample in good:
-        if sample.chunks < sample.output_tokens and (sample.tpot or 0.0) < least:
+        if sample.chunks < HURRIED * sample.output_tokens and (sample.tpot or 0.0) < least:
             failed(
                 sample,
                 "incomplete",

@@ -23,8 +23,10 @@ class Server:
     `address` is this machine's own one, which its peers reach, and the only one at which it listens; never
     the peer's. `max_model_len` of 0 is
     computed from `prompt_tokens` and `output_tokens`. `native_len` is how long the model was made for;
-    beyond, YaRN is needed. `gpu` is a name as nvidia-smi gives it, for the caps. `lease` is how long, in
-    seconds, a producer keeps a KV cache that nobody fetches.
+    beyond, YaRN is needed. `gpu` is a name as nvidia-smi gives it, for the caps; `gpus` are the indices of
+    those to use, as CUDA_VISIBLE_DEVICES has them, "" for all. `gpu_memory` of 0 is 0.9. `enforce_eager`
+    of None is vLLM's own default: with CUDA graphs on a GPU. `lease` is how long, in seconds, a producer
+    keeps a KV cache that nobody fetches. `tuning` is a file of tune/, whose settings the fabric gets.
     """
 
     model: str
@@ -45,10 +47,13 @@ class Server:
     yarn: bool = False
     tensor_parallel: int = 1
     gpu: str = ""
-    gpu_memory: float = 0.9
+    gpus: str = ""
+    gpu_memory: float = 0.0
+    enforce_eager: bool | None = None
     kv_buffer_device: str = ""
     kv_cache_bytes: int = 0
     lease: int = 300
+    tuning: str = ""
     extra: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:

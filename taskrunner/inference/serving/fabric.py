@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .description import Refused
+
+
+class Tuned(NamedTuple):
+    """What was found for a fabric by tune/: the settings for a prompt length, and their name."""
+
+    name: str
+    env: dict[str, str]
+
 
 FABRICS = Path(__file__).parent / "fabrics"
 
 
 def fabric(name: str) -> dict[str, Any]:
     """What is known of a fabric: `backend` of NIXL, where the KV cache is (`kv_buffer_device`), the
-    environment (`env`), and by what its bytes are counted (`counted_by`: net, rdma or memory). Raises
-    Refused.
+    environment (`env`), and by what its bytes are counted (`counted_by`: net, rdma or memory). `variants` are
+    settings worth trying, by name: see tune/. Raises Refused.
     """
     path = FABRICS / f"{name}.json"
     if "/" in name or not path.is_file():
@@ -22,3 +30,20 @@ def fabric(name: str) -> dict[str, Any]:
         raise Refused(f"fabric {name!r}: expected one of {known}")
     found: dict[str, Any] = json.loads(path.read_text())
     return found
+
+
+def tuned(path: str, name: str, prompt_tokens: int) -> Tuned:
+    """The best settings of a fabric in a result of tune/, for the prompt length that is closest.
+
+    Raises Refused.
+    """
+    try:
+        found = json.loads(Path(path).read_text())
+        best = {int(tokens): each for tokens, each in found["best"].items() if each is not None}
+        closest = best[min(best, key=lambda tokens: abs(tokens - prompt_tokens))]
+        result = Tuned(str(closest["name"]), {str(of): str(to) for of, to in closest["env"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused(f"{path} is not a result of tune-fabric: {error}") from error
+    if found["fabric"] != name:
+        raise Refused(f"{path} is of the fabric {found['fabric']}, not {name}: run tune-fabric for {name}")
+    return result

@@ -8,19 +8,24 @@ from typing import Any, NamedTuple
 
 from ..endpoint import bracketed
 from .description import Refused, Server
-from .fabric import fabric
+from .fabric import fabric, tuned
 from .lengths import cap, max_model_len
 from .versions import doubt_about, has
 
+WHOLE_GPU = 0.9
+"""The share of a GPU's memory that a server takes which has it for itself: vLLM's own default."""
 READY_TIMEOUT = 900
 """Seconds: 32B parameters take long to load."""
 FAIL_ON = (
     "torch\\.OutOfMemoryError", "CUDA out of memory", "Cannot allocate memory",
     "KV cache is needed, which is larger than the available",
-    "No available memory for the cache blocks", "is less than desired GPU memory utilization",
+    "No available memory for the cache blocks", "AssertionError: Error in memory profiling",
+    "is less than desired GPU memory utilization",
     "ValueError: .*max.(model|seq).len", "RuntimeError: .*CUDA", "unrecognized arguments:",
     "nixlNotFoundError", "validation errors? for KVTransferConfig", "Repo id must be in the form",
-    "is not a valid model identifier", "EngineCore failed to start", "EngineCore encountered a fatal error",
+    "is not a valid model identifier", "serve: model .*: no such folder",
+    "couldn't connect to 'https://huggingface.co' to load", "EngineCore failed to start",
+    "Engine core initialization failed", "EngineCore encountered a fatal error",
 )  # fmt: skip
 """Lines of the log after which there is nothing to wait for, those that tell the cause first. Not
 `Traceback`: vLLM logs harmless ones.
@@ -44,11 +49,14 @@ def launch(server: Server, python: str = "python3") -> Launch:
     length = _length(server, warnings)
     argv = _program(server, python)
     argv += ["--host", server.address, "--port", str(server.listens), "--max-model-len", str(length)]
-    argv += ["--enforce-eager", "--tensor-parallel-size", str(server.tensor_parallel)]
+    argv += ["--tensor-parallel-size", str(server.tensor_parallel)]
+    if server.enforce_eager or (server.enforce_eager is None and server.platform == "cpu"):
+        argv += ["--enforce-eager"]
     cached = server.prefix_caching if server.prefix_caching is not None else not server.disaggregated
     argv += ["--enable-prefix-caching" if cached else "--no-enable-prefix-caching"]
     if server.platform == "gpu":
-        argv += ["--gpu-memory-utilization", str(server.gpu_memory), "--max-num-batched-tokens", "4096",
+        share = server.gpu_memory or WHOLE_GPU
+        argv += ["--gpu-memory-utilization", f"{share:g}", "--max-num-batched-tokens", "4096",
                  "--enable-chunked-prefill", "--trust-remote-code"]  # fmt: skip
     else:
         argv += ["--dtype", "bfloat16", "--distributed-executor-backend", "uni"]
@@ -58,7 +66,20 @@ def launch(server: Server, python: str = "python3") -> Launch:
         argv += ["--hf-overrides", json.dumps(_yarn(server, length))]
     if server.disaggregated:
         argv += ["--kv-transfer-config", json.dumps(_transfer(server, warnings))]
-    return Launch([*argv, *server.extra], _environment(server), length, warnings)
+    return Launch(_without(argv, server.extra), _environment(server), length, warnings)
+
+
+def _without(argv: list[str], extra: tuple[str, ...]) -> list[str]:
+    """The arguments with those that are given beside them, without an option that is given there."""
+    given = {word.partition("=")[0] for word in extra if word.startswith("--")}
+    found: list[str] = []
+    skipping = False
+    for word in argv:
+        option = word.startswith("--")
+        skipping = word in given if option else skipping
+        if not skipping:
+            found.append(word)
+    return [*found, *extra]
 
 
 def _program(server: Server, python: str) -> list[str]:
@@ -115,13 +136,16 @@ def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
             )
         extra["enable_cross_layers_blocks"] = "True"
     device = server.kv_buffer_device or about["kv_buffer_device"]
+    if server.platform == "gpu" and server.fabric == "cpu":
+        raise Refused("the fabric cpu is for servers without a GPU: use tcp, or tcp-host")
     if server.platform == "cpu" and device != "cpu":
         raise Refused(
             f"fabric {server.fabric} keeps the KV cache on a GPU; there is none: use the fabric cpu"
         )
     if server.platform == "gpu" and device == "cpu":
         warnings.append(
-            f"fabric {server.fabric}: the KV cache is staged in host memory, not sent by GPUDirect"
+            f"fabric {server.fabric}: vLLM stages the KV cache in host memory, which takes most of the time"
+            " to the first token; measurements are of that, too"
         )
     found: dict[str, Any] = {
         "kv_connector": "NixlConnector", "kv_role": f"kv_{server.mode}", "kv_buffer_device": device,
@@ -136,10 +160,14 @@ def _environment(server: Server) -> dict[str, str]:
     env = {"VLLM_NO_USAGE_STATS": "1", "NIXL_LOG_LEVEL": "INFO"}
     if server.disaggregated:
         env.update(fabric(server.fabric)["env"])
+        if server.tuning:
+            env.update(tuned(server.tuning, server.fabric, server.prompt_tokens).env)
         env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = server.address
         env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(server.side_channel)
         if has(server.vllm, "VLLM_NIXL_ABORT_REQUEST_TIMEOUT"):
             env["VLLM_NIXL_ABORT_REQUEST_TIMEOUT"] = str(server.lease)
+    if server.gpus:
+        env["CUDA_VISIBLE_DEVICES"] = server.gpus
     if server.tensor_parallel > 1:
         env.update(NCCL_IB_DISABLE="0", NCCL_DEBUG="WARN")
     if server.platform == "cpu":

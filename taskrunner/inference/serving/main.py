@@ -7,14 +7,15 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from ..endpoint import VLLM_KEY
+from . import gpus
 from .description import Refused, Server
 from .launch import Launch, launch
 
@@ -38,6 +39,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(
                 option, default="", metavar="VALUE", help=f"({default})" if default != "" else None
             )
+    parser.add_argument(
+        "--peer",
+        default="",
+        metavar="ADDRESS",
+        help="the other role's machine: on this one, they get different GPUs",
+    )
     parser.add_argument(
         "--print", dest="shown", action="store_true", help="print command and environment, start nothing"
     )
@@ -65,6 +72,7 @@ def main(args: argparse.Namespace) -> int:
         needed = server.max_model_len or server.prompt_tokens + server.output_tokens
         return 0 if fits(_record(found), needed, _read(record)) else DIFFERENT
     os.environ.update(found.env)
+    os.environ.pop("VLLM_ARGUMENTS", None)  # vLLM warns of variables with its prefix that it does not know
     if args.parse:
         return _parsed(found.argv)
     if os.environ.get("TASKRUNNER_SERVICE"):
@@ -121,8 +129,20 @@ def described(args: argparse.Namespace) -> Server:
             given[field.name] = int(text) if kind == "int" else float(text)
         else:
             given[field.name] = tuple(shlex.split(text)) if field.name == "extra" else text
+    model = str(given.get("model", ""))
+    _check_model(model)
+    native = _native_len(model)
+    if native:
+        given.setdefault("native_len", native)
     if args.platform != "cpu":
-        given.setdefault("gpu", _gpu())
+        found = gpus.names()
+        given.setdefault("gpu", found[0] if found else "")
+        if not given.get("gpus"):
+            each = int(str(given.get("tensor_parallel", 1)))
+            together = bool(args.peer) and args.peer == str(given.get("address", ""))
+            chosen = gpus.place(str(given.get("mode", "unified")), len(found), each, together)
+            given["gpus"] = chosen.gpus
+            given.setdefault("gpu_memory", chosen.memory)
     try:
         given.setdefault("vllm", version("vllm"))
     except PackageNotFoundError as error:
@@ -130,14 +150,20 @@ def described(args: argparse.Namespace) -> Server:
     return Server(**given)  # type: ignore[arg-type]
 
 
-def _gpu() -> str:
-    """What nvidia-smi calls the first GPU; "" where there is none, or no driver."""
+def _native_len(model: str) -> int | None:
+    """How long a model was made for, as its config.json says; None where that is not here."""
     try:
-        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""
+        about = json.loads(Path(model, "config.json").read_text())
+        return int((about.get("text_config") or about)["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _check_model(model: str) -> None:
+    """Refuse what is meant to be a folder and is none: vLLM would ask the internet for a minute."""
+    looks_local = model.startswith(("/", "./", "../", "~", "models/"))
+    if looks_local and not Path(model).expanduser().is_dir():
+        raise Refused(f"model {model}: no such folder (in {os.getcwd()})")
 
 
 MOVED = {

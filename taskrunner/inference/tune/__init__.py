@@ -1,0 +1,1 @@
+"""Settings of UCX for a fabric, tried on transfers as they are between two servers."""
