@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from taskrunner import engine, inference
+from taskrunner import _version, engine, inference
 from taskrunner.errors import TargetError
 
 ENTRY = """import sys
@@ -21,6 +21,7 @@ from engine.main import main
 
 sys.exit(main(sys.argv[1:]))
 """
+VERSION_FILE = Path(str(_version.__file__))
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -32,6 +33,7 @@ def engine_zip() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         _add(archive, "__main__.py", ENTRY.encode())
+        _add(archive, VERSION_FILE.name, VERSION_FILE.read_bytes())  # for the results of measurements
         for package in (engine, inference):
             folder = Path(str(package.__file__)).parent
             for path in sorted(folder.rglob("*")):

@@ -170,6 +170,8 @@ def test_a_server_is_described_without_its_secrets(tmp_path: Path) -> None:
         "import time; time.sleep(60)",
         "--model",
         "m",
+        "--max-num-batched-tokens",
+        "4096",
         "--api-key",
         "sesame",
         "--hf-token=tok",
@@ -182,7 +184,7 @@ def test_a_server_is_described_without_its_secrets(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
-    assert found["argv"][-3:] == ["--api-key", "***", "--hf-token=***"]
+    assert found["argv"][-5:] == ["--max-num-batched-tokens", "4096", "--api-key", "***", "--hf-token=***"]
     assert found["env"]["UCX_TLS"] == "tcp,self"
     assert "sesame" not in json.dumps(found)
     assert "tok" not in (found["env"]["HF_TOKEN"], found["env"]["VLLM_API_KEY"])

@@ -165,17 +165,10 @@ def most_at_once(rows: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.parametrize(("stop_ms", "every_s"), [(60, 0.7), (100, 1.5), (0, 1.0)])
-def test_a_client_that_is_stopped_now_and_then_says_so(
-    truth: Start, tmp_path: Path, stop_ms: int, every_s: float
-) -> None:
-    """And one that is not stopped does not."""
-    server = truth("--ttft", 30, "--gap", 10)
-    out = tmp_path / "r.json"
+def measured_while_stopped(url: str, out: Path, stop_ms: int, every_s: float) -> dict[str, Any]:
+    """The results of a client that is stopped for so long now and then."""
     process = subprocess.Popen(
-        command("bench", server.url, "--prompt-tokens", 20, "--output-tokens", 40, "--requests", 100,
+        command("bench", url, "--prompt-tokens", 20, "--output-tokens", 40, "--requests", 100,
                 "--concurrency", 8, "--warmup", 8, "-o", out),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -192,5 +185,30 @@ def test_a_client_that_is_stopped_now_and_then_says_so(
     thread.start()
     process.communicate(timeout=120)
     thread.join()
-    found = json.loads(out.read_text())["results"]
-    assert found["doubtful"] is bool(stop_ms), (found["doubtful_because"], found["loop_lag"])
+    found: dict[str, Any] = json.loads(out.read_text())["results"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.parametrize(("stop_ms", "every_s"), [(40, 0.5), (60, 0.7), (100, 1.5)])
+def test_a_client_that_is_stopped_now_and_then_says_so(
+    truth: Start, tmp_path: Path, stop_ms: int, every_s: float
+) -> None:
+    found = measured_while_stopped(
+        truth("--ttft", 30, "--gap", 10).url, tmp_path / "r.json", stop_ms, every_s
+    )
+    assert any("the client was late" in why for why in found["doubtful_because"]), found["loop_lag"]
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_client_that_is_not_stopped_has_no_doubts(truth: Start, tmp_path: Path) -> None:
+    """As soon as the machine itself is left in peace: a hypervisor may stop it, too."""
+    url, seen = truth("--ttft", 30, "--gap", 10).url, []
+    for _ in range(8):
+        found = measured_while_stopped(url, tmp_path / "r.json", 0, 1.0)
+        if not found["doubtful"]:
+            return
+        seen.append((found["doubtful_because"], found["loop_lag"]))
+    pytest.fail(f"doubtful in 8 of 8 runs: {seen}")

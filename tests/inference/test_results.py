@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from taskrunner import __version__
 from taskrunner.inference.bench.measure import Settings, measure
 from taskrunner.inference.results import model
 from taskrunner.inference.results.read import NoResult, load
@@ -34,6 +35,7 @@ def test_a_measurement_has_a_row_for_each_request(truth: Callable[..., Told], tm
     path = tmp_path / "r.json"
     path.write_text(json.dumps(found))
     assert load(path) == found
+    assert found["metadata"]["versions"]["taskrunner"] == __version__
     rows = found["requests"]
     assert [row["error"] for row in rows] == ["http_500", "", "", "", ""]
     assert [len(row["itl"]) for row in rows] == [0, 3, 3, 3, 3]

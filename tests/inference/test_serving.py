@@ -12,6 +12,8 @@ import pytest
 from taskrunner import load
 from taskrunner.inference.serving import FAIL_ON, Refused, Server, launch, lengths, service, versions
 from taskrunner.inference.serving import main as serving_main
+from taskrunner.inference.serving.fabric import FABRICS, fabric
+from taskrunner.inference.serving.gpus import Placement, place
 
 TASKS = Path(__file__).parents[2] / "tasks"
 
@@ -118,7 +120,10 @@ def test_what_the_gpu_holds_is_the_limit() -> None:
     ("about", "said"),
     [
         ({"mode": "both"}, "expected one of unified, producer, consumer"),
-        ({"mode": "producer", "fabric": "infiniband"}, "expected one of cpu, cuda_ipc, efa, infiniband, roce, srd, tcp, tcp-host"),
+        (
+            {"mode": "producer", "fabric": "carrier-pigeon"},
+            "expected one of cpu, cuda_ipc, efa, infiniband, roce, srd, tcp, tcp-host",
+        ),
         ({"mode": "producer", "fabric": "../x"}, "expected one of cpu"),
         ({"mode": "producer", "fabric": "efa", "platform": "cpu"}, "there is none: use the fabric cpu"),
         ({"prompt_tokens": 60_000}, "enable YaRN"),
@@ -181,3 +186,90 @@ def test_a_running_server_does_for_shorter_prompts_and_nothing_else() -> None:
     odds: list[object] = [None, {}, [], {"argv": [], "env": running["env"]}]
     for odd in odds:
         assert not serving_main.fits(*of(), odd)
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "each", "together", "placed"),
+    [
+        ("producer", 8, 4, True, Placement("0,1,2,3", 0.0)),
+        ("consumer", 8, 4, True, Placement("4,5,6,7", 0.0)),
+        ("consumer", 2, 1, True, Placement("1", 0.0)),
+        ("consumer", 1, 1, True, Placement("", 0.42)),
+        ("producer", 4, 4, True, Placement("", 0.42)),
+        ("consumer", 2, 1, False, Placement("", 0.0)),
+        ("unified", 2, 1, True, Placement("", 0.0)),
+        ("producer", 0, 1, True, Placement("", 0.0)),
+    ],
+)
+def test_two_roles_on_one_machine_get_gpus_of_their_own(
+    mode: str, count: int, each: int, together: bool, placed: Placement
+) -> None:
+    assert place(mode, count, each, together) == placed
+
+
+def test_gpus_that_are_named_are_part_of_what_a_server_is() -> None:
+    assert launch(Server("m", gpus="2,3")).env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert "CUDA_VISIBLE_DEVICES" not in launch(Server("m")).env
+
+
+@pytest.mark.parametrize(
+    ("about", "eager"),
+    [({}, False), ({"enforce_eager": True}, True), ({"platform": "cpu"}, True),
+     ({"platform": "cpu", "enforce_eager": False}, False)],
+)  # fmt: skip
+def test_cuda_graphs_are_used_unless_told_otherwise(about: dict[str, Any], eager: bool) -> None:
+    assert ("--enforce-eager" in launch(Server("m", **about)).argv) is eager
+
+
+def test_an_argument_that_is_given_replaces_ours() -> None:
+    argv = launch(
+        Server("m", extra=("--gpu-memory-utilization=0.5", "--max-num-batched-tokens", "8192"))
+    ).argv
+    text = " ".join(argv)
+    assert text.count("--gpu-memory-utilization") == text.count("--max-num-batched-tokens") == 1
+    assert "0.9" not in argv
+    assert "4096" not in argv
+    assert "--enable-chunked-prefill" in argv
+
+
+def test_every_fabric_says_what_counts_its_bytes() -> None:
+    names = [path.stem for path in FABRICS.glob("*.json")]
+    assert {fabric(name)["counted_by"] for name in names} == {"net", "rdma", "memory"}
+    for name in names:
+        words = fabric(name)["env"].get("UCX_TLS", "").split(",")
+        # Shared memory would take the KV cache past the network that is named.
+        assert fabric(name)["counted_by"] == "memory" or not {"sm", "cuda_ipc", "all"} & set(words)
+
+
+def test_settings_that_were_found_best_are_used(tmp_path: Path) -> None:
+    path = tmp_path / "tuning.json"
+    best = {
+        "1024": {"name": "a", "env": {"UCX_X": "1"}, "gain": 2},
+        "8192": {"name": "b", "env": {"UCX_X": "2"}, "gain": 3},
+    }
+    path.write_text(json.dumps({"fabric": "tcp", "best": best}))
+    for tokens, value in ((1000, "1"), (6000, "2"), (100_000, "2")):
+        server = Server("m", "producer", "tcp", tuning=str(path), prompt_tokens=tokens, yarn=True)
+        assert launch(server).env["UCX_X"] == value
+    with pytest.raises(Refused, match="of the fabric tcp, not efa"):
+        launch(Server("m", "producer", "efa", tuning=str(path)))
+    path.write_text("[]")
+    with pytest.raises(Refused, match="not a result of tune-fabric"):
+        launch(Server("m", "producer", "tcp", tuning=str(path)))
+
+
+def test_a_model_folder_that_is_missing_is_not_looked_for_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_main, "version", lambda _: "0.32.0")
+    parser = argparse.ArgumentParser()
+    serving_main.arguments(parser)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"max_position_embeddings": 4096}')
+    for model, status, said in (
+        ("models/none", 2, "no such folder"), (str(tmp_path / "none"), 2, "no such folder"),
+        ("Qwen/Qwen2.5-7B", 0, ""), (str(tmp_path / "m"), 0, "--max-model-len 4096"),
+    ):  # fmt: skip
+        assert serving_main.main(parser.parse_args(["--model", model, "--print"])) == status
+        told = capsys.readouterr()
+        assert said in told.err + told.out

