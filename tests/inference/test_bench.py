@@ -163,6 +163,9 @@ def test_events_are_dated_by_the_bytes_that_complete_them() -> None:
         (["ftp://x"], "expected http://HOST:PORT", 2),
         (["http://127.0.0.1:1", "--requests", "0"], "--requests: expected at least 1, got 0", 2),
         (["http://127.0.0.1:1", "--slo", "speed=3"], "--slo speed: expected ttft, tpot or e2e", 2),
+        (["http://127.0.0.1:1", "--until-precision", "x%"], "expected a number", 2),
+        (["http://127.0.0.1:1", "--until-precision", "200%"], "expected less than 100%", 2),
+        (["http://127.0.0.1:1", "--until-precision", "2%", "--processes", "2"], "cannot be combined", 2),
         (["http://127.0.0.1:1", "--meta", "x"], "'x': expected NAME=VALUE", 2),
     ],
 )
@@ -184,3 +187,14 @@ def test_as_a_command(truth: Start, cli: Callable[..., Process], tmp_path: Path)
     assert "5 ok, 0 failed" in done.stdout
     assert "measure: 5/5 requests" in done.stderr
     assert json.loads((tmp_path / "new" / "r.json").read_text())["metadata"]["fabric"] == "tcp"
+
+
+@pytest.mark.parametrize("rate", [0.0, 150.0])
+def test_it_goes_on_until_the_medians_are_known(truth: Start, rate: float) -> None:
+    """Steady times need the least, and none is lost that was under way; impossible ones need the most."""
+    url = truth("--ttft", 20, "--gap", 5).url
+    found = measure(settings(url, requests=12, until_precision=0.5, most_requests=100, rate=rate))
+    assert 12 <= found["results"]["completed"] <= 20
+    assert len(found["requests"]) == found["metadata"]["iterations"] == found["results"]["completed"]
+    found = measure(settings(url, requests=12, until_precision=1e-9, most_requests=40, rate=rate))
+    assert found["results"]["completed"] == 40

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import statistics as std
 from collections.abc import Callable
 
 import pytest
 
+from taskrunner.inference.bench.precision import GROWTH, known
 from taskrunner.inference.results.intervals import percentile_interval
 from taskrunner.inference.results.modes import bimodal
 from taskrunner.inference.results.summary import summary_of_groups
@@ -80,3 +82,22 @@ def test_gaps_of_a_stream_belong_together() -> None:
         hits += low <= 10 <= high
     assert hits / 60 > 0.85
     assert summary_of_groups([[1.0, 2.0]] * 5)["p50_interval"] == "n too small"
+
+
+def test_stopping_at_a_precision_does_not_bias_the_median() -> None:
+    """Of 400 measurements of a skewed distribution, each stopped when its median is known to 5 %."""
+    chance, stopped, hits = random.Random(11), [], 0
+    for _ in range(400):
+        values, following = [], 20.0
+        while len(values) < 400:
+            values.append(chance.lognormvariate(0, 0.2))
+            if len(values) >= following:
+                following = len(values) * GROWTH
+                if known(values, 0.05):
+                    break
+        stopped.append(std.median(values))
+        interval = percentile_interval(sorted(values), 0.5)
+        assert not isinstance(interval, str)
+        hits += (interval[0] or 9.0) <= 1.0 <= (interval[1] or 0.0)
+    assert abs(std.mean(stopped) - 1.0) < 0.005
+    assert hits / 400 > 0.9

@@ -51,16 +51,17 @@ def run(
     requests: Sequence[bytes],
     done: Callable[[Exchange], object] | None = None,
     start: float = 0.0,
+    enough: Callable[[Exchange], bool] | None = None,
 ) -> LoadRun:
-    """Send all requests, and wait for what comes of them. `done` hears of each; `start` is a time of
-    time.perf_counter to wait for. Raises OSError when the server cannot be reached.
+    """Send all requests, or until there are `enough`, and wait for what comes of them. `done` hears of each;
+    `start` is a time of time.perf_counter to wait for. Raises OSError when the server cannot be reached.
     """
     import uvloop
 
     loop = uvloop.new_event_loop()
     try:
         with realtime() as first:
-            found = loop.run_until_complete(_run(load, requests, done, start))
+            found = loop.run_until_complete(_run(load, requests, done, start, enough))
         found.realtime = first
         return found
     finally:
@@ -70,32 +71,44 @@ def run(
 
 
 async def _run(
-    load: Load, requests: Sequence[bytes], done: Callable[[Exchange], object] | None, start: float
+    load: Load,
+    requests: Sequence[bytes],
+    done: Callable[[Exchange], object] | None,
+    start: float,
+    enough: Callable[[Exchange], bool] | None,
 ) -> LoadRun:
     loop = asyncio.get_running_loop()
     result, finished = LoadRun(), asyncio.Event()
     streams: list[Connection] = []
     idle: list[Connection] = []
     ahead = iter(range(len(requests)))
+    sent, over = 0, False
     watches: dict[int, asyncio.TimerHandle] = {}
 
     def ended(stream: Connection, exchange: Exchange) -> None:
+        nonlocal over
         watch = watches.pop(exchange.number, None)
         if watch is not None:
             watch.cancel()
         result.exchanges.append(exchange)
         if load.offsets:
             idle.append(stream)
-        else:
+        elif not over:
             following = next(ahead, None)
             if following is not None:
                 give(stream, following, 0.0)
         if done is not None:
             done(exchange)
-        if len(result.exchanges) == len(requests):
+        over = over or (enough is not None and enough(exchange))
+        if len(result.exchanges) == (sent if over else len(requests)):
             finished.set()
 
     def give(stream: Connection, index: int, scheduled: float) -> None:
+        nonlocal sent
+        sent += 1
+        pass_on(stream, index, scheduled)
+
+    def pass_on(stream: Connection, index: int, scheduled: float) -> None:
         if stream.usable:
             left = load.timeout if not scheduled else scheduled + load.timeout - time.perf_counter()
             watches[index] = loop.call_later(max(0.0, left), stream.give_up, too_late)
@@ -112,7 +125,7 @@ async def _run(
             why = too_late if isinstance(error, TimeoutError) else f"no connection: {error.strerror or error}"
             ended(Connection(ended), Exchange(index, scheduled, now, now, 0, why, []))
             return
-        give(stream, index, scheduled)
+        pass_on(stream, index, scheduled)
 
     async def connected() -> Connection:
         opened = loop.create_connection(
@@ -145,6 +158,8 @@ async def _run(
         def due(index: int, at: float) -> None:
             if time.perf_counter() < at:  # the loop's clock is one of milliseconds
                 loop.call_soon(due, index, at)
+                return
+            if over:
                 return
             while idle and not idle[-1].usable:
                 idle.pop()

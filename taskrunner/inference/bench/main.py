@@ -15,11 +15,32 @@ from ..options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
 
 FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
 KEY = "OPENAI_API_KEY"
+
+
+def percent(text: str) -> float:
+    """A share of more than 0, as `2%` or `0.02`. Raises what argparse turns into a usage error."""
+    digits, sign, rest = text.partition("%")
+    if rest:
+        raise argparse.ArgumentTypeError(f"expected a share such as 2% or 0.02, got {text!r}")
+    share = number(0, 1e3, above=True)(digits) / (100 if sign else 1)
+    if share >= 1:
+        raise argparse.ArgumentTypeError(f"expected less than 100%, got {text!r}")
+    return share
+
+
 OPTIONS: tuple[options.Option, ...] = (
     ("--model", str, "", "NAME", "name of the model on the server (default: the first one it serves)"),
     ("--prompt-tokens", COUNT, 1024, "N", "prompt length, exactly N tokens"),
     ("--output-tokens", COUNT, 128, "N", "output length, exactly N tokens"),
     ("--requests", COUNT, 30, "N", "number of measured requests"),
+    (
+        "--until-precision",
+        percent,
+        0.0,
+        "P",
+        "go on until the medians of TTFT and TPOT are known to P, such as 2%; --requests is the least then",
+    ),
+    ("--most-requests", COUNT_OR_NONE, 0, "N", "the most with --until-precision (10 times --requests)"),
     ("--warmup", COUNT_OR_NONE, 10, "N", "warm-up requests of the same shape, not measured"),
     ("--concurrency", COUNT, 1, "N", "closed loop: N requests at a time"),
     (
@@ -104,8 +125,9 @@ def main(args: argparse.Namespace) -> int:
         settings = Settings(
             args.url, args.model, args.prompt_tokens, args.output_tokens, args.requests, args.warmup,
             args.concurrency, args.request_rate, not args.constant, args.prefix_share, args.text,
-            timeout=args.timeout, processes=args.processes, seed=args.seed, failures=args.max_failures,
-            lag=args.max_lag,
+            timeout=args.timeout, processes=args.processes, seed=args.seed,
+            until_precision=args.until_precision, most_requests=args.most_requests or 10 * args.requests,
+            failures=args.max_failures, lag=args.max_lag,
             slo=slo, prefill=args.prefill, decode=args.decode, unified=args.unified, nodes=args.node,
             fabric=args.fabric, circumstances=not args.no_circumstances, metadata=dict(map(_pair, args.meta)),
             api_key=os.environ.get(KEY, ""),
@@ -114,6 +136,8 @@ def main(args: argparse.Namespace) -> int:
             parse(url, settings.api_key)
         if args.fabric:
             fabric(args.fabric)
+        if args.until_precision and args.processes > 1:
+            raise ValueError("--until-precision cannot be combined with --processes")
     except ValueError as error:
         return _say(str(error), USAGE)
     try:

@@ -29,6 +29,7 @@ from .connection import Exchange
 from .lateness import Lateness
 from .load import Load, LoadRun, run, schedule
 from .parse import read
+from .precision import Enough, Target
 from .prompts import Shape, bodies, framed, prompts, vocabulary
 
 NOT_TOLD = (
@@ -44,7 +45,8 @@ class Settings:
 
     `slo` has limits in milliseconds for ttft, tpot and e2e. `failures` is the share of requests that may
     fail, `lag` the share by which the client's own lateness may change a statistic. Without a `seed`, one is
-    drawn.
+    drawn. With `until_precision`, requests go on until the medians of TTFT and TPOT are known to that share,
+    at least `requests` and at most `most_requests`.
     """
 
     url: str
@@ -62,6 +64,8 @@ class Settings:
     timeout: float = 600.0
     processes: int = 1
     seed: int | None = None
+    until_precision: float = 0.0
+    most_requests: int = 0
     failures: float = 0.0
     lag: float = 0.01
     slo: dict[str, float] = field(default_factory=dict)
@@ -97,14 +101,15 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     }
     # Not every proxy passes on what asks for the tokenizer.
     tokenizer = next((server for role, server in servers.items() if not role.startswith("decode")), base)
-    whole = settings.warmup + settings.requests
+    most = max(settings.requests, settings.most_requests) if settings.until_precision else settings.requests
+    whole = settings.warmup + most
     tokens = prompts(shape, vocabulary(tokenizer, model, patience), whole)
     prepared = bodies(shape, tokens, tokenizer, settings.text)
     token = uuid.uuid4().hex[:12]
     raw = [framed(base, body, f"bench-{token}-{number}") for number, body in enumerate(prepared)]
     load = Load(base, settings.concurrency, timeout=settings.timeout)
     if settings.rate:
-        offsets = schedule(settings.rate, settings.requests, settings.poisson, seed)
+        offsets = schedule(settings.rate, most, settings.poisson, seed)
         load = load._replace(offsets=offsets)
     warm = load._replace(offsets=(), concurrency=min(settings.concurrency, max(1, settings.warmup)))
     if settings.warmup:
@@ -116,12 +121,15 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         before = {role: counters.scrape(server) for role, server in servers.items()}
         samplers.begin()
         began = time.time()
-        done = _told(progress, "measure", settings.requests)
+        done = _told(progress, "measure", most)
+        enough = None
+        if settings.until_precision:
+            enough = Enough(Target(settings.until_precision, settings.requests, settings.output_tokens))
         processes = settings.processes if settings.rate else min(settings.processes, settings.concurrency)
         if processes > 1:
             runs = _split(load, raw[settings.warmup :], processes)
         else:
-            runs = [run(load, raw[settings.warmup :], done)]
+            runs = [run(load, raw[settings.warmup :], done, enough=enough)]
         ended = time.time()
         nodes = samplers.end()
         after = {role: counters.scrape(server) for role, server in servers.items()}
@@ -139,6 +147,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     about = {**_metadata(settings, model, began, ended), **settings.metadata}
     about["client"]["realtime"] = all(part.realtime for part in runs)
     about["client"]["processes"] = len(runs)
+    about["iterations"] = len(samples)
     about["prefix_cache"] = next(
         (counters.prefix_caching(get(at, "/metrics")) for role, at in servers.items() if role[0] != "d"), None
     )
