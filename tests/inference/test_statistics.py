@@ -86,9 +86,11 @@ def test_gaps_of_a_stream_belong_together() -> None:
 
 def test_stopping_at_a_precision_does_not_bias_the_median() -> None:
     """Of 400 measurements of a skewed distribution, each stopped when its median is known to 5 %."""
-    chance, stopped, hits = random.Random(11), [], 0
+    chance, hits = random.Random(11), 0
+    stopped: list[float] = []
     for _ in range(400):
-        values, following = [], 20.0
+        values: list[float] = []
+        following = 20.0
         while len(values) < 400:
             values.append(chance.lognormvariate(0, 0.2))
             if len(values) >= following:
