@@ -29,7 +29,7 @@ LEVELS = [
 ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
 INFERENCE = [
-    ["node"], ["bench", "tune"], ["circumstances", "proxy", "serving"], ["results"], ["http_client"],
+    ["node"], ["bench", "tune"], ["circumstances", "proxy", "serving"], ["results"], ["http_client"], ["write_now"],
     ["endpoint", "options"],
 ]  # fmt: skip
 """The same within inference."""

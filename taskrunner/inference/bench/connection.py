@@ -5,13 +5,13 @@ the run but where a response ends: what a client does while the stream runs, it 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import httptools
+
+from ..write_now import descriptor, write_now
 
 HIGH = 4 << 20
 
@@ -40,8 +40,7 @@ class Connection(asyncio.Protocol):
         self._finished = finished
         self._clock = time.perf_counter
         self._transport: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
-        """What a request is written to at once; None where it is encrypted first."""
+        self._fd = -1
         self._busy = False
         self._index = 0
         self._scheduled = self._began = 0.0
@@ -56,9 +55,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
         self._transport.set_write_buffer_limits(HIGH)
-        if transport.get_extra_info("sslcontext") is None:
-            self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-            self._socket.setblocking(False)
+        self._fd = descriptor(transport)
 
     def send(self, index: int, request: bytes, scheduled: float) -> None:
         """Send a whole request; `index` is given back with what comes of it."""
@@ -68,13 +65,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._began = self._clock()
         self._scheduled = scheduled or self._began
-        # The loop sends what it is given when all else that is ready is done; the clock would run meanwhile.
-        try:
-            sent = self._socket.send(request) if self._socket is not None else 0
-        except OSError:
-            sent = 0  # there is no room, or no connection any more: the loop finds out
-        if sent < len(request):
-            self._transport.write(request[sent:])
+        write_now(self._transport, self._fd, request)
 
     def on_message_complete(self) -> None:
         # Asked for here: the parser forgets it with the end of what it is fed.
@@ -92,8 +83,6 @@ class Connection(asyncio.Protocol):
             self._end(now, "", closing=not self._keep)
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._socket is not None:
-            self._socket.close()
         if self._busy:
             self._end(self._clock(), f"the connection was lost: {error or 'closed by the server'}")
 

@@ -10,6 +10,7 @@ from typing import Protocol, cast
 import httptools
 
 from .. import endpoint
+from ..write_now import descriptor, write_now
 from .request import NOT_PASSED_ON, Headers, Request, passed_on
 
 MOST_IDLE = 1024
@@ -35,6 +36,7 @@ class BackendConnection(asyncio.Protocol):
     def __init__(self, server: Backend) -> None:
         self.server = server
         self.transport: asyncio.Transport | None = None
+        self._fd = -1
         self.received = 0
         self.used = False
         """Whether it was kept from before: a server may have closed it meanwhile."""
@@ -51,6 +53,7 @@ class BackendConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
+        self._fd = descriptor(transport)
 
     def ask(self, request: bytes, sink: ResponseSink, ended: Callable[[str], object]) -> None:
         """Send a request. Not with HEAD: its answer has a length and no body."""
@@ -58,7 +61,7 @@ class BackendConnection(asyncio.Protocol):
         self._sink, self._ended, self.received = sink, ended, 0
         self._parser = httptools.HttpResponseParser(self)
         self._reset()
-        self.transport.write(request)
+        write_now(self.transport, self._fd, request)
 
     # What the parser tells.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
+from ..write_now import descriptor, write_now
 from .request import HOP_BY_HOP, Headers, Refused, Request, passed_on
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class ClientConnection(asyncio.Protocol):
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
         self.transport: asyncio.Transport | None = None
+        self._fd = -1
         self.gone = False
         self.source: asyncio.Transport | None = None
         """Where the bytes come from that are passed on just now."""
@@ -66,6 +68,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by descent
+        self._fd = descriptor(transport)
         self._idle()
         self.proxy.came(self)
 
@@ -275,7 +278,7 @@ class ClientConnection(asyncio.Protocol):
     def body(self, data: bytes) -> None:
         """Go on with an answer."""
         if data and not self._bodiless:
-            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data, now=True)
 
     def end(self) -> None:
         """The answer is whole."""
@@ -359,10 +362,10 @@ class ClientConnection(asyncio.Protocol):
             self.proxy.held -= len(request.body)
         self._queue.clear()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, now: bool = False) -> None:
         if self.transport is not None and not self.gone:
             self._begun = True
-            self.transport.write(data)
+            write_now(self.transport, self._fd if now else -1, data)
 
     def _idle(self) -> None:
         """From now on it waits for a request."""
