@@ -38,7 +38,7 @@ OPTIONS: tuple[options.Option, ...] = (
         percent,
         0.0,
         "P",
-        "go on until the medians of TTFT and TPOT are known to P, such as 2%; --requests is the least then",
+        "go on until the medians of TTFT and TPOT are known to P, such as 2%%; --requests is the least then",
     ),
     ("--most-requests", COUNT_OR_NONE, 0, "N", "the most with --until-precision (10 times --requests)"),
     ("--warmup", COUNT_OR_NONE, 10, "N", "warm-up requests of the same shape, not measured"),
