@@ -204,7 +204,7 @@ def count(parser: Parser) -> None:
 
 
 def kind(parser: Parser) -> None:
-    parser.add_argument("kind", nargs="?", choices=("task-file", "nodes"), default="task-file",
+    parser.add_argument("kind", nargs="?", choices=("task-file", "nodes", "result"), default="task-file",
                         help="the kind of file (task-file)")  # fmt: skip
 
 

@@ -111,7 +111,7 @@ COMMANDS = {
     "cancel": Command("ask a run to stop", "runs:cancel", "some_run target"),
     "history": Command("list past runs", "runs:history", "count target json"),
     "show": Command("show the outcome of each step of a run", "runs:show", "some_run target json"),
-    "schema": Command("print the JSON Schema of a task file, or of a nodes file", "files:schema", "kind"),
+    "schema": Command("print the JSON Schema of task files, nodes files or results", "files:schema", "kind"),
     "compile": Command("print the plan of a task file, secrets masked", "files:compile_",
                        "file variables selection"),
     "completion": Command("print a script for shell completion", "files:completion", "shell",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ import pytest
 from taskrunner import load
 from taskrunner.inference.serving import FAIL_ON, Refused, Server, launch, lengths, service, versions
 from taskrunner.inference.serving import main as serving_main
+from taskrunner.inference.serving import read_ahead as reading
 from taskrunner.inference.serving.fabric import FABRICS, fabric
 from taskrunner.inference.serving.gpus import Placement, place
+from tests.helpers import wait_for
 
 TASKS = Path(__file__).parents[2] / "tasks"
 
@@ -273,3 +278,29 @@ def test_a_model_folder_that_is_missing_is_not_looked_for_elsewhere(
         assert serving_main.main(parser.parse_args(["--model", model, "--print"])) == status
         told = capsys.readouterr()
         assert said in told.err + told.out
+
+
+def cached(path: Path) -> int:
+    """Bytes of a file that are in the page cache (mincore(2))."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE) as mapped:
+        size = len(mapped)
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        begin = (ctypes.c_char * size).from_buffer(mapped)
+        assert ctypes.CDLL(None).mincore(ctypes.byref(begin), ctypes.c_size_t(size), pages) == 0
+        del begin
+        return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+def test_weights_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(os.urandom(1 << 20) * 32)
+    with weights.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert cached(weights) < 1 << 20
+    monkeypatch.setattr(reading, "_available", lambda: 10 << 20)
+    assert not reading.read_ahead(str(tmp_path))  # there is no room for them
+    monkeypatch.undo()
+    assert reading.read_ahead(str(tmp_path))
+    wait_for(lambda: cached(weights) == 32 << 20)
+    assert not reading.read_ahead("Qwen/Qwen2.5-7B")

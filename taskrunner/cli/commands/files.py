@@ -60,7 +60,10 @@ def packs(args: Namespace) -> int:
 
 def schema(args: Namespace) -> int:
     """Print the JSON Schema."""
-    sys.stdout.write(packs_.schema_path(args.kind).read_text(encoding="utf-8"))
+    from taskrunner.inference.results.schema import SCHEMA
+
+    path = SCHEMA if args.kind == "result" else packs_.schema_path(args.kind)
+    sys.stdout.write(path.read_text(encoding="utf-8"))
     return 0
 
 

@@ -18,6 +18,7 @@ from ..endpoint import VLLM_KEY
 from . import gpus
 from .description import Refused, Server
 from .launch import Launch, launch
+from .read_ahead import read_ahead
 
 USAGE, DIFFERENT = 2, 1
 OF_THE_CPU = {"model": "models/tiny", "fabric": "cpu", "kv_cache_bytes": 64 << 20}
@@ -79,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
         with open(record, "w") as file:
             json.dump(_record(found), file)
     sys.stderr.flush()
+    read_ahead(server.model)
     return os.execvp(found.argv[0], found.argv)
 
 
