@@ -3,7 +3,8 @@
 Every figure is a median of several runs, taken in turns within one go, and what counts is the
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
-of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy.
+of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy,
+disturbances.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, inference, processor, remote
+from benchmarks import aws, disturbances, inference, processor, remote
 from benchmarks.peers import build
 from taskrunner import __version__
 
@@ -254,6 +255,7 @@ BENCHMARKS = {
     "client": inference.client,
     "rate": inference.rate,
     "proxy": inference.proxy,
+    "disturbances": disturbances.disturbances,
 }
 IN_MEMORY = ("output", "transfer", "ssm")
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from taskrunner import load
@@ -26,6 +27,7 @@ from taskrunner.inference.bench.prompts import framed
 from taskrunner.inference.endpoint import parse
 from taskrunner.inference.results import doubts, record
 from taskrunner.inference.results.sample import Sample
+from taskrunner.inference.results.schema import SCHEMA
 from taskrunner.inference.serving import lengths
 from tests.helpers import command, wait_for
 from tests.inference.conftest import get
@@ -113,6 +115,20 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     assert moved["transfers"] == 30
     assert 240 * a_token <= moved["bytes"] / 30 <= (240 + BLOCK) * a_token
     assert moved["failed_transfers"] == moved["kv_expired"] == 0
+    whole = json.loads((pair.folder / "results" / "local-240-c1.json").read_text())
+    jsonschema.validate(whole, json.loads(SCHEMA.read_text()))
+    proof = whole["circumstances"]["fabric"]
+    # The loopback carries requests and answers, too, and what reads the counters.
+    assert 1.0 <= proof["received"]["net"] / proof["kv_bytes"] < 1.08
+    assert proof["kv_bytes"] == moved["bytes"]
+    for role in ("prefill0", "decode0"):
+        server = whole["metadata"]["servers"][role]
+        assert server["model"]["name"] == "models/tiny"
+        assert server["versions"]["nixl"]
+        assert server["log"]["nixl_backend"] == "UCX"
+        assert server["env"]["UCX_TLS"] == "tcp,self"
+    foreign = whole["circumstances"]["nodes"]["client"]["foreign_by"]
+    assert not [name for name in foreign if "vllm" in name.lower()]
     again = pair.run("measure-local", timeout=60, REQUESTS=3, WARMUP=1)
     assert again.returncode == 0, again.stdout
     assert again.stdout.count("[SKIP]") == 4  # the servers and the proxy are kept
@@ -140,6 +156,29 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
         for name in ("PROXY", "PREFILL")
     ]
     assert said[0]["content"] == said[1]["content"]
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize(
+    ("fabric", "said"),
+    [("cuda_ipc", "crossed TCP"), ("efa", "no counters of RDMA|it went over TCP"), ("cpu", "")],
+)
+def test_a_fabric_that_is_named_wrongly_is_found_out(pair: Pair, fabric: str, said: str) -> None:
+    out = pair.folder / "fabric.json"
+    done = subprocess.run(
+        command("bench", pair.url("PROXY"), "--prompt-tokens", 240, "--output-tokens", 4, "--requests", 5,
+                "--warmup", 1, "--max-lag", 1, "--prefill", pair.url("PREFILL"), "--decode", pair.url("DECODE"),
+                "--fabric", fabric, "-o", out),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    results = json.loads(out.read_text())["results"]
+    told = [
+        why
+        for why in (*results["invalid_because"], *results["doubtful_because"])
+        if "fabric" in why or "KV" in why
+    ]
+    assert bool(told) is bool(said), done.stdout
+    assert all(re.search(said, why) for why in told)
 
 
 @pytest.mark.usefixtures("running")
