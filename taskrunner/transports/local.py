@@ -80,7 +80,9 @@ class LocalTransport:
         self._pids[run], self._bells[run], give = self._warm
         self._warm = None
         try:
-            os.write(give, os.fsencode(directory) + b"\n")
+            # One that could not come up has said why: who follows the run hears of it.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(give, os.fsencode(directory) + b"\n")
         finally:
             os.close(give)
 

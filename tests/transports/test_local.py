@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from taskrunner import run, start
-from taskrunner.engine.run import retention
+from taskrunner.engine.run import launch, retention
+from taskrunner.errors import EngineDiedError
 
 Write = Callable[..., Path]
 
@@ -26,3 +27,10 @@ def test_old_runs_are_forgotten_by_count_and_age(
     Path("go").touch()
     with live:
         assert live.result().status == "ok"
+
+
+def test_an_engine_that_cannot_come_up_says_why(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = ["/bin/sh", "-c", "echo 'no such interpreter here'; exit 3"], dict[str, str]()
+    monkeypatch.setattr(launch, "command", lambda *_: broken)
+    with pytest.raises(EngineDiedError, match="no such interpreter here"):
+        run(write({"id": "a", "commands": ["true"]}))
