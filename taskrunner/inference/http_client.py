@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -41,6 +42,8 @@ def _open(server: Endpoint, path: str, body: bytes | None, headers: dict[str, st
     try:
         with opener.open(request, timeout=timeout) as response:
             return str(response.read().decode("utf-8", "replace"))
+    except http.client.HTTPException as error:
+        raise NotServed(f"{url}: the response is cut off or not HTTP: {type(error).__name__}") from error
     except urllib.error.HTTPError as error:
         said = " ".join(error.read().decode("utf-8", "replace").split())[:300]
         hint = "; set OPENAI_API_KEY to its key" if error.code in (401, 403) else ""

@@ -166,6 +166,8 @@ def test_events_are_dated_by_the_bytes_that_complete_them() -> None:
         (["http://127.0.0.1:1", "--until-precision", "x%"], "expected a number", 2),
         (["http://127.0.0.1:1", "--until-precision", "200%"], "expected less than 100%", 2),
         (["http://127.0.0.1:1", "--until-precision", "2%", "--processes", "2"], "cannot be combined", 2),
+        (["http://127.0.0.1:1", "--fabric", "efa"], "needs --prefill and --decode", 2),
+        (["http://127.0.0.1:1", "--meta", "client=x"], "has a member of this name already", 2),
         (["http://127.0.0.1:1", "--meta", "x"], "'x': expected NAME=VALUE", 2),
     ],
 )
@@ -182,11 +184,11 @@ def test_what_is_wrong_is_said(cli: Callable[..., Process], words: list[str], sa
 def test_as_a_command(truth: Start, cli: Callable[..., Process], tmp_path: Path) -> None:
     server = truth("--ttft", 5, "--gap", 1)
     done = cli("bench", server.url, "--prompt-tokens", 10, "--output-tokens", 4, "--requests", 5, "--warmup", 1,
-               "--max-lag", 1, "--meta", "fabric=tcp", "-o", tmp_path / "new" / "r.json")  # fmt: skip
+               "--max-lag", 1, "--meta", "pattern_id=L2", "-o", tmp_path / "new" / "r.json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "5 ok, 0 failed" in done.stdout
     assert "measure: 5/5 requests" in done.stderr
-    assert json.loads((tmp_path / "new" / "r.json").read_text())["metadata"]["fabric"] == "tcp"
+    assert json.loads((tmp_path / "new" / "r.json").read_text())["metadata"]["pattern_id"] == "L2"
 
 
 @pytest.mark.parametrize("rate", [0.0, 150.0])
@@ -198,3 +200,17 @@ def test_it_goes_on_until_the_medians_are_known(truth: Start, rate: float) -> No
     assert len(found["requests"]) == found["metadata"]["iterations"] == found["results"]["completed"]
     found = measure(settings(url, requests=12, until_precision=1e-9, most_requests=40, rate=rate))
     assert found["results"]["completed"] == 40
+
+
+def test_a_server_that_is_gone_at_the_end_costs_no_result(truth: Start) -> None:
+    """What was measured is kept, and said to be not valid."""
+    server, prefill = truth("--ttft", 5, "--gap", 1), truth("--role", "prefill")
+
+    def kill(phase: str, done: int, *_: Any) -> None:
+        if phase == "measure" and done == 10:
+            prefill.process.kill()
+            prefill.process.wait()
+
+    found = measure(settings(server.url, prefill=[prefill.url], warmup=0), kill)["results"]
+    assert found["completed"] == 16
+    assert any("prefill0: its counters cannot be read" in why for why in found["invalid_because"])

@@ -111,17 +111,40 @@ HERE = {"d": {"addresses": ["10.0.0.2", "10.0.0.1"]}}
 def test_the_way_of_the_kv_cache_is_proved(
     named: str, kind: str, counted: dict[str, Any], about: dict[str, Any], invalid: str, doubtful: str
 ) -> None:
-    way = judge.Way(named, kind, "10.0.0.1", "10.0.0.2")
+    way = judge.Way(named, kind, ["10.0.0.1"], "10.0.0.2")
     _, wrong, doubts = judge.proof(way, 1_000_000, counted, about)
     for said, wanted in ((wrong, invalid), (doubts, doubtful)):
         assert bool(said) is bool(wanted), said
         assert all(wanted in reason for reason in said)
 
 
+def test_prefill_servers_here_and_elsewhere_are_counted_together() -> None:
+    way = judge.Way("tcp", "net", ["10.0.0.2", "10.0.0.1"], "10.0.0.2")
+    proof, wrong, doubts = judge.proof(way, 1_000_000, nodes(lo=500_000, eth0=510_000), ABOUT)
+    assert (proof["received"]["net"], wrong, doubts) == (1_010_000, [], [])
+
+
+def test_servers_that_count_no_bytes_prove_nothing() -> None:
+    _, wrong, doubts = judge.proof(
+        judge.Way("efa", "rdma", ["10.0.0.1"], "10.0.0.2"), 0.0, nodes(efa=5), ABOUT
+    )
+    assert (wrong, "count no bytes" in doubts[0]) == ([], True)
+
+
+def test_a_node_is_known_by_its_addresses_its_name_and_the_url_of_its_sampler() -> None:
+    node = {"addresses": ["10.0.0.2"], "hostname": "two"}
+    assert judge.has("10.1.1.1:8390", node, "10.1.1.1")
+    assert judge.has("n", node, "10.0.0.2")
+    assert judge.has("n", node, "two")
+    assert not judge.has("n", node, "10.0.0.3")
+    assert judge.has(judge.CLIENT, node, "localhost")
+    assert not judge.has("n", node, "127.0.0.1")
+
+
 def test_no_proof_from_a_counter_that_was_set_back() -> None:
     counted = nodes(eth0=3000)
     counted["d"]["net"]["2"]["reset"] = True
-    _, wrong, doubts = judge.proof(judge.Way("tcp", "net", "10.0.0.1", "10.0.0.2"), 1e6, counted, ABOUT)
+    _, wrong, doubts = judge.proof(judge.Way("tcp", "net", ["10.0.0.1"], "10.0.0.2"), 1e6, counted, ABOUT)
     assert (wrong, "eth0 was reset" in doubts[0]) == ([], True)
 
 
@@ -130,6 +153,7 @@ QUIET = {
     "foreign_cores": 0.01,
     "foreign_by": {},
     "busy_cores": 1.0,
+    "ours_cores": 0.9,
     "clock": {"ahead": [0, 0], "error": 0},
 }
 
@@ -144,6 +168,10 @@ QUIET = {
         ({"gpu": [{"power_brake": 1.0}]}, "its power brake was on"),
         ({"gpu": [{"ecc_uncorrected": 1.0}]}, "uncorrected memory errors"),
         ({"xid_errors": 1}, "Xid"),
+        ({"busy_cores": 9.0, "ours_cores": 1.0}, "of another container"),
+        ({"foreign_cores": 1.0, "unseen_ports": [8200]}, "the server on port 8200 cannot be seen"),
+        ({"rdma": {"e": {"name": "efa0", "errors": 3, "rx": 10**9}}}, ""),
+        ({"rdma": {"e": {"name": "efa0", "errors": 9000, "packets": 10**6}}}, "efa0: 9000 drops"),
         ({"gpu_foreign": {"9": "python"}}, "another process was on a GPU: python (pid 9)"),
         ({"tcp": {"sent": 10_000, "resent": 200}}, "200 of 10000 TCP segments"),
         ({"clock": {"ahead": [0.0, 500.0], "error": 1.0}}, "its clock was set by 500 ms"),
@@ -191,6 +219,15 @@ def test_a_server_is_described_without_its_secrets(tmp_path: Path) -> None:
     assert "OTHER" not in found["env"]
     assert found["versions"].keys() <= set(servers.PACKAGES)
     assert len(found["model"]["content"]) == 16
+
+
+def test_secrets_are_known_however_they_are_written() -> None:
+    words = ["vllm", "--api_key", "A", "B", "--hf_token=T", "--served-model-name", "m", "--x=http://u:p@h/y"]
+    assert servers.masked(words) == [
+        "vllm", "--api_key", "***", "***", "--hf_token=***", "--served-model-name", "m", "--x=http://***@h/y",
+    ]  # fmt: skip
+    assert not servers.SECRET.search("TOKENIZERS_PARALLELISM")
+    assert servers.SECRET.search("HF_TOKEN")
 
 
 def bench(url: str, out: Path, *more: object) -> dict[str, Any]:

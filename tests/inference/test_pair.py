@@ -117,7 +117,7 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     assert moved["failed_transfers"] == moved["kv_expired"] == 0
     whole = json.loads((pair.folder / "results" / "local-240-c1.json").read_text())
     jsonschema.validate(whole, json.loads(SCHEMA.read_text()))
-    proof = whole["circumstances"]["fabric"]
+    (proof,) = whole["circumstances"]["fabric"]
     # The loopback carries requests and answers, too, and what reads the counters.
     assert 1.0 <= proof["received"]["net"] / proof["kv_bytes"] < 1.08
     assert proof["kv_bytes"] == moved["bytes"]

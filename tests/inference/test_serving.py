@@ -17,7 +17,7 @@ from taskrunner.inference.serving import FAIL_ON, Refused, Server, launch, lengt
 from taskrunner.inference.serving import main as serving_main
 from taskrunner.inference.serving import read_ahead as reading
 from taskrunner.inference.serving.fabric import FABRICS, fabric
-from taskrunner.inference.serving.gpus import Placement, place
+from taskrunner.inference.serving.gpus import Placement, place, usable
 from tests.helpers import wait_for
 
 TASKS = Path(__file__).parents[2] / "tasks"
@@ -188,28 +188,41 @@ def test_a_running_server_does_for_shorter_prompts_and_nothing_else() -> None:
     for other in ({"prompt_tokens": 20_400}, {"max_model_len": 20_481}, {"tensor_parallel": 2}, {"address": "10.0.0.1"},
                   {"prefix_caching": True}, {"extra": ("--seed", "1")}, {"lease": 60}):  # fmt: skip
         assert not serving_main.fits(*of(**other), running), other
+    given = Server("m", "producer", "tcp", extra=("--max-model-len=9000",))
+    record = serving_main._record(launch(given))
+    assert serving_main.fits(record, 1152, record)
     odds: list[object] = [None, {}, [], {"argv": [], "env": running["env"]}]
     for odd in odds:
         assert not serving_main.fits(*of(), odd)
 
 
 @pytest.mark.parametrize(
-    ("mode", "count", "each", "together", "placed"),
+    ("mode", "there", "each", "given", "peers", "placed"),
     [
-        ("producer", 8, 4, True, Placement("0,1,2,3", 0.0)),
-        ("consumer", 8, 4, True, Placement("4,5,6,7", 0.0)),
-        ("consumer", 2, 1, True, Placement("1", 0.0)),
-        ("consumer", 1, 1, True, Placement("", 0.42)),
-        ("producer", 4, 4, True, Placement("", 0.42)),
-        ("consumer", 2, 1, False, Placement("", 0.0)),
-        ("unified", 2, 1, True, Placement("", 0.0)),
-        ("producer", 0, 1, True, Placement("", 0.0)),
+        ("producer", "0123", 2, "", "", Placement("0,1", 0.0)),
+        ("consumer", "0123", 2, "", "", Placement("2,3", 0.0)),
+        ("consumer", "45", 1, "", "", Placement("5", 0.0)),
+        ("consumer", "0", 1, "", "", Placement("", 0.42)),
+        ("producer", "0123", 4, "", "", Placement("", 0.42)),
+        ("consumer", "01", 1, "", "1", Placement("0", 0.0)),
+        ("consumer", "01", 1, "0", "0", Placement("0", 0.42)),
+        ("consumer", "01", 1, "0", "1", Placement("0", 0.0)),
+        ("consumer", "01", 1, "", None, Placement("", 0.0)),
+        ("unified", "01", 1, "1", None, Placement("1", 0.0)),
+        ("producer", "", 1, "", "", Placement("", 0.0)),
     ],
 )
 def test_two_roles_on_one_machine_get_gpus_of_their_own(
-    mode: str, count: int, each: int, together: bool, placed: Placement
+    mode: str, there: str, each: int, given: str, peers: str | None, placed: Placement
 ) -> None:
-    assert place(mode, count, each, together) == placed
+    assert place(mode, list(there), each, given, peers) == placed
+
+
+def test_gpus_that_the_environment_hides_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert usable(3) == ["0", "1", "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5")
+    assert usable(8) == ["4", "5"]
 
 
 def test_gpus_that_are_named_are_part_of_what_a_server_is() -> None:

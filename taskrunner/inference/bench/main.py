@@ -17,6 +17,14 @@ FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
 KEY = "OPENAI_API_KEY"
 
 
+RESERVED = {
+    "model", "mode", "prompt_tokens", "max_tokens", "concurrency", "rate", "warmup", "iterations", "seed",
+    "prefix_share", "prefix_cache", "fabric", "hostnames", "began", "ended", "time_zone", "versions",
+    "servers", "nodes", "client", "url",
+}  # fmt: skip
+"""Metadata that is measured, not given."""
+
+
 def percent(text: str) -> float:
     """A share of more than 0, as `2%` or `0.02`. Raises what argparse turns into a usage error."""
     digits, sign, rest = text.partition("%")
@@ -136,6 +144,13 @@ def main(args: argparse.Namespace) -> int:
             parse(url, settings.api_key)
         if args.fabric:
             fabric(args.fabric)
+            if not (args.prefill and args.decode) or args.no_circumstances:
+                raise ValueError(
+                    "--fabric needs --prefill and --decode, and samples of the machine, to prove it"
+                )
+        taken = RESERVED & settings.metadata.keys()
+        if taken:
+            raise ValueError(f"--meta {sorted(taken)[0]}: the result has a member of this name already")
         if args.until_precision and args.processes > 1:
             raise ValueError("--until-precision cannot be combined with --processes")
     except ValueError as error:

@@ -118,7 +118,8 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         if len(bad) == settings.warmup:
             raise NotServed(f"{base.url}: all warm-up requests failed: {bad[0].error}: {bad[0].detail}")
     with _samplers(settings, base, servers) as samplers:
-        before = {role: counters.scrape(server) for role, server in servers.items()}
+        texts = {role: get(server, "/metrics") for role, server in servers.items()}
+        before = {role: counters.read(text) for role, text in texts.items()}
         samplers.begin()
         began = time.time()
         done = _told(progress, "measure", most)
@@ -132,7 +133,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
             runs = [run(load, raw[settings.warmup :], done, enough=enough)]
         ended = time.time()
         nodes = samplers.end()
-        after = {role: counters.scrape(server) for role, server in servers.items()}
+        after, unread = _scraped(servers, before)
     first, last = min(part.began for part in runs), max(part.ended for part in runs)
     samples, stalls = [], []
     for part in runs:
@@ -149,15 +150,48 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     about["client"]["processes"] = len(runs)
     about["iterations"] = len(samples)
     about["prefix_cache"] = next(
-        (counters.prefix_caching(get(at, "/metrics")) for role, at in servers.items() if role[0] != "d"), None
+        (counters.prefix_caching(text) for role, text in texts.items() if not role.startswith("decode")), None
     )
     limits = Limits(settings.failures, settings.lag, settings.slo, settings.prefix_share)
     lag = Lateness(stalls, first, last).told()
     results = result(samples, last - first, limits, lag, deltas, bool(settings.decode))
+    results["invalid_because"] += unread
     return {
         "version": VERSION, "metadata": about, "results": results, "requests": rows(samples, first),
-        "circumstances": _circumstances(settings, servers, nodes, samplers.missing, about, results),
+        "circumstances": _judged_circumstances(settings, servers, nodes, samplers.missing, about, results),
     }  # fmt: skip
+
+
+def _scraped(
+    servers: Mapping[str, Endpoint], before: dict[str, dict[str, float]]
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The servers' counters at the end, and why those of some are not known: such a server may be gone."""
+    found, why = {}, []
+    for role, server in servers.items():
+        try:
+            found[role] = counters.scrape(server)
+        except (OSError, NotServed) as error:
+            found[role] = before[role]
+            why.append(f"{role}: its counters cannot be read after the measurement: {error}")
+    return found, why
+
+
+def _judged_circumstances(
+    settings: Settings,
+    servers: Mapping[str, Endpoint],
+    nodes: dict[str, Any],
+    missing: Mapping[str, str],
+    about: dict[str, Any],
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """What the samples say; whatever a node has told, the result is kept."""
+    try:
+        found = _circumstances(settings, servers, nodes, missing, about, results)
+    except Exception as error:
+        found = {"nodes": nodes}
+        results["doubtful_because"].append(f"the samples cannot be judged: {type(error).__name__}: {error}")
+    judged(results)
+    return found
 
 
 def _samplers(settings: Settings, base: Endpoint, servers: Mapping[str, Endpoint]) -> Samplers:
@@ -195,17 +229,19 @@ def _circumstances(
     results["doubtful_because"] += judge.doubts(nodes, about["nodes"], missing)
     found: dict[str, Any] = {"nodes": nodes}
     if settings.fabric and settings.decode and settings.prefill:
-        way = judge.Way(
-            settings.fabric,
-            fabric(settings.fabric)["counted_by"],
-            servers["prefill0"].host,
-            servers["decode0"].host,
-        )
-        moved = results.get("kv_transfer", {}).get("bytes", 0.0)
-        found["fabric"], invalid, doubtful = judge.proof(way, moved, nodes, about["nodes"])
-        results["invalid_because"] += invalid
-        results["doubtful_because"] += doubtful
-    judged(results)
+        prefills = [server.host for role, server in servers.items() if role.startswith("prefill")]
+        moved: dict[str, float] = {}
+        for role, deltas in results["kv_transfer"]["servers"].items():
+            if role.startswith("decode"):
+                host = servers[role].host
+                moved[host] = moved.get(host, 0.0) + deltas.get("bytes", 0.0)
+        found["fabric"] = []
+        for host, count in moved.items():
+            way = judge.Way(settings.fabric, fabric(settings.fabric)["counted_by"], prefills, host)
+            proof, invalid, doubtful = judge.proof(way, count, nodes, about["nodes"])
+            found["fabric"].append(proof)
+            results["invalid_because"] += invalid
+            results["doubtful_because"] += doubtful
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from ..endpoint import Endpoint, parse
 from ..http_client import NotServed, get
 from .judge import CLIENT
 
-PATIENCE = 20.0
+PATIENCE, START_S = 20.0, 60.0
+COMING_UP_S = 15.0
+"""For a sampler elsewhere that is being started at this moment."""
+CLOCK_QUESTIONS = 5
 
 
 def is_local(host: str) -> bool:
@@ -38,6 +42,16 @@ class Node(NamedTuple):
     begin: float = 0.0
     ahead: float = 0.0
     error: float = 0.0
+
+
+def _clock(server: Endpoint) -> tuple[float, float]:
+    """How wrong it may be by how much a clock is ahead of ours, and by how much it is, in seconds: the answer
+    was given between question and arrival, most likely in the middle (Cristian's algorithm).
+    """
+    before = time.time()
+    now = float(json.loads(get(server, "/health", PATIENCE))["now"])
+    after = time.time()
+    return (after - before) / 2, now - (before + after) / 2
 
 
 class Samplers:
@@ -77,7 +91,8 @@ class Samplers:
             self.missing[CLIENT] = str(error)
             return ""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        ready, _, _ = select.select([self._process.stdout], [], [], START_S)
+        line = self._process.stdout.readline() if ready else ""
         if "ready on" not in line:
             self.missing[CLIENT] = "its sampler did not start"
             return ""
@@ -85,15 +100,22 @@ class Samplers:
 
     def begin(self) -> None:
         """Mark the beginning on every node."""
-        self._nodes = [node for node in map(self._marked, self._nodes) if node is not None]
+        until = time.monotonic() + COMING_UP_S
+        marked = []
+        for node in self._nodes:
+            found = self._marked(node)
+            while found is None and node.name != CLIENT and time.monotonic() < until:
+                time.sleep(0.5)
+                found = self._marked(node)
+            if found is not None:
+                self.missing.pop(node.name, None)
+                marked.append(found)
+        self._nodes = marked
 
     def _marked(self, node: Node) -> Node | None:
-        before = time.time()
         try:
             told = json.loads(get(node.server, "/mark", PATIENCE))
-            after = time.time()
-            # Cristian's algorithm: the answer was given between the two, most likely in the middle.
-            ahead, error = float(told["now"]) - (before + after) / 2, (after - before) / 2
+            error, ahead = min(_clock(node.server) for _ in range(CLOCK_QUESTIONS))
             return node._replace(begin=float(told["t"]), ahead=ahead, error=error)
         except (OSError, NotServed, ValueError, KeyError, TypeError) as error_:
             self.missing[node.name] = str(error_)
@@ -109,12 +131,13 @@ class Samplers:
             try:
                 path = f"/window?begin={node.begin - 0.001:.6f}&end={ended.begin + 0.001:.6f}"
                 told = json.loads(get(node.server, path, PATIENCE))
-                told["servers"] = json.loads(get(node.server, "/servers", PATIENCE))
+                told["servers"] = {}
                 told["clock"] = {
                     "unit": "ms", "ahead": [node.ahead * 1e3, ended.ahead * 1e3],
                     "error": max(node.error, ended.error) * 1e3,
                 }  # fmt: skip
                 found[node.name] = told
+                told["servers"] = json.loads(get(node.server, "/servers", PATIENCE))
             except (OSError, NotServed, ValueError, TypeError) as error:
                 self.missing[node.name] = str(error)
         return found

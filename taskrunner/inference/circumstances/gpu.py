@@ -6,6 +6,8 @@ import subprocess
 import threading
 
 SMI = "nvidia-smi"
+PATIENCE_S = 10.0
+"""For one answer of it: where a GPU is lost, it may give none."""
 NUMBERS = {
     "utilization": "utilization.gpu", "memory_mib": "memory.used", "sm_mhz": "clocks.sm",
     "celsius": "temperature.gpu", "watts": "power.draw",
@@ -90,7 +92,7 @@ def value(text: str) -> float | None:
 def _said(words: list[str]) -> str:
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+            words, capture_output=True, text=True, timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

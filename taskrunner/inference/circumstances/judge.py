@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 CLIENT = "client"
@@ -10,8 +12,10 @@ FOREIGN_CORES, FOREIGN_SHARE = 0.05, 0.005
 """Foreign load from which on a result is doubtful: of a core, or of all cores where that is more."""
 STEAL_SHARE, MEMORY_STALLS = 0.1, 0.01
 """Of the processor time that was wanted, and of the window."""
-RESENT = 0.001
-"""The share of TCP segments that may be sent again."""
+RESENT, FEW_ERRORS = 0.001, 5
+"""The share of TCP segments or RDMA packets that may be sent again, and how many may whatever their share."""
+UNSEEN_CORES, UNSEEN_SHARE = 0.5, 0.2
+"""Load of processes that cannot be seen: in cores, and as a share of all load; kernel threads are in it."""
 CLOCK_STEP_MS = 100.0
 MOVED, STRAY = 0.95, 0.5
 """Of the KV bytes: at least so much crosses the fabric that is named, less than so much any other one."""
@@ -31,7 +35,7 @@ class Way(NamedTuple):
 
     fabric: str
     counted_by: str
-    prefill: str
+    prefills: Sequence[str]
     decode: str
 
 
@@ -54,7 +58,15 @@ def _of_node(told: Mapping[str, Any], cores: int) -> list[str]:
         names = (
             ", ".join(f"{who} {used:.2f}" for who, used in told["foreign_by"].items()) or "short processes"
         )
-        why.append(f"other processes used {foreign:.2f} of a core: {names}")
+        unseen = "".join(
+            f"; the server on port {port} cannot be seen here" for port in told.get("unseen_ports", ())
+        )
+        why.append(f"other processes used {foreign:.2f} of a core: {names}{unseen}")
+    hidden = told.get("busy_cores", 0.0) - foreign - told.get("ours_cores", 0.0)
+    if hidden > max(UNSEEN_CORES, UNSEEN_SHARE * told.get("busy_cores", 0.0)):
+        why.append(
+            f"processes that cannot be seen here, of another container say, used {hidden:.2f} of a core"
+        )
     stolen, busy = told.get("steal_cores", 0.0), told.get("busy_cores", 0.0)
     if stolen > STEAL_SHARE * (stolen + busy) and stolen > FOREIGN_CORES:
         why.append(f"the hypervisor took {stolen:.2f} of a core")
@@ -69,10 +81,11 @@ def _of_node(told: Mapping[str, Any], cores: int) -> list[str]:
     for pid, name in told.get("gpu_foreign", {}).items():
         why.append(f"another process was on a GPU: {name} (pid {pid})")
     tcp = told.get("tcp", {})
-    if tcp.get("resent", 0) > max(5, RESENT * tcp.get("sent", 0)):
+    if tcp.get("resent", 0) > max(FEW_ERRORS, RESENT * tcp.get("sent", 0)):
         why.append(f"{tcp['resent']} of {tcp['sent']} TCP segments were sent again")
     for device in told.get("rdma", {}).values():
-        if device.get("errors"):
+        packets = device.get("packets") or device.get("rx", 0) / 4096
+        if device.get("errors", 0) > max(FEW_ERRORS, RESENT * packets):
             why.append(f"{device['name']}: {device['errors']} drops or retransmissions")
     ahead = told.get("clock", {}).get("ahead", [0.0, 0.0])
     if abs(ahead[1] - ahead[0]) > CLOCK_STEP_MS + 2 * told["clock"]["error"]:
@@ -94,9 +107,15 @@ def proof(
     at = next((name for name in nodes if has(name, about[name], way.decode)), "")
     if not at or nodes[at].get("samples", 0) < 2:
         return {}, [], [f"{no_proof}: {way.decode} was not sampled"]
-    told, shared = nodes[at], has(at, about[at], way.prefill)
+    told, here = nodes[at], [has(at, about[at], host) for host in way.prefills]
+    if not kv_bytes:
+        return {}, [], [f"{no_proof}: the servers count no bytes of KV cache"]
     ways: dict[str, dict[str, Any]] = {
-        "net": {key: each for key, each in told["net"].items() if (each["name"] == "lo") == shared},
+        "net": {
+            key: each
+            for key, each in told["net"].items()
+            if (any(here) if each["name"] == "lo" else not all(here))
+        },
         "rdma": {key: each for key, each in told["rdma"].items() if "rx" in each},
     }
     received = {kind: sum(each.get("rx", 0) for each in devices.values()) for kind, devices in ways.items()}
@@ -105,8 +124,6 @@ def proof(
         "fabric": named, "kv_bytes": kv_bytes, "received": received,
         "by": {each["name"]: each["rx"] for each in counted if each.get("rx")},
     }  # fmt: skip
-    if not kv_bytes:
-        return proof, [], []
     broken = [each["name"] for each in counted if each.get("reset")]
     if kind in ways and not ways[kind]:
         return proof, [], [f"{no_proof}: {way.decode} has no counters of {NAMES[kind]}"]
@@ -128,8 +145,20 @@ def proof(
 
 
 def has(name: str, node: Mapping[str, Any], host: str) -> bool:
-    """Whether a host, as it stands in a URL of the client, is the node of this name."""
-    return host in (*node.get("addresses", ()), node.get("hostname"), *(LOCAL if name == CLIENT else ()))
+    """Whether a host, as it stands in a URL of the client, is the node of this name (that of a sampler is its
+    address and port).
+    """
+    known = {*node.get("addresses", ()), node.get("hostname"), *(LOCAL if name == CLIENT else ())}
+    return host == name.rpartition(":")[0].strip("[]") or not known.isdisjoint(_addresses(host))
+
+
+@cache
+def _addresses(host: str) -> frozenset[str]:
+    """A host and its addresses."""
+    try:
+        return frozenset({host, *(str(info[4][0]) for info in socket.getaddrinfo(host, None))})
+    except (OSError, UnicodeError):
+        return frozenset({host})
 
 
 def _shown(name: str) -> str:

@@ -10,8 +10,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 NET, RDMA = Path("/sys/class/net"), Path("/sys/class/infiniband")
 RECEIVED = ("rdma_read_bytes", "rdma_write_recv_bytes", "recv_bytes")
 """What an EFA has received, by the kind of its operations; where none of these is, `rx_bytes` has all."""
-ERRORS = ("rx_drops", "retrans_pkts", "retrans_timeout_events", "impaired_remote_conn_events",
-          "unresponsive_remote_events")  # fmt: skip
+ERRORS = (
+    "rx_drops", "retrans_pkts", "retrans_timeout_events", "impaired_remote_conn_events",
+    "unresponsive_remote_events", "out_of_sequence", "packet_seq_err", "local_ack_timeout_err",
+)  # fmt: skip
+"""Of EFA and of mlx5."""
 IB_WORDS = 4
 """Bytes of a unit of port_rcv_data: InfiniBand Architecture Specification, PortCounters."""
 
@@ -68,6 +71,9 @@ def rdma() -> dict[str, dict[str, int]]:
         hardware = port / "hw_counters"
         names = [name for name in RECEIVED if (hardware / name).exists()]
         counted = {"errors": sum(_number(hardware / name) for name in ERRORS)}
+        packets = sum(_number(hardware / name) for name in ("rx_pkts", "tx_pkts"))
+        if packets:
+            counted["packets"] = packets
         if names:
             counted["rx"] = sum(_number(hardware / name) for name in names)
         elif (hardware / "rx_bytes").exists():

@@ -65,7 +65,9 @@ def _handler(sampler: Sampler) -> type[BaseHTTPRequestHandler]:
     key = os.environ.get(VLLM_KEY, "")
 
     class Handler(BaseHTTPRequestHandler):
-        """`/mark`: take a sample now. `/window?begin=T&end=T`: what was between two marks. `/servers`."""
+        """`/health`: its clock. `/mark`: take a sample now. `/window?begin=T&end=T`: what was between two
+        marks. `/servers`: what can be seen of the servers.
+        """
 
         timeout = 30
         protocol_version = "HTTP/1.0"
@@ -75,9 +77,9 @@ def _handler(sampler: Sampler) -> type[BaseHTTPRequestHandler]:
                 return self._answer(401, {"error": "the key is missing or wrong"})
             parts = urlsplit(self.path)
             if parts.path == "/health":
-                return self._answer(200, {})
+                return self._answer(200, {"now": time.time()})
             if parts.path == "/mark":
-                return self._answer(200, {"t": sampler.take(mark=True), "now": time.time()})
+                return self._answer(200, {"t": sampler.take(mark=True)})
             if parts.path == "/servers":
                 return self._answer(200, {port: look(pid) for port, pid in sampler.servers.items()})
             if parts.path == "/window":

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 TICKS = os.sysconf("SC_CLK_TCK")
-KERNEL = 2
-"""The parent of kernel threads: they work for everybody."""
+KERNEL, KERNEL_NAME = 2, "kthreadd"
+"""The parent of kernel threads, which work for everybody; in a container another process may have its pid."""
 
 
 class Process(NamedTuple):
@@ -30,8 +30,10 @@ def snapshot() -> dict[int, Process]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             process = of(int(name))
-            if process is not None and process.parent != KERNEL:
+            if process is not None:
                 found[int(name)] = process
+    if KERNEL in found and found[KERNEL].name == KERNEL_NAME:
+        return {pid: each for pid, each in found.items() if KERNEL not in (pid, each.parent)}
     return found
 
 

@@ -47,6 +47,7 @@ class Sampler:
 
     def take(self, mark: bool = False) -> float:
         """Take a sample; returns its time, in seconds since the epoch. One that is a `mark` is complete."""
+        workers = gpu.workers() if mark and self.about["gpus"] else {}
         with self._lock:
             row: Sample = {
                 "t": time.time(),
@@ -57,7 +58,7 @@ class Sampler:
             row["net"], row["gpu"] = machine.interfaces(), self._gpu.latest
             if mark:
                 row["rdma"], row["xid"] = machine.rdma(), machine.xid_errors()
-                row["gpu_workers"] = gpu.workers() if self.about["gpus"] else {}
+                row["gpu_workers"] = workers
             if mark or time.monotonic() - self._scanned >= self._pause:
                 self._scan(row)
             self._rows.append(row)
@@ -103,7 +104,8 @@ class Sampler:
         """What the samples from `begin` to `end` say; seconds since the epoch, of two marks."""
         with self._lock:
             rows = [row for row in self._rows if begin <= row["t"] <= end]
-        return {"node": self.about, **summed(rows)}
+        unseen = sorted(set(self._ports) - self.servers.keys())
+        return {"node": self.about, "unseen_ports": unseen, **summed(rows)}
 
 
 def summed(rows: list[Sample]) -> dict[str, Any]:
@@ -186,17 +188,20 @@ def _gpus(rows: list[list[dict[str, float]]]) -> list[dict[str, Any]]:
 
 
 def addresses() -> list[str]:
-    """The addresses of this machine that its name and its routes tell."""
+    """The addresses of this machine, without those of the loopback."""
     found: set[str] = set()
-    try:
-        found.update(str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None))
-    except OSError:
-        pass
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 9))  # sends nothing
-                found.add(str(probe.getsockname()[0]))
-        except OSError:
-            continue
+    lines = _lines("/proc/net/fib_trie")
+    for line, following in zip(lines, lines[1:], strict=False):
+        if "|--" in line and "host LOCAL" in following:
+            found.add(line.rpartition(" ")[2])
+    for line in _lines("/proc/net/if_inet6"):
+        found.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
     return sorted(address for address in found if not address.startswith("127.") and address != "::1")
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except OSError:
+        return []

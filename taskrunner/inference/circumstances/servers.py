@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 TOLD = re.compile(
     r"(VLLM|NIXL|UCX|FI|NCCL|CUDA|NEURON|OMP|LD|HF|TORCH|GLOO|MKL|PYTORCH|TOKENIZERS)_\w+|LD_PRELOAD"
 )
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)($|_)", re.IGNORECASE)
+IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 SECRET_OPTIONS = re.compile(r"--(\S*-)?(key|token|password|secret)", re.IGNORECASE)
 PACKAGES = (
     "vllm",
@@ -37,7 +39,7 @@ def look(pid: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "argv": masked(argv),
         "env": {
-            name: MASKED if SECRET.search(name) and value else value
+            name: MASKED if SECRET.search(name) and value else IN_URL.sub(MASKED, value)
             for name, value in sorted(environment.items()) if TOLD.fullmatch(name)
         },
     }  # fmt: skip
@@ -45,25 +47,30 @@ def look(pid: int) -> dict[str, Any]:
         cwd = Path(os.readlink(folder / "cwd"))
     except OSError:
         cwd = Path("/")
-    found["versions"] = versions(cwd / (argv[0] if argv else ""))
-    found["model"] = model(argv, cwd)
-    log = _log_of(folder, environment)
-    if log is not None:
-        found["log"] = told(log)
+    parts: dict[str, Callable[[], Any]] = {
+        "versions": lambda: versions(cwd / (argv[0] if argv else "")),
+        "model": lambda: model(argv, cwd),
+        "log": lambda: told(_log_of(folder, environment)),
+    }
+    for name, look_at in parts.items():
+        try:
+            found[name] = look_at()
+        except OSError as error:  # of another user, or gone meanwhile
+            found[name] = {"unknown": error.strerror or str(error)}
     return found
 
 
 def masked(argv: list[str]) -> list[str]:
-    """A command line without what follows an option for a key."""
+    """A command line without what follows an option for a key, and without passwords in URLs."""
     found: list[str] = []
+    hidden = False
     for word in argv:
         option, equals, _ = word.partition("=")
-        if found and SECRET_OPTIONS.fullmatch(found[-1]) and not word.startswith("--"):
-            found.append(MASKED)
-        elif equals and SECRET_OPTIONS.fullmatch(option):
-            found.append(f"{option}={MASKED}")
+        if option.startswith("--"):
+            hidden = bool(SECRET_OPTIONS.fullmatch(option.replace("_", "-")))
+            found.append(f"{option}={MASKED}" if equals and hidden else IN_URL.sub(MASKED, word))
         else:
-            found.append(word)
+            found.append(MASKED if hidden else IN_URL.sub(MASKED, word))
     return found
 
 
@@ -122,13 +129,12 @@ SAID: tuple[tuple[str, str], ...] = (
 """What vLLM and NIXL say of themselves, from 0.16 on; seconds of the start where a name ends so."""
 
 
-def told(path: Path) -> dict[str, Any]:
+def told(path: Path | None) -> dict[str, Any]:
     """What a server's log says of its start: the times it took, its KV pool, the backend of NIXL."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(LONGEST_LOG).decode("utf-8", "replace")
-    except OSError:
+    if path is None:
         return {}
+    with path.open("rb") as file:
+        text = file.read(LONGEST_LOG).decode("utf-8", "replace")
     found: dict[str, Any] = {}
     for name, pattern in SAID:
         match = re.search(pattern, text)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Sequence
 from typing import NamedTuple
 
 SHARED = 0.42
 """The share of a GPU's memory for each of two servers on it: both with what CUDA itself takes."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Placement(NamedTuple):
-    """Indices of GPUs as CUDA_VISIBLE_DEVICES has them ("" for all), and the share of their memory (0 for
-    vLLM's default).
+    """GPUs as CUDA_VISIBLE_DEVICES has them ("" for all), and the share of their memory (0 for vLLM's
+    default).
     """
 
     gpus: str
@@ -28,14 +31,32 @@ def names() -> list[str]:
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
 
 
-def place(mode: str, count: int, each: int, together: bool) -> Placement:
-    """What a server gets that needs `each` of so many GPUs; `together`: both roles are on one machine.
+def usable(count: int) -> list[str]:
+    """The GPUs that servers may take: those that the environment leaves of so many."""
+    given = os.environ.get(VISIBLE)
+    return [str(index) for index in range(count)] if given is None else split(given)
 
-    There, prefill takes the first ones and decode the next, where there are enough; else they share.
+
+def split(text: str) -> list[str]:
+    """The GPUs in a list such as "0,1"."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def place(mode: str, there: Sequence[str], each: int, given: str = "", peers: str | None = None) -> Placement:
+    """What a server gets of the GPUs that are `there`, of which it needs `each`; `given` are those that were
+    chosen for it, `peers` those for the other role on this machine ("": none were; None: it is not here).
+
+    Both roles here: prefill takes the first ones and decode the next, or those that the other one leaves;
+    where there are too few, they share.
     """
-    if not together or mode == "unified" or count == 0:
-        return Placement("", 0.0)
-    if count < 2 * each:
-        return Placement("", SHARED)
-    first = each if mode == "consumer" else 0
-    return Placement(",".join(map(str, range(first, first + each))), 0.0)
+    if mode == "unified" or peers is None or not there:
+        return Placement(given, 0.0)
+    mine, other = split(given), split(peers)
+    if not mine and other:
+        mine = [gpu for gpu in there if gpu not in other][:each]
+    elif not mine and len(there) >= 2 * each:
+        first = each if mode == "consumer" else 0
+        mine = list(there[first : first + each])
+    if len(mine) < each or set(mine) & set(other):
+        return Placement(given, SHARED)
+    return Placement(",".join(mine), 0.0)

@@ -46,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="the other role's machine: on this one, they get different GPUs",
     )
+    parser.add_argument("--peer-gpus", default="", metavar="LIST", help="the GPUs that were chosen for it")
     parser.add_argument(
         "--print", dest="shown", action="store_true", help="print command and environment, start nothing"
     )
@@ -99,6 +100,8 @@ def fits(wanted: dict[str, Any], needed: int, running: object) -> bool:
     theirs, ours = list(running.get("argv", ())), list(wanted["argv"])
     if len(theirs) != len(ours):
         return False
+    if "--max-model-len" not in ours:
+        return theirs == ours  # it was given in another way
     place = ours.index("--max-model-len") + 1
     ours[place] = theirs[place]
     return theirs == ours and int(theirs[place]) >= needed
@@ -139,12 +142,14 @@ def described(args: argparse.Namespace) -> Server:
     if args.platform != "cpu":
         found = gpus.names()
         given.setdefault("gpu", found[0] if found else "")
-        if not given.get("gpus"):
-            each = int(str(given.get("tensor_parallel", 1)))
-            together = bool(args.peer) and args.peer == str(given.get("address", ""))
-            chosen = gpus.place(str(given.get("mode", "unified")), len(found), each, together)
-            given["gpus"] = chosen.gpus
-            given.setdefault("gpu_memory", chosen.memory)
+        each = int(str(given.get("tensor_parallel", 1)))
+        together = bool(args.peer) and args.peer == str(given.get("address", ""))
+        chosen = gpus.place(
+            str(given.get("mode", "unified")), gpus.usable(len(found)), each, str(given.get("gpus", "")),
+            args.peer_gpus if together else None,
+        )  # fmt: skip
+        given["gpus"] = chosen.gpus
+        given.setdefault("gpu_memory", chosen.memory)
     try:
         given.setdefault("vllm", version("vllm"))
     except PackageNotFoundError as error:

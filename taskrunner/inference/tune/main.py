@@ -69,6 +69,10 @@ def main(args: argparse.Namespace) -> int:
         return _say(str(error), USAGE)
     except (OSError, ValueError, KeyError) as error:
         return _say(f"{args.model}: cannot read config.json: {error}", USAGE)
+    if "LD_PRELOAD" in about["env"]:
+        return _say(
+            f"fabric {args.fabric} needs LD_PRELOAD, which is not for processes that run already", USAGE
+        )
     try:
         import torch  # type: ignore[import-not-found]  # before the processes are forked
     except ImportError:

@@ -38,7 +38,7 @@ def measure(setup: Setup, sizes: Sequence[int], repeats: int) -> dict[int, list[
 
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
-    reader, answers = context.Pipe()
+    reader: Connection | None = None
     whole = max(sizes)
     workers: list[ForkProcess] = []
     try:
@@ -46,6 +46,7 @@ def measure(setup: Setup, sizes: Sequence[int], repeats: int) -> dict[int, list[
         workers[0].start()
         theirs.close()
         about = _received(ours, workers[0])
+        reader, answers = context.Pipe()  # not before: a process that has it, too, would keep it open
         workers.append(
             context.Process(target=_side, args=(_read, answers, setup, whole, 1, about, sizes, repeats))
         )
@@ -58,7 +59,8 @@ def measure(setup: Setup, sizes: Sequence[int], repeats: int) -> dict[int, list[
             worker.kill()
             worker.join()
         ours.close()
-        reader.close()
+        if reader is not None:
+            reader.close()
 
 
 def _received(end: Connection, worker: ForkProcess) -> Any:
