@@ -57,9 +57,9 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
     }  # fmt: skip
     tags["valid"] = str(results["valid"]).lower()
     tags["doubtful"] = str(results.get("doubtful", False)).lower()
-    for name in ("invalid_because", "doubtful_because"):
-        if results.get(name):
-            tags[name] = "; ".join(results[name])[:LONGEST_TAG]
+    for reasons in ("invalid_because", "doubtful_because"):
+        if results.get(reasons):
+            tags[reasons] = "; ".join(results[reasons])[:LONGEST_TAG]
     parameters = {name: str(about[name])[:LONGEST] for name in PARAMETERS if name in about}
     key = hashlib.sha256(text).hexdigest()
     named = f"{name}-{stamp}"

@@ -196,7 +196,7 @@ def test_it_goes_on_until_the_medians_are_known(truth: Start, rate: float) -> No
     """Steady times need the least, and none is lost that was under way; impossible ones need the most."""
     url = truth("--ttft", 20, "--gap", 5).url
     found = measure(settings(url, requests=12, until_precision=0.5, most_requests=100, rate=rate))
-    assert 12 <= found["results"]["completed"] <= 20
+    assert 12 <= found["results"]["completed"] <= 60
     assert len(found["requests"]) == found["metadata"]["iterations"] == found["results"]["completed"]
     found = measure(settings(url, requests=12, until_precision=1e-9, most_requests=40, rate=rate))
     assert found["results"]["completed"] == 40

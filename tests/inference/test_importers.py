@@ -29,13 +29,13 @@ def test_a_result_of_vllm_bench_serve(cli: Callable[..., Process], tmp_path: Pat
     assert found["results"]["throughput_tps"] == pytest.approx(theirs["output_throughput"])
 
 
-@pytest.mark.parametrize(("kind", "error"), [("broken", "connection"), ("error-event", "incomplete")])
 def test_a_server_that_merges_tokens_breaks_nothing() -> None:
     """As vLLM 0.26 did on an H100: 63 chunks for 64 tokens, now and then in less time than others."""
     found = importers.read(SAMPLES / "vllm-bench-serve-merged.json")["results"]
     assert (found["completed"], found["failed"]) == (20, 0)
 
 
+@pytest.mark.parametrize(("kind", "error"), [("broken", "connection"), ("error-event", "incomplete")])
 def test_what_vllm_counts_as_answered_may_have_failed(kind: str, error: str) -> None:
     found = importers.read(SAMPLES / f"vllm-bench-serve-{kind}.json")["results"]
     assert (found["completed"], found["errors"], found["valid"]) == (3, {error: 3}, False)

@@ -150,7 +150,7 @@ def test_without_a_server_it_goes_to_this_machine(
     assert "run " in cli("mlflow", "log", result()).stdout
     assert (home / "tracking" / "mlflow.db").exists()
     (file,) = (home / "tracking" / "artifacts").rglob("result.json")
-    assert json.loads(file.read_text())["version"] == 1
+    assert json.loads(file.read_text())["version"] == 2
 
 
 def test_a_server_that_is_away_loses_nothing(server: Server, result: Any, cli: Cli, home: Path) -> None:
@@ -327,7 +327,7 @@ def test_what_is_no_tracking_uri(given: str) -> None:
 def test_what_is_no_result(tmp_path: Path, cli: Cli) -> None:
     other = tmp_path / "x.json"
     other.write_text('{"metadata": 3}')
-    with pytest.raises(UsageError, match="is not a measurement result"):
+    with pytest.raises(UsageError, match="not a measurement result"):
         record_of(other)
     done = cli("mlflow", "log", tmp_path / "none.json")
     assert (done.returncode, "No such file" in done.stderr) == (2, True)
