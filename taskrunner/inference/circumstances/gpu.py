@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import threading
 
-SMI = "nvidia-smi"
+from .. import nvidia_smi
+
 PATIENCE_S = 10.0
 """For one answer of it: where a GPU is lost, it may give none."""
 NUMBERS = {
@@ -22,41 +23,38 @@ PREFIXES = ("clocks_event_reasons.", "clocks_throttle_reasons.")
 """What drivers call the reasons for which a GPU runs slower: since R535, and before."""
 
 
-def query(*fields: str) -> list[list[str]]:
-    """Rows of values; none where there is no driver, or it does not know a field."""
-    words = [SMI, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    return _rows(_said(words))
-
-
 def devices() -> list[dict[str, str]]:
     """Index, name and driver of each GPU."""
     return [
         {"index": row[0], "name": row[1], "driver": row[2]}
-        for row in query("index", "name", "driver_version") if len(row) == 3
+        for row in nvidia_smi.gpus("index", "name", "driver_version", patience=PATIENCE_S) if len(row) == 3
     ]  # fmt: skip
 
 
 def workers() -> dict[int, str]:
     """Processes that compute on GPUs, by pid: as this process's namespace knows them."""
-    words = [SMI, "--query-compute-apps=pid,process_name", "--format=csv,noheader"]
-    return {int(row[0]): row[1] for row in _rows(_said(words)) if len(row) == 2 and row[0].isdigit()}
+    found = nvidia_smi.rows("--query-compute-apps=pid,process_name", patience=PATIENCE_S)
+    return {int(row[0]): row[1] for row in found if len(row) == 2 and row[0].isdigit()}
 
 
 class Watch:
-    """What the GPUs do, asked for every two seconds by one nvidia-smi that stays: each start of it would
-    cost half a second of a core.
+    """What GPUs do, where there are some, asked for every two seconds by one nvidia-smi that stays: each
+    start of it would cost half a second of a core.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, there: bool) -> None:
         self.latest: list[dict[str, float]] = []
         self._process: subprocess.Popen[str] | None = None
-        self._prefix = next((prefix for prefix in PREFIXES if query(prefix + "hw_slowdown")), "")
-        if not devices():
+        if not there:
             return
-        self._names = [*NUMBERS, *(REASONS if self._prefix else ())]
-        fields = [*NUMBERS.values(), *(self._prefix + of for of in REASONS.values() if self._prefix)]
+        known = (
+            prefix for prefix in PREFIXES if nvidia_smi.gpus(prefix + "hw_slowdown", patience=PATIENCE_S)
+        )
+        prefix = next(known, "")
+        self._names = [*NUMBERS, *(REASONS if prefix else ())]
+        fields = [*NUMBERS.values(), *(prefix + of for of in REASONS.values() if prefix)]
         self._process = subprocess.Popen(
-            [SMI, f"--query-gpu=index,{','.join(fields)}", "--format=csv,noheader,nounits", "--loop=2"],
+            [nvidia_smi.SMI, f"--query-gpu=index,{','.join(fields)}", nvidia_smi.FORMAT, "--loop=2"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
@@ -87,17 +85,3 @@ def value(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def _said(words: list[str]) -> str:
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=PATIENCE_S, check=False, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
-
-
-def _rows(text: str) -> list[list[str]]:
-    return [[field.strip() for field in line.split(",")] for line in text.splitlines() if line.strip()]

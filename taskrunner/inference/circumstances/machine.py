@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
-TICKS = os.sysconf("SC_CLK_TCK")
+from .processes import TICKS
+
 NET, RDMA = Path("/sys/class/net"), Path("/sys/class/infiniband")
 RECEIVED = ("rdma_read_bytes", "rdma_write_recv_bytes", "recv_bytes")
 """What an EFA has received, by the kind of its operations; where none of these is, `rx_bytes` has all."""
@@ -92,8 +94,21 @@ def about() -> dict[str, Any]:
         "hostname": os.uname().nodename, "kernel": os.uname().release, "cores": os.cpu_count(),
         "cpu": cpus[0].partition(":")[2].strip() if cpus else "",
         "memory_gib": round(int(memory[1]) / 1048576, 1) if len(memory) > 1 else 0,
+        "addresses": addresses(),
         "instance_type": _text(Path("/sys/devices/virtual/dmi/id/product_name")).strip(),
     }  # fmt: skip
+
+
+def addresses() -> list[str]:
+    """The addresses of this machine, without those of the loopback."""
+    found: set[str] = set()
+    lines = _text(Path("/proc/net/fib_trie")).splitlines()
+    for line, following in zip(lines, lines[1:], strict=False):
+        if "|--" in line and "host LOCAL" in following:
+            found.add(line.rpartition(" ")[2])
+    for line in _text(Path("/proc/net/if_inet6")).splitlines():
+        found.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
+    return sorted(address for address in found if not address.startswith("127.") and address != "::1")
 
 
 def xid_errors() -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections import deque
@@ -32,12 +31,12 @@ class Sampler:
         self._ports, self._own = ports, own
         self._lock = threading.Lock()
         self._rows: deque[Sample] = deque(maxlen=KEPT)
-        self._gpu = gpu.Watch()
+        self.about = {**machine.about(), "gpus": gpu.devices()}
+        self._gpu = gpu.Watch(bool(self.about["gpus"]))
         self._seen = processes.snapshot()
         self._scanned = time.monotonic()
         self._pause = EVERY_S
         self._roots: dict[int, tuple[int, int]] = {}
-        self.about = {**machine.about(), "addresses": addresses(), "gpus": gpu.devices()}
 
     def run(self, over: threading.Event) -> None:
         """Sample until it is `over`."""
@@ -185,23 +184,3 @@ def _gpus(rows: list[list[dict[str, float]]]) -> list[dict[str, Any]]:
                 about[name] = [min(each), round(sum(each) / len(each), 1), max(each)]
         found.append(about)
     return found
-
-
-def addresses() -> list[str]:
-    """The addresses of this machine, without those of the loopback."""
-    found: set[str] = set()
-    lines = _lines("/proc/net/fib_trie")
-    for line, following in zip(lines, lines[1:], strict=False):
-        if "|--" in line and "host LOCAL" in following:
-            found.add(line.rpartition(" ")[2])
-    for line in _lines("/proc/net/if_inet6"):
-        found.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
-    return sorted(address for address in found if not address.startswith("127.") and address != "::1")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path) as file:
-            return file.read().splitlines()
-    except OSError:
-        return []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .. import nvidia_smi
+
 SHARED = 0.42
 """The share of a GPU's memory for each of two servers on it: both with what CUDA itself takes."""
+PATIENCE_S = 60.0
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -23,12 +25,7 @@ class Placement(NamedTuple):
 
 def names() -> list[str]:
     """What nvidia-smi calls the GPUs that are here; none where there is no driver."""
-    try:
-        words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+    return [row[0] for row in nvidia_smi.gpus("name", patience=PATIENCE_S)]
 
 
 def usable(count: int) -> list[str]:
