@@ -30,6 +30,17 @@ def number(
     return read
 
 
+def percent(text: str) -> float:
+    """A share of more than 0, as `2%` or `0.02`. Raises what argparse turns into a usage error."""
+    digits, sign, rest = text.partition("%")
+    if rest:
+        raise argparse.ArgumentTypeError(f"expected a share such as 2% or 0.02, got {text!r}")
+    share = number(0, 1e3, above=True)(digits) / (100 if sign else 1)
+    if share >= 1:
+        raise argparse.ArgumentTypeError(f"expected less than 100%, got {text!r}")
+    return share
+
+
 Option = tuple[str, Callable[[str], Any], Any, str, str]
 """An option, its type, default, placeholder and help."""
 

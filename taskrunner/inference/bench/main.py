@@ -11,7 +11,8 @@ from typing import Any
 
 from .. import options
 from ..endpoint import parse
-from ..options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number
+from ..options import COUNT, COUNT_OR_NONE, SECONDS, SHARE, number, percent
+from ..output import write
 
 FAILED, USAGE, UNREACHABLE, INVALID = 1, 2, 3, 1
 KEY = "OPENAI_API_KEY"
@@ -23,17 +24,6 @@ RESERVED = {
     "servers", "nodes", "client", "url",
 }  # fmt: skip
 """Metadata that is measured, not given."""
-
-
-def percent(text: str) -> float:
-    """A share of more than 0, as `2%` or `0.02`. Raises what argparse turns into a usage error."""
-    digits, sign, rest = text.partition("%")
-    if rest:
-        raise argparse.ArgumentTypeError(f"expected a share such as 2% or 0.02, got {text!r}")
-    share = number(0, 1e3, above=True)(digits) / (100 if sign else 1)
-    if share >= 1:
-        raise argparse.ArgumentTypeError(f"expected less than 100%, got {text!r}")
-    return share
 
 
 OPTIONS: tuple[options.Option, ...] = (
@@ -210,17 +200,6 @@ def _limit(name: str, value: str) -> float:
         return float(number(0, 1e9, above=True)(value))
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"--slo {name}: {error}") from None
-
-
-def write(path: str, text: str) -> None:
-    """Write a file that is whole whenever it is there."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class ProgressLine:

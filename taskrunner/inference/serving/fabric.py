@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .description import Refused
-
-
-class Tuned(NamedTuple):
-    """What was found for a fabric by tune/: the settings for a prompt length, and their name."""
-
-    name: str
-    env: dict[str, str]
-
 
 FABRICS = Path(__file__).parent / "fabrics"
 
 
 def fabric(name: str) -> dict[str, Any]:
     """What is known of a fabric: `backend` of NIXL, where the KV cache is (`kv_buffer_device`), the
-    environment (`env`), and by what its bytes are counted (`counted_by`: net, rdma or memory). `variants` are
-    settings worth trying, by name: see tune/. Raises Refused.
+    environment (`env`), and by what its bytes are counted (`counted_by`: net, rdma or memory).
+    Raises Refused.
     """
     path = FABRICS / f"{name}.json"
     if "/" in name or not path.is_file():
@@ -32,18 +24,17 @@ def fabric(name: str) -> dict[str, Any]:
     return found
 
 
-def tuned(path: str, name: str, prompt_tokens: int) -> Tuned:
-    """The best settings of a fabric in a result of tune/, for the prompt length that is closest.
-
-    Raises Refused.
+def tuned(path: str, name: str, prompt_tokens: int) -> dict[str, str]:
+    """The settings that tune/ has found best for a fabric, at the prompt length closest to this one. Raises
+    Refused.
     """
     try:
         found = json.loads(Path(path).read_text())
         best = {int(tokens): each for tokens, each in found["best"].items() if each is not None}
         closest = best[min(best, key=lambda tokens: abs(tokens - prompt_tokens))]
-        result = Tuned(str(closest["name"]), {str(of): str(to) for of, to in closest["env"].items()})
+        settings = {str(name): str(value) for name, value in closest["env"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused(f"{path} is not a result of tune-fabric: {error}") from error
     if found["fabric"] != name:
         raise Refused(f"{path} is of the fabric {found['fabric']}, not {name}: run tune-fabric for {name}")
-    return result
+    return settings

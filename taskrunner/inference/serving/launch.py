@@ -161,7 +161,7 @@ def _environment(server: Server) -> dict[str, str]:
     if server.disaggregated:
         env.update(fabric(server.fabric)["env"])
         if server.tuning:
-            env.update(tuned(server.tuning, server.fabric, server.prompt_tokens).env)
+            env.update(tuned(server.tuning, server.fabric, server.prompt_tokens))
         env["VLLM_NIXL_SIDE_CHANNEL_HOST"] = server.address
         env["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(server.side_channel)
         if has(server.vllm, "VLLM_NIXL_ABORT_REQUEST_TIMEOUT"):

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from .. import options
+from ..output import write
 from ..serving.description import Refused
 from ..serving.fabric import fabric
 from ..serving.lengths import kv_bytes_of
 
 FAILED, USAGE = 1, 2
 AS_IT_IS = "as it is"
+VARIANTS = Path(__file__).with_name("variants.json")
+"""Settings worth trying, by what the bytes of a fabric are counted by, and by name."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
         return _say(f"fabric {args.fabric} reads from GPUs, and there is none", USAGE)
     gpus = args.gpus or (0, max(0, count - 1))
     sizes = {tokens * per_token: tokens for tokens in args.prompt_tokens}
-    variants = {AS_IT_IS: {}, **about.get("variants", {})}
+    variants = {AS_IT_IS: {}, **json.loads(VARIANTS.read_text()).get(about["counted_by"], {})}
     rows: list[dict[str, Any]] = []
     for name, more in variants.items():
         env = {**about["env"], **more, "NIXL_LOG_LEVEL": "ERROR"}
@@ -90,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
         row: dict[str, Any] = {"name": name, "env": more, "transfer_ms": {}}
         try:
             for size, times in transfer.measure(setup, list(sizes), args.repeats).items():
-                row["transfer_ms"][str(sizes[size])] = round(transfer.median(times), 3)
+                row["transfer_ms"][str(sizes[size])] = round(statistics.median(times), 3)
         except transfer.NoTransfer as error:
             row["error"] = str(error)
         rows.append(row)
@@ -105,8 +108,7 @@ def main(args: argparse.Namespace) -> int:
             "descriptor_bytes": args.descriptor, "gpus": list(gpus), "variants": rows, "best": best,
             "hostname": platform.node(), "measured": round(time.time(), 3),
         }  # fmt: skip
-        os.makedirs(os.path.dirname(os.path.abspath(args.output)), exist_ok=True)
-        Path(args.output).write_text(json.dumps(record, indent=1) + "\n")
+        write(args.output, json.dumps(record, indent=1))
     return 0 if any(best.values()) else _say("no setting has transferred anything", FAILED)
 
 

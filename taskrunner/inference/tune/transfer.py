@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -131,7 +130,3 @@ def _read(
     if int(memory[max(sizes) - 1]) != 0:
         raise NoTransfer("the bytes that arrived are not those of the other side")
     end.send(found)
-
-
-def median(times: Sequence[float]) -> float:
-    return statistics.median(times)

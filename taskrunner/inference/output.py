@@ -1,0 +1,16 @@
+"""Result files."""
+
+from __future__ import annotations
+
+import os
+
+
+def write(path: str, text: str) -> None:
+    """Write a file that is whole whenever it is there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
