@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -16,22 +14,13 @@ from typing import Any, NamedTuple
 
 from ..endpoint import Endpoint, parse
 from ..http_client import NotServed, get
+from . import judge, machine
 from .judge import CLIENT
 
 PATIENCE, START_S = 20.0, 60.0
 COMING_UP_S = 15.0
 """For a sampler elsewhere that is being started at this moment."""
 CLOCK_QUESTIONS = 5
-
-
-def is_local(host: str) -> bool:
-    """Whether a host is this machine: only its own addresses can be bound."""
-    with contextlib.suppress(OSError, UnicodeError):
-        for family, _, _, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
-            with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as own:
-                own.bind(address)
-                return True
-    return False
 
 
 class Node(NamedTuple):
@@ -65,8 +54,9 @@ class Samplers:
         self._process: subprocess.Popen[str] | None = None
         self._nodes: list[Node] = []
         own = "" if ports is None else self._start(ports, api_key)
+        here = machine.about()
         given = ([(CLIENT, own)] if own else []) + [
-            (parse(url).authority, url) for url in urls if not is_local(parse(url).host)
+            (parse(url).authority, url) for url in urls if not judge.has(CLIENT, here, parse(url).host)
         ]
         for name, url in given:
             self._nodes.append(Node(name, parse(url, api_key)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,7 +25,6 @@ SLOWED = {
     "sw_thermal": "it was too hot (software)",
     "power_brake": "its power brake was on",
 }
-LOCAL = ("localhost", "127.0.0.1", "::1")
 NAMES = {"net": "TCP", "rdma": "RDMA", "memory": "the machine's memory"}
 
 
@@ -148,8 +148,17 @@ def has(name: str, node: Mapping[str, Any], host: str) -> bool:
     """Whether a host, as it stands in a URL of the client, is the node of this name (that of a sampler is its
     address and port).
     """
-    known = {*node.get("addresses", ()), node.get("hostname"), *(LOCAL if name == CLIENT else ())}
-    return host == name.rpartition(":")[0].strip("[]") or not known.isdisjoint(_addresses(host))
+    known, found = {*node.get("addresses", ()), node.get("hostname")}, _addresses(host)
+    if host == name.rpartition(":")[0].strip("[]") or not known.isdisjoint(found):
+        return True
+    return name == CLIENT and any(map(_is_loopback, found))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False  # a name
 
 
 @cache
