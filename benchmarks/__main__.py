@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import aws, disturbances, inference, processor, remote
-from benchmarks.peers import build
+from benchmarks.peers import build, guarded
 from taskrunner import __version__
 
 HERE = Path(__file__).parent
@@ -84,14 +84,6 @@ def peers_venv() -> Path:
         subprocess.run(pip, check=True)
         (folder / "complete").touch()
     return folder / "bin"
-
-
-def guarded(count: int) -> dict[str, object]:
-    tasks = [
-        {"id": f"{i:04d}", "name": f"Step {i}", "skip_if": "false", "commands": ["true"]}
-        for i in range(count)
-    ]
-    return {"name": "Benchmark", "tasks": tasks}
 
 
 def steps(folder: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.peers import build
+from benchmarks.peers import build, guarded
 
 SHORT, LONG, ROUNDS = 100, 400, 7
 ACCOUNT = """
@@ -37,9 +37,8 @@ def processor(folder: Path, taskrunner: str, peers: Path) -> None:
     """
     commands: dict[str, dict[int, list[str]]] = {"taskrunner": {}}
     for count in (SHORT, LONG):
-        tasks = [{"id": f"{i:04d}", "skip_if": "false", "commands": ["true"]} for i in range(count)]
         path = folder / f"{count}.json"
-        path.write_text(json.dumps({"name": "Benchmark", "tasks": tasks}))
+        path.write_text(json.dumps(guarded(count)))
         commands["taskrunner"][count] = [taskrunner, str(path)]
         for peer in build(folder / f"peers{count}", count, peers):
             if peer.name.startswith("bash script"):

@@ -45,8 +45,8 @@ class Settings:
 
     `slo` has limits in milliseconds for ttft, tpot and e2e. `failures` is the share of requests that may
     fail, `lag` the share by which the client's own lateness may change a statistic. Without a `seed`, one is
-    drawn. With `until_precision`, requests go on until the medians of TTFT and TPOT are known to that share,
-    at least `requests` and at most `most_requests`.
+    drawn. With `until_precision`, requests are sent until the medians of TTFT and TPOT are known to within
+    that share: at least `requests`, at most `most_requests`.
     """
 
     url: str
@@ -158,7 +158,7 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     results["invalid_because"] += unread
     return {
         "version": VERSION, "metadata": about, "results": results, "requests": rows(samples, first),
-        "circumstances": _judged_circumstances(settings, servers, nodes, samplers.missing, about, results),
+        "circumstances": _circumstances(settings, servers, nodes, samplers.missing, about, results),
     }  # fmt: skip
 
 
@@ -174,24 +174,6 @@ def _scraped(
             found[role] = before[role]
             why.append(f"{role}: its counters cannot be read after the measurement: {error}")
     return found, why
-
-
-def _judged_circumstances(
-    settings: Settings,
-    servers: Mapping[str, Endpoint],
-    nodes: dict[str, Any],
-    missing: Mapping[str, str],
-    about: dict[str, Any],
-    results: dict[str, Any],
-) -> dict[str, Any]:
-    """What the samples say; whatever a node has told, the result is kept."""
-    try:
-        found = _circumstances(settings, servers, nodes, missing, about, results)
-    except Exception as error:
-        found = {"nodes": nodes}
-        results["doubtful_because"].append(f"the samples cannot be judged: {type(error).__name__}: {error}")
-    judged(results)
-    return found
 
 
 def _samplers(settings: Settings, base: Endpoint, servers: Mapping[str, Endpoint]) -> Samplers:
@@ -210,38 +192,59 @@ def _circumstances(
     about: dict[str, Any],
     results: dict[str, Any],
 ) -> dict[str, Any]:
-    """What the samples say, written into the metadata and the reasons of a result."""
-    if not settings.circumstances:
-        return {}
-    about["nodes"] = {name: told.pop("node") for name, told in nodes.items()}
-    about["servers"] = {}
-    for role, server in servers.items():
-        for name, told in nodes.items():
-            here = judge.has(name, about["nodes"][name], server.host)
-            if here and str(server.port) in told["servers"]:
-                about["servers"][role] = {
-                    "url": server.url,
-                    "node": name,
-                    **told["servers"][str(server.port)],
-                }
-    for told in nodes.values():
-        told.pop("servers")
-    results["doubtful_because"] += judge.doubts(nodes, about["nodes"], missing)
-    found: dict[str, Any] = {"nodes": nodes}
-    if settings.fabric and settings.decode and settings.prefill:
-        prefills = [server.host for role, server in servers.items() if role.startswith("prefill")]
-        moved: dict[str, float] = {}
-        for role, deltas in results["kv_transfer"]["servers"].items():
-            if role.startswith("decode"):
-                host = servers[role].host
-                moved[host] = moved.get(host, 0.0) + deltas.get("bytes", 0.0)
-        found["fabric"] = []
-        for host, count in moved.items():
-            way = judge.Way(settings.fabric, fabric(settings.fabric)["counted_by"], prefills, host)
-            proof, invalid, doubtful = judge.proof(way, count, nodes, about["nodes"])
-            found["fabric"].append(proof)
-            results["invalid_because"] += invalid
-            results["doubtful_because"] += doubtful
+    """What the samples say, written into the metadata and the reasons of a result. Whatever a node has told,
+    the result is kept.
+    """
+    found: dict[str, Any] = {}
+    try:
+        if settings.circumstances:
+            found["nodes"] = nodes
+            about["nodes"] = {name: told.pop("node") for name, told in nodes.items()}
+            about["servers"] = _seen(servers, nodes, about["nodes"])
+            results["doubtful_because"] += judge.doubts(nodes, about["nodes"], missing)
+            if settings.fabric and settings.decode and settings.prefill:
+                found["fabric"] = _proofs(settings.fabric, servers, nodes, about["nodes"], results)
+    except Exception as error:
+        results["doubtful_because"].append(f"the samples cannot be judged: {type(error).__name__}: {error}")
+    judged(results)
+    return found
+
+
+def _seen(
+    servers: Mapping[str, Endpoint], nodes: Mapping[str, Any], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the samplers have seen of each server, by role; taken out of what they told."""
+    by_port = {name: told.pop("servers") for name, told in nodes.items()}
+    return {
+        role: {"url": server.url, "node": name, **seen[str(server.port)]}
+        for role, server in servers.items()
+        for name, seen in by_port.items()
+        if judge.has(name, about[name], server.host) and str(server.port) in seen
+    }
+
+
+def _proofs(
+    named: str,
+    servers: Mapping[str, Endpoint],
+    nodes: Mapping[str, Any],
+    about: Mapping[str, Any],
+    results: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """For each host that decodes, whether its KV bytes crossed the fabric; the reasons go to the results."""
+    prefills = [server.host for role, server in servers.items() if role.startswith("prefill")]
+    moved: dict[str, float] = {}
+    for role, deltas in results["kv_transfer"]["servers"].items():
+        if role.startswith("decode"):
+            host = servers[role].host
+            moved[host] = moved.get(host, 0.0) + deltas.get("bytes", 0.0)
+    counted_by, found = fabric(named)["counted_by"], []
+    for host, count in moved.items():
+        proof, invalid, doubtful = judge.proof(
+            judge.Way(named, counted_by, prefills, host), count, nodes, about
+        )
+        found.append(proof)
+        results["invalid_because"] += invalid
+        results["doubtful_because"] += doubtful
     return found
 
 

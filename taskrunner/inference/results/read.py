@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .schema import DISTRIBUTIONS, VERSION
+from .schema import DISTRIBUTIONS, STATISTICS, VERSION
 
-SECONDS = ("mean", "stdev", "min", "max", *(f"p{p}" for p in (50, 90, 95, 99)))
+SECONDS = (*STATISTICS, "min", "max")
 
 
 class NoResult(ValueError):
