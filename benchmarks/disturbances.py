@@ -1,5 +1,5 @@
-"""Planted disturbances of a measurement: how many of so many runs tell them, and how many tell some where there is
-none.
+"""Disturbances planted in measurements: in how many runs they are reported, and in how many undisturbed runs
+something is.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ async def _run(
 
 
 def schedule(rate: float, count: int, poisson: bool = True, seed: int = 0) -> list[float]:
-    """Seconds after the beginning at which each of so many requests is due, `rate` a second."""
+    """When each of `count` requests is due, in seconds after the beginning, at `rate` requests a second."""
     chance, at, found = random.Random(seed), 0.0, []
     for _ in range(count):
         found.append(at)

@@ -36,9 +36,16 @@ OPTIONS: tuple[options.Option, ...] = (
         percent,
         0.0,
         "P",
-        "go on until the medians of TTFT and TPOT are known to P, such as 2%%; --requests is the least then",
+        "continue until the medians of TTFT and TPOT are known to within P, such as 2%%;"
+        " --requests is then the minimum",
     ),
-    ("--most-requests", COUNT_OR_NONE, 0, "N", "the most with --until-precision (10 times --requests)"),
+    (
+        "--most-requests",
+        COUNT_OR_NONE,
+        0,
+        "N",
+        "the maximum with --until-precision (default: 10 times --requests)",
+    ),
     ("--warmup", COUNT_OR_NONE, 10, "N", "warm-up requests of the same shape, not measured"),
     ("--concurrency", COUNT, 1, "N", "closed loop: N requests at a time"),
     (
@@ -91,7 +98,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
     parser.add_argument(
         "--fabric", default="", metavar="NAME",
-        help="the fabric that the KV cache is meant to cross: efa, tcp, ...; counters prove it",
+        help="the fabric that the KV cache should cross (efa, tcp, ...); network counters verify it",
     )  # fmt: skip
     parser.add_argument("--no-circumstances", action="store_true", help="do not sample the machine meanwhile")
     parser.add_argument("--constant", action="store_true", help="open loop: uniform, not Poisson")
