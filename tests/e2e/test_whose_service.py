@@ -49,7 +49,8 @@ def test_a_host_is_this_machine_when_its_address_can_be_bound(host: str, here: b
 
 def test_two_projects_have_services_of_the_same_name(write: Write, home: Path) -> None:
     for name in ("one", "two"):
-        service = {"name": "web app", "command": f"echo {name} >> ran; sleep 60", "ready": {"log": "^"}}
+        command = f"echo {name} >> ran; echo up; sleep 60"
+        service = {"name": "web app", "command": command, "ready": {"log": "^up"}}
         assert run(write({"id": "s", "service": service}, file=f"work/{name}/serve.json")).ok == 1
         assert run(write({"id": "s", "service": service}, file=f"work/{name}/again.json")).skipped == 1
     assert ran() == ["one", "two"]
@@ -61,29 +62,23 @@ def test_two_projects_have_services_of_the_same_name(write: Write, home: Path) -
 
 
 def test_a_server_is_what_it_is_started_with(write: Write, home: Path) -> None:
-    def served(**other: Any) -> str:
+    def served(seconds: int, **other: Any) -> str:
         service = {
             "name": "s",
-            "command": "echo started >> ran; sleep 60",
+            "command": f"echo started >> ../ran; echo up; sleep {seconds}",
             "cwd": "here",
-            "ready": {"log": "^"},
+            "ready": {"log": "^up"},
             **other,
         }
         run(write({"id": "a", "service": service}))
         return " ".join(ran())
 
     Path("here").mkdir()
-    assert served(command="echo started >> ../ran; sleep 60") == "started"
-    assert served(command="echo started >> ../ran; sleep 60", cwd=str(Path("here").absolute())) == ""
-    assert (
-        served(
-            command="echo started >> ../ran; sleep 61",
-            keep_if='[ -d "$TASKRUNNER_SERVICE" ] && [[ $TASKRUNNER_COMMAND == *61 ]]',
-        )
-        == ""
-    )
-    assert served(command="echo started >> ../ran; sleep 61", keep_if="false") == "started"
-    assert served(command="echo started >> ../ran; sleep 61", env={"A": 1}) == "started"
+    assert served(60) == "started"
+    assert served(60, cwd=str(Path("here").absolute())) == ""
+    assert served(61, keep_if='[ -d "$TASKRUNNER_SERVICE" ] && [[ $TASKRUNNER_COMMAND == *61 ]]') == ""
+    assert served(61, keep_if="false") == "started"
+    assert served(61, env={"A": 1}) == "started"
     run(write({"id": "x", "service": {"name": "s", "state": "stopped"}}))
 
 

