@@ -43,7 +43,9 @@ def started(variable: str) -> dict[int, str]:
             known = stat(int(name))
             environ = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
             if known and known[0] not in "ZX" and needle in environ:
-                found[int(name)] = Path(f"/proc/{name}/cmdline").read_text()
+                line = Path(f"/proc/{name}/cmdline").read_text()
+                if line:  # Else it has ended just now.
+                    found[int(name)] = line
     return found
 
 
