@@ -44,9 +44,14 @@ def seconds(argv: Sequence[str], env: Mapping[str, str], folder: Path, expect: i
     """The wall time of a whole process."""
     began = time.perf_counter()
     done = subprocess.run(
-        argv, env={**os.environ, **env}, cwd=folder, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-    )  # fmt: skip
+        argv,
+        env={**os.environ, **env},
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
     took = time.perf_counter() - began
     if done.returncode != expect:
         raise SystemExit(f"{argv} failed: {done.stderr.decode(errors='replace')[-2000:]}")
@@ -140,8 +145,11 @@ def startup(folder: Path) -> None:
 def output(folder: Path) -> None:
     """A step that prints 1 GB: written, masked and followed; in memory, so that no disk is measured."""
     produce = "yes 'a line of output, as a server may write it, of eighty characters or so ......' | head -c 1000000000"
-    data = {"name": "Output", "variables": {"TOKEN": {"secret": True, "default": "not-in-the-output"}},
-            "tasks": [{"id": "a", "skip_if": "false", "commands": [produce]}]}  # fmt: skip
+    data = {
+        "name": "Output",
+        "variables": {"TOKEN": {"secret": True, "default": "not-in-the-output"}},
+        "tasks": [{"id": "a", "skip_if": "false", "commands": [produce]}],
+    }
     masked, plain = folder / "masked.json", folder / "plain.json"
     masked.write_text(json.dumps(data))
     plain.write_text(json.dumps({**data, "variables": {}}))

@@ -78,8 +78,9 @@ def _log(cloud: Aws, folder: Path, env: dict[str, str]) -> None:
     path.write_text(json.dumps({"name": "Log", "tasks": tasks}))
     ours, theirs = _in_turns(
         [TASKRUNNER, str(path), "--on", cloud.target(bucket="results"), "-v"],
-        [sys.executable, "-c", FETCH, str(big), str(folder / "theirs")], env,
-    )  # fmt: skip
+        [sys.executable, "-c", FETCH, str(big), str(folder / "theirs")],
+        env,
+    )
     print("| 200 MB of output through S3 | s | MB/s | speed against it | target |\n|---|---|---|---|---|")
     print(
         f"| taskrunner -v, from the step's print to here | {ours:.2f} | {LOG / ours / 1e6:.0f} | 1 | at least 20 MB/s |"

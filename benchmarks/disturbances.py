@@ -41,10 +41,30 @@ def disturbances(folder: Path) -> None:
 def _measured(url: str, folder: Path, disturb: Disturb | None) -> dict[str, Any]:
     out = folder / "result.json"
     process = subprocess.Popen(
-        [sys.executable, "-m", "taskrunner", "bench", url, "--unified", url, "--prompt-tokens", "20", "--output-tokens",
-         "40", "--requests", "100", "--concurrency", "8", "--warmup", "8", "-o", str(out)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "taskrunner",
+            "bench",
+            url,
+            "--unified",
+            url,
+            "--prompt-tokens",
+            "20",
+            "--output-tokens",
+            "40",
+            "--requests",
+            "100",
+            "--concurrency",
+            "8",
+            "--warmup",
+            "8",
+            "-o",
+            str(out),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     thread = threading.Thread(target=disturb, args=(process,)) if disturb else None
     if thread is not None:
         thread.start()

@@ -54,13 +54,17 @@ def percentile(values: list[float], p: float) -> float:
     return ordered[min(len(ordered) - 1, int(p * len(ordered)))]
 
 
-def bench(url: str, folder: Path, *options: object, processor: list[float] | None = None) -> dict[str, Any]:
+def bench(url: str, folder: Path, options: str, processor: list[float] | None = None) -> dict[str, Any]:
     """Our client as a process of its own."""
     out = folder / "r.json"
     out.unlink(missing_ok=True)
     before = os.times()
-    subprocess.run([TASKRUNNER, "bench", url, "--max-lag", "9", "-o", str(out), *map(str, options)],
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # fmt: skip
+    subprocess.run(
+        [TASKRUNNER, "bench", url, "--max-lag", "9", "-o", str(out), *options.split()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
     after = os.times()
     if processor is not None:
         processor.append(
@@ -77,12 +81,17 @@ def vllm_bench(url: str, folder: Path, requests: int) -> dict[str, Any] | None:
         return None
     env = {**os.environ, "PYTHONPATH": str(VLLM / "shim"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     done = subprocess.run(
-        [python, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--base-url", url, "--model", str(VLLM / "models/tiny"),
-         "--dataset-name", "random", "--random-input-len", "20", "--random-output-len", str(TOKENS), "--num-prompts",
-         str(requests), "--max-concurrency", str(STREAMS), "--ignore-eos", "--save-result", "--save-detailed",
-         "--result-dir", str(folder), "--result-filename", "vllm.json", "--num-warmups", str(STREAMS)],
-        env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        shlex.split(
+            f"{python} -m vllm.entrypoints.cli.main bench serve --base-url {url} --model {VLLM}/models/tiny"
+            f" --dataset-name random --random-input-len 20 --random-output-len {TOKENS} --num-prompts {requests}"
+            f" --max-concurrency {STREAMS} --ignore-eos --save-result --save-detailed --result-dir {folder}"
+            f" --result-filename vllm.json --num-warmups {STREAMS}"
+        ),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     path = folder / "vllm.json"
     if not path.exists():
         print(done.stderr[-500:], file=sys.stderr)
@@ -116,8 +125,12 @@ def aiohttp_loop(url: str) -> dict[str, Any] | None:
     python = VLLM / "venv" / "bin" / "python"
     if not python.exists():
         return None
-    done = subprocess.run([python, "-c", AIOHTTP, url, str(STREAMS), str(STREAMS * 4), str(TOKENS)],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [python, "-c", AIOHTTP, url, str(STREAMS), str(STREAMS * 4), str(TOKENS)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return dict(json.loads(done.stdout))
 
 
@@ -125,17 +138,25 @@ def aiperf(url: str, folder: Path) -> dict[str, Any] | None:
     if "AIPERF" not in os.environ:
         return None
     subprocess.run(
-        [os.environ["AIPERF"], "profile", "--model", "truth", "--url", url, "--endpoint-type", "completions", "--streaming",
-         "--tokenizer", str(VLLM / "models/tiny"), "--concurrency", str(STREAMS), "--request-count", str(STREAMS * 4),
-         "--isl", "32", "--osl", str(TOKENS), "--use-legacy-max-tokens", "--use-server-token-count", "--random-seed", "1",
-         "--artifact-dir", str(folder / "aiperf"), "--ui", "none"],
-        capture_output=True, check=False,
-    )  # fmt: skip
+        shlex.split(
+            f"{os.environ['AIPERF']} profile --model truth --url {url} --endpoint-type completions --streaming"
+            f" --tokenizer {VLLM}/models/tiny --concurrency {STREAMS} --request-count {STREAMS * 4} --isl 32"
+            f" --osl {TOKENS} --use-legacy-max-tokens --use-server-token-count --random-seed 1"
+            f" --artifact-dir {folder}/aiperf --ui none"
+        ),
+        capture_output=True,
+        check=False,
+    )
     rows = [json.loads(line)["metrics"] for line in (folder / "aiperf/profile_export.jsonl").open()]
     return {
         "ttft": [row["time_to_first_token"]["value"] / 1e3 for row in rows if "time_to_first_token" in row],
-        "itl": [gap / 1e3 for row in rows if "inter_chunk_latency" in row for gap in row["inter_chunk_latency"]["value"]],
-    }  # fmt: skip
+        "itl": [
+            gap / 1e3
+            for row in rows
+            if "inter_chunk_latency" in row
+            for gap in row["inter_chunk_latency"]["value"]
+        ],
+    }
 
 
 def guidellm(url: str, folder: Path) -> dict[str, Any] | None:
@@ -143,12 +164,18 @@ def guidellm(url: str, folder: Path) -> dict[str, Any] | None:
     if "GUIDELLM" not in os.environ:
         return None
     subprocess.run(
-        [os.environ["GUIDELLM"], "run", "--backend", f"kind=openai_http,target={url},model=truth,request_format=/v1/completions",
-         "--profile", f"kind=concurrent,streams={STREAMS}", "--constraint", f"kind=max_requests,count={STREAMS * 4}",
-         "--data", f"kind=synthetic_text,prompt_tokens=32,output_tokens={TOKENS}",
-         "--tokenizer", f"kind=hf_auto,model={VLLM / 'models/tiny'}", "--output", "kind=json,path=guidellm.json"],
-        capture_output=True, check=False, cwd=folder, env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-    )  # fmt: skip
+        shlex.split(
+            f"{os.environ['GUIDELLM']} run"
+            f" --backend kind=openai_http,target={url},model=truth,request_format=/v1/completions"
+            f" --profile kind=concurrent,streams={STREAMS} --constraint kind=max_requests,count={STREAMS * 4}"
+            f" --data kind=synthetic_text,prompt_tokens=32,output_tokens={TOKENS}"
+            f" --tokenizer kind=hf_auto,model={VLLM}/models/tiny --output kind=json,path=guidellm.json"
+        ),
+        capture_output=True,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+    )
     done = json.loads((folder / "guidellm.json").read_text())["benchmarks"][0]["requests"]["successful"]
     return {
         "ttft": [told["time_to_first_token_ms"] / 1e3 for told in done],
@@ -164,10 +191,12 @@ def client(folder: Path) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     with truth("--ttft", TTFT, "--gap", GAP) as url:
         for name, measure in (
-            ("taskrunner bench", _ours), ("aiohttp, a minimal loop", lambda url, folder: aiohttp_loop(url)),
+            ("taskrunner bench", _ours),
+            ("aiohttp, a minimal loop", lambda url, folder: aiohttp_loop(url)),
             ("vllm bench serve", lambda url, folder: vllm_bench(url, folder, STREAMS * 4)),
-            ("aiperf", aiperf), ("GuideLLM", guidellm),
-        ):  # fmt: skip
+            ("aiperf", aiperf),
+            ("GuideLLM", guidellm),
+        ):
             log(url)
             found = measure(url, folder)
             if found is None:
@@ -176,8 +205,11 @@ def client(folder: Path) -> None:
             sent = log(url)[-STREAMS * 4 :]
             _row(name, found, sent)
         log(url)
-        found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", 400, "--requests", 64, "--concurrency", 64,
-                      "--warmup", 64)  # fmt: skip
+        found = bench(
+            url,
+            folder,
+            "--prompt-tokens 20 --output-tokens 400 --requests 64 --concurrency 64 --warmup 64",
+        )
         _row("taskrunner bench, 64 streams, 400 tokens", _times(found), log(url)[-64:])
     print()
     print(
@@ -187,8 +219,12 @@ def client(folder: Path) -> None:
     with truth("--ttft", TTFT, "--gap", GAP) as url:
         for rate in (60, 150):
             log(url)
-            found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", TOKENS, "--requests", rate * 5,
-                          "--request-rate", rate, "--warmup", 64)  # fmt: skip
+            found = bench(
+                url,
+                folder,
+                f"--prompt-tokens 20 --output-tokens {TOKENS} --requests {rate * 5} --request-rate "
+                f"{rate} --warmup 64",
+            )
             _row(f"taskrunner bench, {rate} requests/s", _times(found), log(url)[-rate * 5 :])
     print()
 
@@ -208,8 +244,12 @@ def _row(name: str, found: dict[str, Any], sent: list[dict[str, Any]]) -> None:
 
 
 def _ours(url: str, folder: Path) -> dict[str, Any]:
-    found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", TOKENS, "--requests", STREAMS * 4,
-                  "--concurrency", STREAMS, "--warmup", STREAMS)  # fmt: skip
+    found = bench(
+        url,
+        folder,
+        f"--prompt-tokens 20 --output-tokens {TOKENS} --requests {STREAMS * 4} --concurrency "
+        f"{STREAMS} --warmup {STREAMS}",
+    )
     return _times(found)
 
 
@@ -230,8 +270,13 @@ def rate(folder: Path) -> None:
     for gap in (20, 10, 7, 5):
         with truth("--ttft", 50, "--gap", gap) as url:
             spent: list[float] = []
-            found = bench(url, folder, "--prompt-tokens", 20, "--output-tokens", 400, "--requests", RATE_STREAMS,
-                          "--concurrency", RATE_STREAMS, "--warmup", 0, processor=spent)  # fmt: skip
+            found = bench(
+                url,
+                folder,
+                f"--prompt-tokens 20 --output-tokens 400 --requests {RATE_STREAMS} --concurrency "
+                f"{RATE_STREAMS} --warmup 0",
+                processor=spent,
+            )
             chunks = RATE_STREAMS * 400
             results = found["results"]
             lag = results["loop_lag"]
@@ -262,16 +307,16 @@ def _proxies() -> dict[str, list[str]]:
         ]
     }
     if "VLLM_ROUTER" in os.environ:
-        found["vllm-router"] = [
-            os.environ["VLLM_ROUTER"], "--host", "127.0.0.1", "--port", "PORT", "--vllm-pd-disaggregation", "--kv-connector",
-            "nixl", "--prefill", "http://P", "--decode", "http://D", "--policy", "round_robin", "--prometheus-port", "OTHER",
-            "--worker-startup-check-interval", "1",
-        ]  # fmt: skip
+        found["vllm-router"] = shlex.split(
+            f"{os.environ['VLLM_ROUTER']} --host 127.0.0.1 --port PORT --vllm-pd-disaggregation --kv-connector nixl"
+            " --prefill http://P --decode http://D --policy round_robin --prometheus-port OTHER"
+            " --worker-startup-check-interval 1"
+        )
     if "TOY_PROXY" in os.environ:
-        found["vLLM's example proxy"] = [
-            *shlex.split(os.environ["TOY_PROXY"]), "--host", "127.0.0.1", "--port", "PORT", "--prefiller-hosts", "127.0.0.1",
-            "--prefiller-ports", "P.port", "--decoder-hosts", "127.0.0.1", "--decoder-ports", "D.port",
-        ]  # fmt: skip
+        found["vLLM's example proxy"] = shlex.split(
+            f"{os.environ['TOY_PROXY']} --host 127.0.0.1 --port PORT --prefiller-hosts 127.0.0.1"
+            " --prefiller-ports P.port --decoder-hosts 127.0.0.1 --decoder-ports D.port"
+        )
     return found
 
 
@@ -287,11 +332,20 @@ def proxy(folder: Path) -> None:
         p, d = (url.removeprefix("http://") for url in (p, d))
         for streams in (1, 32, 64):
             for name, words in _proxies().items():
-                stands = {"http://P": f"http://{p}", "http://D": f"http://{d}", "PORT": str(_port()), "OTHER": str(_port()),
-                          "P.port": p.rpartition(":")[2], "D.port": d.rpartition(":")[2]}  # fmt: skip
+                stands = {
+                    "http://P": f"http://{p}",
+                    "http://D": f"http://{d}",
+                    "PORT": str(_port()),
+                    "OTHER": str(_port()),
+                    "P.port": p.rpartition(":")[2],
+                    "D.port": d.rpartition(":")[2],
+                }
                 port = int(stands["PORT"])
-                process = subprocess.Popen([stands.get(word, word) for word in words],
-                                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+                process = subprocess.Popen(
+                    [stands.get(word, word) for word in words],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
                 try:
                     _row_of_proxy(name, port, process, stands["http://P"], streams, folder)
                 finally:
@@ -310,23 +364,12 @@ def _row_of_proxy(
                 break
         time.sleep(0.1)
     time.sleep(1)
-    options = (
-        "--model",
-        "truth",
-        "--prompt-tokens",
-        20,
-        "--output-tokens",
-        TOKENS,
-        "--concurrency",
-        streams,
-        "--prefill",
-        prefill,
-    )
+    options = f"--model truth --prompt-tokens 20 --output-tokens {TOKENS} --concurrency {streams} --prefill {prefill}"
     url = f"http://127.0.0.1:{port}"
-    bench(url, folder, *options, "--requests", streams, "--warmup", 0)
+    bench(url, folder, f"{options} --requests {streams} --warmup 0")
     before = _spent(process.pid)
     requests = max(30, streams * 6)
-    found = bench(url, folder, *options, "--requests", requests, "--warmup", 0)
+    found = bench(url, folder, f"{options} --requests {requests} --warmup 0")
     spent = _spent(process.pid) - before
     cells = (
         [percentile(_times(found)["ttft"], at) * 1e3 for at in (0.5, 0.9, 0.99)]

@@ -176,8 +176,10 @@ def fleet(folder: Path, peers: Path) -> None:
         )
         for name, value in (("runner, the engine not there yet", first), ("runner", again)):
             ratio = value.processor / theirs.processor
-            print(f"| {name} | {value.wall:.1f} | {value.processor:.1f} | {ratio:.3f} | {value.resident:.0f}"
-                  " | at most 0.1, under 300 MB |")  # fmt: skip
+            print(
+                f"| {name} | {value.wall:.1f} | {value.processor:.1f} | {ratio:.3f} | {value.resident:.0f}"
+                " | at most 0.1, under 300 MB |"
+            )
         print(
             f"| ansible-playbook, forks=50, pipelining | {theirs.wall:.1f} | {theirs.processor:.1f} | 1 | | |"
         )
@@ -201,8 +203,12 @@ def transfer(folder: Path, peers: Path) -> None:
         for _ in range(4):
             took = time.perf_counter()
             with (folder / "ours.log").open("wb") as out:
-                subprocess.run([TASKRUNNER, str(path), "--on", at.server.target, "-v"], stdout=out,
-                               env={**os.environ, **at.env}, check=True)  # fmt: skip
+                subprocess.run(
+                    [TASKRUNNER, str(path), "--on", at.server.target, "-v"],
+                    stdout=out,
+                    env={**os.environ, **at.env},
+                    check=True,
+                )
             times.setdefault("log", []).append(time.perf_counter() - took)
             shutil.rmtree(at.server.state / "runs")
             times.setdefault("scp", []).append(
@@ -257,8 +263,15 @@ def ansible(
     tasks: list[dict[str, object]] = []
     for number in range(steps):
         if guarded:
-            tasks.append({"name": f"guard {number}", "ansible.builtin.shell": {"cmd": GUARD, **bash},
-                          "register": "guard", "changed_when": False, "failed_when": False})  # fmt: skip
+            tasks.append(
+                {
+                    "name": f"guard {number}",
+                    "ansible.builtin.shell": {"cmd": GUARD, **bash},
+                    "register": "guard",
+                    "changed_when": False,
+                    "failed_when": False,
+                }
+            )
         step: dict[str, object] = {
             "name": f"step {number}",
             "ansible.builtin.shell": {"cmd": COMMAND, **bash},
@@ -271,12 +284,23 @@ def ansible(
     inventory = at.folder / "inventory.ini"
     inventory.write_text("\n".join(hosts) + "\n")
     arguments = f"-F {at.folder}/ssh_config -o ControlMaster=auto -o ControlPersist=60s"
-    argv = [str(peers / "ansible-playbook"), "-i", str(inventory), "--ssh-common-args", arguments,
-            "-e", f"ansible_python_interpreter={sys.executable}",
-            str(playbook)]  # fmt: skip
+    argv = [
+        str(peers / "ansible-playbook"),
+        "-i",
+        str(inventory),
+        "--ssh-common-args",
+        arguments,
+        "-e",
+        f"ansible_python_interpreter={sys.executable}",
+        str(playbook),
+    ]
     sockets = at.folder / "cp"
-    return argv, {**at.env, "ANSIBLE_CONFIG": str(config), "ANSIBLE_HOME": str(at.folder / "ansible"),
-                  "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets)}  # fmt: skip
+    return argv, {
+        **at.env,
+        "ANSIBLE_CONFIG": str(config),
+        "ANSIBLE_HOME": str(at.folder / "ansible"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(sockets),
+    }
 
 
 def pyinfra(at: Bench, peers: Path, steps: int) -> tuple[list[str], Mapping[str, str]]:
@@ -288,6 +312,16 @@ def pyinfra(at: Bench, peers: Path, steps: int) -> tuple[list[str], Mapping[str,
         f"    if host.get_fact(Command, command='if ({GUARD}); then echo skip; else echo run; fi; : %d' % number) == 'run':\n"
         f"        server.shell(name='step %d' % number, commands=['{COMMAND}'])\n"
     )
-    argv = [str(peers / "pyinfra"), "-y", "--ssh-port", str(at.server.port), "--ssh-user", at.server.user,
-            "--ssh-key", str(at.folder / "home/.ssh/id_ed25519"), "127.0.0.1", str(deploy)]  # fmt: skip
+    argv = [
+        str(peers / "pyinfra"),
+        "-y",
+        "--ssh-port",
+        str(at.server.port),
+        "--ssh-user",
+        at.server.user,
+        "--ssh-key",
+        str(at.folder / "home/.ssh/id_ed25519"),
+        "127.0.0.1",
+        str(deploy),
+    ]
     return argv, at.env

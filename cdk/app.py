@@ -21,13 +21,20 @@ def build(app: App, settings: Settings) -> tuple[MlflowStack, NixlEfaStack]:
     account = settings.account if settings.vpc_id == LOOKUP else None
     environment = Environment(region=settings.region, account=account)
     mlflow = MlflowStack(
-        app, settings.stack_name("mlflow", "prod"), settings, env=environment,
+        app,
+        settings.stack_name("mlflow", "prod"),
+        settings,
+        env=environment,
         description="MLflow on SageMaker, its artifacts, the account's trail",
-    )  # fmt: skip
+    )
     nodes = NixlEfaStack(
-        app, settings.stack_name("nixl-efa", "dev"), settings, mlflow, env=environment,
+        app,
+        settings.stack_name("nixl-efa", "dev"),
+        settings,
+        mlflow,
+        env=environment,
         description="GPU nodes with EFA for disaggregated inference",
-    )  # fmt: skip
+    )
     for name, value in (
         ("Project", settings.prefix or "nixl-efa"),
         ("Branch", settings.branch),

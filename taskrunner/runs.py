@@ -161,9 +161,11 @@ class Run:
                     raise
                 message = ": ".join(filter(None, (str(error), error.hint)))
         yield {
-            "type": "warning", "time": round(time.time(), 3), "step": event["step"],
+            "type": "warning",
+            "time": round(time.time(), 3),
+            "step": event["step"],
             "message": f"{event['step']}: {message}",
-        }  # fmt: skip
+        }
 
     def _known_plan(self) -> Plan:
         if self.plan is not None:
@@ -182,9 +184,15 @@ class Run:
                 failures.append(event)
             if event["type"] == "run.finished":
                 return Result(
-                    self.id, event["status"], event["exit"], event["duration"], event["ok"],
-                    event["skipped"], event["failed"], tuple(failures),
-                )  # fmt: skip
+                    self.id,
+                    event["status"],
+                    event["exit"],
+                    event["duration"],
+                    event["ok"],
+                    event["skipped"],
+                    event["failed"],
+                    tuple(failures),
+                )
         raise self._lost()
 
     def cancel(self) -> bool:
@@ -285,8 +293,11 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
         found = Run(holder, transport, attached=True)
         found.plan = refused.plan  # it says the same, and was made here
         return found
-    why = "with other steps or variables" if theirs and theirs["fingerprint"] != plan["fingerprint"] \
-        else "and another client follows it"  # fmt: skip
+    why = (
+        "with other steps or variables"
+        if theirs and theirs["fingerprint"] != plan["fingerprint"]
+        else "and another client follows it"
+    )
     raise LockHeldError(
         holder,
         f"{plan['file']} is already being run, by run {holder}, {why}",

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from taskrunner.engine.run import ports
-from tests.helpers import CACHE, Process, command, runner_command, started, wait_until_gone
+from tests.helpers import CACHE, Process, command, completed, runner_command, started, wait_until_gone
 
 MARK, TURNS = "TASKRUNNER_TESTS", "TASKRUNNER_TESTS_TURNS"
 """Environment variables of all that the tests start: which session it belongs to, and the folder with the
@@ -122,9 +122,7 @@ def runner() -> Callable[..., Process]:
 
     def runner(*args: object) -> Process:
         line = runner_command(*args)
-        return subprocess.run(
-            line, timeout=90, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-        )
+        return completed(line, timeout=90, stdin=subprocess.DEVNULL)
 
     return runner
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ def command(*args: object) -> list[str]:
 
 def runner_command(*args: object) -> list[str]:
     return [sys.executable, "-c", "from taskrunner.cli.main import runner; runner()", *map(str, args)]
+
+
+def completed(argv: Sequence[object], *, timeout: float = 120, **options: Any) -> Process:
+    """Run a command to its end, and return its status and what it has printed, whatever the status is."""
+    words = list(map(str, argv))
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, **options)
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "it") -> Any:

@@ -116,8 +116,13 @@ class Connection(asyncio.Protocol):
         prompt = request.get("prompt") or json.dumps(request.get("messages", ""))
         length = len(prompt) if isinstance(prompt, list) else len(prompt.split())
         tokens = int(request.get("max_completion_tokens") or request.get("max_tokens") or 16)
-        entry: dict[str, Any] = {"id": self.headers.get(b"x-request-id", b"").decode(), "first": first, "whole": now,
-                                 "sent": [], "params": request.get("kv_transfer_params")}  # fmt: skip
+        entry: dict[str, Any] = {
+            "id": self.headers.get(b"x-request-id", b"").decode(),
+            "first": first,
+            "whole": now,
+            "sent": [],
+            "params": request.get("kv_transfer_params"),
+        }
         truth.log.append(entry)
         if fault == "http_500":
             return self.json(500, {"error": {"message": "told to fail", "code": 500}})
@@ -127,15 +132,23 @@ class Connection(asyncio.Protocol):
             truth.tokens += length
         usage = {"prompt_tokens": length, "completion_tokens": tokens, "total_tokens": length + tokens}
         if not request.get("stream"):
-            answer: dict[str, Any] = {"id": "cmpl", "choices": [{"index": 0, "text": " w" * tokens, "finish_reason": "length"}],
-                                      "usage": usage}  # fmt: skip
+            answer: dict[str, Any] = {
+                "id": "cmpl",
+                "choices": [{"index": 0, "text": " w" * tokens, "finish_reason": "length"}],
+                "usage": usage,
+            }
             asked = (request.get("kv_transfer_params") or {}).get("do_remote_decode")
             if asked and fault != "no_params":
                 answer["kv_transfer_params"] = {
-                    "do_remote_prefill": True, "do_remote_decode": False, "remote_engine_id": "engine-1",
-                    "remote_block_ids": [[1, 2, 3]] if fault != "half_params" else None, "remote_host": "127.0.0.1",
-                    "remote_port": 5600, "remote_request_id": entry["id"], "tp_size": 1,
-                }  # fmt: skip
+                    "do_remote_prefill": True,
+                    "do_remote_decode": False,
+                    "remote_engine_id": "engine-1",
+                    "remote_block_ids": [[1, 2, 3]] if fault != "half_params" else None,
+                    "remote_host": "127.0.0.1",
+                    "remote_port": 5600,
+                    "remote_request_id": entry["id"],
+                    "tp_size": 1,
+                }
             return self.at(now + truth.ttft, lambda: self.json(200, answer))
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
         chat = "chat" in path
@@ -175,9 +188,10 @@ class Connection(asyncio.Protocol):
         said = f'"delta": {{"content": "{text}"}}' if chat else f'"text": "{text}"'
         reason = '"length"' if last else "null"
         kind = "chat.completion.chunk" if chat else "text_completion"
-        data = b'{"id": "cmpl", "object": "%b", "choices": [{"index": 0, %b, "finish_reason": %b}], "truth": %.9f}' % (
-            kind.encode(), said.encode(), reason.encode(), now
-        )  # fmt: skip
+        data = (
+            b'{"id": "cmpl", "object": "%b", "choices": [{"index": 0, %b, "finish_reason": %b}], "truth": %.9f}'
+            % (kind.encode(), said.encode(), reason.encode(), now)
+        )
         if fault == "comment":
             self.send(b"7\r\n: ping\n\r\n")
         if fault == "split":
@@ -225,9 +239,15 @@ async def serve(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     for name, kind, default in (
-        ("--ttft", float, 50.0), ("--gap", float, 10.0), ("--per-chunk", int, 1), ("--port", int, 0),
-        ("--fault", str, ""), ("--faults", int, -1), ("--role", str, "unified"), ("--slow-by", float, 0.0),
-    ):  # fmt: skip
+        ("--ttft", float, 50.0),
+        ("--gap", float, 10.0),
+        ("--per-chunk", int, 1),
+        ("--port", int, 0),
+        ("--fault", str, ""),
+        ("--faults", int, -1),
+        ("--role", str, "unified"),
+        ("--slow-by", float, 0.0),
+    ):
         parser.add_argument(name, type=kind, default=default)
     loop = uvloop.new_event_loop()
     loop.run_until_complete(serve(parser.parse_args()))

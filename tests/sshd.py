@@ -56,11 +56,20 @@ class Sshd:
             os.makedirs("/run/sshd", exist_ok=True)
         config = self.folder / "sshd_config"
         lines = [
-            *self.options, f"Port {self.port}", f"ListenAddress {self.address}", f'HostKey "{self.host_key}"',
-            f'AuthorizedKeysFile "{self.authorized}"', "StrictModes no", "UsePAM no", "PidFile none",
-            "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PermitRootLogin yes",
-            "Subsystem sftp internal-sftp", f"SetEnv {self.env}",
-        ]  # fmt: skip
+            *self.options,
+            f"Port {self.port}",
+            f"ListenAddress {self.address}",
+            f'HostKey "{self.host_key}"',
+            f'AuthorizedKeysFile "{self.authorized}"',
+            "StrictModes no",
+            "UsePAM no",
+            "PidFile none",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin yes",
+            "Subsystem sftp internal-sftp",
+            f"SetEnv {self.env}",
+        ]
         config.write_text("\n".join(lines) + "\n")
         (self.folder / "sshd.log").unlink(missing_ok=True)
         self.process = subprocess.Popen(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from taskrunner import load, packs, validate
-from tests.helpers import Process, command
+from tests.helpers import Process, command, completed
 from tests.sshd import Sshd
 from tests.terminal import Terminal
 
@@ -53,7 +52,7 @@ def test_the_examples_of_the_library_have_right_types(tmp_path: Path) -> None:
         "--no-incremental",
         *map(str, sorted(tmp_path.glob("example*.py"))),
     ]
-    done = subprocess.run(checked, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = completed(checked, cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 
@@ -113,7 +112,7 @@ def test_the_nodes_that_are_shown(make_sshd: Callable[..., Sshd], identity: Path
             "from taskrunner.cli.main import runner; runner()",
             *typed.split()[1:],
         ]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        done = completed(words)
         printed += f"$ {typed}\n{done.stdout}"
     assert sorted(without_times(printed)) == sorted(without_times(recording))
 

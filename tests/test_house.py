@@ -29,9 +29,14 @@ LEVELS = [
 ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
 INFERENCE = [
-    ["node"], ["bench", "tune"], ["circumstances", "proxy", "serving"], ["results"], ["http_client"], ["write_now"],
+    ["node"],
+    ["bench", "tune"],
+    ["circumstances", "proxy", "serving"],
+    ["results"],
+    ["http_client"],
+    ["write_now"],
     ["endpoint", "nvidia_smi", "options", "output"],
-]  # fmt: skip
+]
 """The same within inference."""
 
 

@@ -48,15 +48,23 @@ TASK = st.fixed_dictionaries(
         "commands": st.lists(COMMANDS | ANYTHING, max_size=4) | ANYTHING,
         "skip_if": st.sampled_from(["true", "false", "<<A>>", "("]) | ANYTHING,
         "when": st.dictionaries(st.sampled_from(["A", "Q"]), ANYTHING, max_size=2) | ANYTHING,
-        "service": ANYTHING, "wait_for": ANYTHING, "retries": ANYTHING, "env": ANYTHING, "files": ANYTHING,
-        "_comment": ANYTHING, "commandss": ANYTHING,
+        "service": ANYTHING,
+        "wait_for": ANYTHING,
+        "retries": ANYTHING,
+        "env": ANYTHING,
+        "files": ANYTHING,
+        "_comment": ANYTHING,
+        "commandss": ANYTHING,
     },
-)  # fmt: skip
+)
 FILE = st.fixed_dictionaries(
     {"tasks": st.lists(TASK, max_size=4) | ANYTHING},
-    optional={"variables": st.dictionaries(st.sampled_from(["A", "B", "_c", "9"]), ANYTHING, max_size=3) | ANYTHING,
-              "metadata": ANYTHING, "name": ANYTHING},
-)  # fmt: skip
+    optional={
+        "variables": st.dictionaries(st.sampled_from(["A", "B", "_c", "9"]), ANYTHING, max_size=3) | ANYTHING,
+        "metadata": ANYTHING,
+        "name": ANYTHING,
+    },
+)
 
 
 def checked(data: bytes) -> None:
@@ -93,12 +101,21 @@ def test_so_it_is_with_random_bytes(data: bytes) -> None:
 
 GOOD = st.lists(
     st.fixed_dictionaries(
-        {"commands": st.lists(st.sampled_from(["true", "echo x", "cd /", "exit 0", "Y=$A"]), min_size=1, max_size=3)},
-        optional={"skip_if": st.sampled_from(["true", "false"]), "always": st.booleans(),
-                  "on_failure": st.sampled_from(["stop", "continue"]), "when": st.sampled_from([{"A": 1}, {"A": 2}])},
+        {
+            "commands": st.lists(
+                st.sampled_from(["true", "echo x", "cd /", "exit 0", "Y=$A"]), min_size=1, max_size=3
+            )
+        },
+        optional={
+            "skip_if": st.sampled_from(["true", "false"]),
+            "always": st.booleans(),
+            "on_failure": st.sampled_from(["stop", "continue"]),
+            "when": st.sampled_from([{"A": 1}, {"A": 2}]),
+        },
     ),
-    min_size=1, max_size=5,
-)  # fmt: skip
+    min_size=1,
+    max_size=5,
+)
 
 
 @settings(max_examples=40, deadline=None)

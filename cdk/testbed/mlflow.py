@@ -20,10 +20,15 @@ ARTIFACTS = "mlflow"
 def private_bucket(scope: Construct, name: str, **options: Any) -> s3.Bucket:
     """A bucket that is private, encrypted, and reached over TLS 1.2 or later only."""
     made = s3.Bucket(
-        scope, name, block_public_access=s3.BlockPublicAccess.BLOCK_ALL, enforce_ssl=True,
-        encryption=s3.BucketEncryption.S3_MANAGED, minimum_tls_version=1.2,
-        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED, **options,
-    )  # fmt: skip
+        scope,
+        name,
+        block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+        enforce_ssl=True,
+        encryption=s3.BucketEncryption.S3_MANAGED,
+        minimum_tls_version=1.2,
+        object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+        **options,
+    )
     accept(made, "One team's bucket: CloudTrail tells who changed it.", "S1")
     return made
 
@@ -38,9 +43,12 @@ class MlflowStack(Stack):
         super().__init__(scope, id, **options)
         self.kind = settings.mlflow
         self.bucket = private_bucket(
-            self, "Artifacts", bucket_name=settings.bucket_name or None, versioned=True,
+            self,
+            "Artifacts",
+            bucket_name=settings.bucket_name or None,
+            versioned=True,
             removal_policy=RemovalPolicy.RETAIN,
-        )  # fmt: skip
+        )
         name = settings.tracking_server_name or self.stack_name
         role = self._role()
         store = f"s3://{self.bucket.bucket_name}/{ARTIFACTS}"
@@ -51,16 +59,22 @@ class MlflowStack(Stack):
             self.arn = app.attr_arn
         else:
             server = sagemaker.CfnMlflowTrackingServer(
-                self, "TrackingServer", tracking_server_name=name, artifact_store_uri=store,
-                role_arn=role.role_arn, tracking_server_size=settings.tracking_server_size,
-            )  # fmt: skip
+                self,
+                "TrackingServer",
+                tracking_server_name=name,
+                artifact_store_uri=store,
+                role_arn=role.role_arn,
+                tracking_server_size=settings.tracking_server_size,
+            )
             self.arn = server.attr_tracking_server_arn
         if settings.cloud_trail:
             self._trail()
         outputs = {
-            "MlflowArn": self.arn, "MlflowName": name, "ArtifactBucket": self.bucket.bucket_name,
+            "MlflowArn": self.arn,
+            "MlflowName": name,
+            "ArtifactBucket": self.bucket.bucket_name,
             "MlflowRole": role.role_arn,
-        }  # fmt: skip
+        }
         for output, value in outputs.items():
             CfnOutput(self, output, value=value)
 
@@ -79,9 +93,11 @@ class MlflowStack(Stack):
             ),
         ]
         role = iam.Role(
-            self, "Role", assumed_by=trusted,
+            self,
+            "Role",
+            assumed_by=trusted,
             inline_policies={"artifacts": iam.PolicyDocument(statements=statements)},
-        )  # fmt: skip
+        )
         rule = below(self, self.bucket.bucket_arn, ARTIFACTS)
         accept(role, "Objects below one prefix of one bucket.", rule)
         return role
@@ -89,6 +105,10 @@ class MlflowStack(Stack):
     def _trail(self) -> None:
         bucket = private_bucket(self, "TrailBucket", versioned=True, removal_policy=RemovalPolicy.RETAIN)
         cloudtrail.Trail(
-            self, "Trail", bucket=bucket, is_multi_region_trail=True, include_global_service_events=True,
+            self,
+            "Trail",
+            bucket=bucket,
+            is_multi_region_trail=True,
+            include_global_service_events=True,
             enable_file_validation=True,
-        )  # fmt: skip
+        )

@@ -71,11 +71,15 @@ def _own(stack: Stack, settings: Settings) -> Place:
         {"availability_zones": [settings.availability_zone]} if settings.availability_zone else {"max_azs": 1}
     )
     vpc = ec2.Vpc(
-        stack, "Vpc", ip_addresses=ec2.IpAddresses.cidr(CIDR), nat_gateways=int(settings.nat_gateway),
-        subnet_configuration=subnets, gateway_endpoints={"S3": ec2.GatewayVpcEndpointOptions(
-            service=ec2.GatewayVpcEndpointAwsService.S3)},
-        restrict_default_security_group=False, **zones,
-    )  # fmt: skip
+        stack,
+        "Vpc",
+        ip_addresses=ec2.IpAddresses.cidr(CIDR),
+        nat_gateways=int(settings.nat_gateway),
+        subnet_configuration=subnets,
+        gateway_endpoints={"S3": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.S3)},
+        restrict_default_security_group=False,
+        **zones,
+    )
     kept = logs.LogGroup(
         stack, "FlowLogs", retention=logs.RetentionDays.ONE_MONTH, removal_policy=RemovalPolicy.DESTROY
     )
@@ -87,9 +91,12 @@ def _own(stack: Stack, settings: Settings) -> Place:
         group.add_ingress_rule(ec2.Peer.ipv4(CIDR), ec2.Port.tcp(443), "HTTPS from the VPC")
         for name, service in ENDPOINTS.items():
             made = vpc.add_interface_endpoint(
-                f"{name}Endpoint", service=service, subnets=ec2.SubnetSelection(subnet_type=private),
-                security_groups=[group], open=False,
-            )  # fmt: skip
+                f"{name}Endpoint",
+                service=service,
+                subnets=ec2.SubnetSelection(subnet_type=private),
+                security_groups=[group],
+                open=False,
+            )
             ways_out.append(made)
     return Place(vpc, subnet.subnet_id, CIDR, ways_out)
 
@@ -101,13 +108,21 @@ def security_group(scope: Construct, where: Place, settings: Settings) -> ec2.Se
     """
     group = ec2.SecurityGroup(scope, "NodesGroup", vpc=where.vpc, description="Nodes of the test bed")
     ec2.CfnSecurityGroupIngress(
-        group, "FromNodes", group_id=group.security_group_id, ip_protocol="-1",
-        source_security_group_id=group.security_group_id, description="EFA between the nodes",
-    )  # fmt: skip
+        group,
+        "FromNodes",
+        group_id=group.security_group_id,
+        ip_protocol="-1",
+        source_security_group_id=group.security_group_id,
+        description="EFA between the nodes",
+    )
     ec2.CfnSecurityGroupEgress(
-        group, "ToNodes", group_id=group.security_group_id, ip_protocol="-1",
-        destination_security_group_id=group.security_group_id, description="EFA between the nodes",
-    )  # fmt: skip
+        group,
+        "ToNodes",
+        group_id=group.security_group_id,
+        ip_protocol="-1",
+        destination_security_group_id=group.security_group_id,
+        description="EFA between the nodes",
+    )
     if where.cidr:
         ports = {"vLLM": settings.vllm_port, "proxy": PROXY_PORT, "consumer": CONSUMER_PORT}
         for name, port in ports.items():

@@ -44,13 +44,16 @@ class NixlEfaStack(Stack):
         where = place(self, settings)
         group = security_group(self, where, settings)
         bucket = private_bucket(
-            self, "Scripts", removal_policy=RemovalPolicy.DESTROY, auto_delete_objects=True,
+            self,
+            "Scripts",
+            removal_policy=RemovalPolicy.DESTROY,
+            auto_delete_objects=True,
             lifecycle_rules=[
                 s3.LifecycleRule(prefix=f"{SCRIPTS}/", expiration=Duration.days(KEPT)),
                 # Plans with secrets left behind when the controller is killed before a node fetches them.
                 s3.LifecycleRule(prefix=f"{SCRIPTS}/once/", expiration=Duration.days(1)),
             ],
-        )  # fmt: skip
+        )
         output = logs.LogGroup(
             self,
             "CommandOutput",
@@ -73,10 +76,12 @@ class NixlEfaStack(Stack):
             node = self._instance(number, template)
             node.node.add_dependency(group, *where.ways_out)
         outputs = {
-            "ScriptsBucket": bucket.bucket_name, "MlflowArn": mlflow.arn,
+            "ScriptsBucket": bucket.bucket_name,
+            "MlflowArn": mlflow.arn,
             "SecurityGroup": group.security_group_id,
-            "CommandLogGroup": output.log_group_name, "PlacementGroup": placement.ref if placement else "",
-        }  # fmt: skip
+            "CommandLogGroup": output.log_group_name,
+            "PlacementGroup": placement.ref if placement else "",
+        }
         for name, value in outputs.items():
             if value:
                 CfnOutput(self, name, value=value)
@@ -112,28 +117,40 @@ class NixlEfaStack(Stack):
             ),
         ]
         role = iam.Role(
-            self, "NodeRole", assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
+            self,
+            "NodeRole",
+            assumed_by=iam.ServicePrincipal("ec2.amazonaws.com"),
             managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name(AGENT)],
             inline_policies={"node": iam.PolicyDocument(statements=statements)},
-        )  # fmt: skip
+        )
         policy = f"IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/{AGENT}]"
         accept(role, "The agent's own policy, which AWS keeps up to date.", policy)
         accept(role, "Objects below one prefix.", below(self, artifacts, ARTIFACTS))
         return role
 
     def _template(
-        self, number: int, image: str, data: str, subnet: str, group: ec2.SecurityGroup,
-        placement: ec2.CfnPlacementGroup | None, profile: iam.CfnInstanceProfile,
-    ) -> ec2.CfnLaunchTemplate:  # fmt: skip
+        self,
+        number: int,
+        image: str,
+        data: str,
+        subnet: str,
+        group: ec2.SecurityGroup,
+        placement: ec2.CfnPlacementGroup | None,
+        profile: iam.CfnInstanceProfile,
+    ) -> ec2.CfnLaunchTemplate:
         template, settings = ec2.CfnLaunchTemplate, self.settings
         cards = [
             template.NetworkInterfaceProperty(
-                network_card_index=wanted.card, device_index=wanted.device, interface_type=wanted.kind,
-                groups=[group.security_group_id], subnet_id=subnet, delete_on_termination=True,
+                network_card_index=wanted.card,
+                device_index=wanted.device,
+                interface_type=wanted.kind,
+                groups=[group.security_group_id],
+                subnet_id=subnet,
+                delete_on_termination=True,
                 description=f"card {wanted.card}",
             )
             for wanted in interfaces(settings.instance_type)
-        ]  # fmt: skip
+        ]
         root = template.BlockDeviceMappingProperty(
             device_name=ROOT_DEVICE,
             ebs=template.EbsProperty(
@@ -154,29 +171,37 @@ class NixlEfaStack(Stack):
                 market_type="capacity-block"
             )
         return ec2.CfnLaunchTemplate(
-            self, f"Template{number}",
+            self,
+            f"Template{number}",
             launch_template_data=template.LaunchTemplateDataProperty(
-                instance_type=settings.instance_type.name, image_id=image,
+                instance_type=settings.instance_type.name,
+                image_id=image,
                 key_name=settings.key_name or None,
                 iam_instance_profile=template.IamInstanceProfileProperty(arn=profile.attr_arn),
-                user_data=data, network_interfaces=cards, block_device_mappings=[root], ebs_optimized=True,
+                user_data=data,
+                network_interfaces=cards,
+                block_device_mappings=[root],
+                ebs_optimized=True,
                 metadata_options=template.MetadataOptionsProperty(
                     http_tokens="required", http_endpoint="enabled", http_put_response_hop_limit=1
                 ),
                 placement=template.PlacementProperty(group_name=placement.ref) if placement else None,
                 **reserved,
             ),
-        )  # fmt: skip
+        )
 
     def _instance(self, number: int, template: ec2.CfnLaunchTemplate) -> ec2.CfnInstance:
         role = "producer" if number == 1 else "consumer"
         made = ec2.CfnInstance(
-            self, f"Node{number}", monitoring=True, propagate_tags_to_volume_on_creation=True,
+            self,
+            f"Node{number}",
+            monitoring=True,
+            propagate_tags_to_volume_on_creation=True,
             launch_template=ec2.CfnInstance.LaunchTemplateSpecificationProperty(
                 launch_template_id=template.ref, version=template.attr_latest_version_number
             ),
             tags=[CfnTag(key="Name", value=f"nixl-node{number}"), CfnTag(key="Role", value=role)],
-        )  # fmt: skip
+        )
         accept(made, "Paid by the minute: destroying the stack must end it.", "EC29")
         CfnOutput(self, f"Node{number}Id", value=made.ref)
         CfnOutput(self, f"Node{number}PrivateIp", value=made.attr_private_ip)

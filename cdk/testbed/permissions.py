@@ -5,10 +5,24 @@ from __future__ import annotations
 from aws_cdk import aws_iam as iam
 
 LOGGING = (
-    "CreateExperiment", "CreateRun", "GetExperiment", "GetExperimentByName", "GetMetricHistory", "GetRun",
-    "ListArtifacts", "LogBatch", "LogInputs", "LogMetric", "LogOutputs", "LogParam", "SearchExperiments",
-    "SearchRuns", "SetExperimentTag", "SetTag", "UpdateRun",
-)  # fmt: skip
+    "CreateExperiment",
+    "CreateRun",
+    "GetExperiment",
+    "GetExperimentByName",
+    "GetMetricHistory",
+    "GetRun",
+    "ListArtifacts",
+    "LogBatch",
+    "LogInputs",
+    "LogMetric",
+    "LogOutputs",
+    "LogParam",
+    "SearchExperiments",
+    "SearchRuns",
+    "SetExperimentTag",
+    "SetTag",
+    "UpdateRun",
+)
 """Of a tracking server's actions, those that logging a run needs; nothing is deleted, no user interface.
 Source: Service Authorization Reference, Amazon SageMaker with MLflow.
 """

@@ -210,10 +210,11 @@ def _together(fields: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         said = "has several network cards, so no public address, and the default VPC has public subnets only"
         found.append(f"vpcId=lookup: {row.name} {said}; leave it out, or give vpcId and subnetId")
     for name, other, useless in (
-        ("endpoints", "vpcId", vpc != ""), ("natGateway", "vpcId", vpc != ""),
+        ("endpoints", "vpcId", vpc != ""),
+        ("natGateway", "vpcId", vpc != ""),
         ("ubuntuVersion", "amiId", fields["ami_id"] != ""),
         ("trackingServerSize", "mlflow=app", fields["mlflow"] == "app"),
-    ):  # fmt: skip
+    ):
         if name in given and useless and fields[PARAMETERS[name][0]] is not None:
             found.append(f"{name}={given[name]}: has no effect with {other}; leave one of them out")
     if vpc == "" and fields["nat_gateway"] is False and fields["mlflow"] == "app":

@@ -22,17 +22,40 @@ RESERVATION = {"capacityReservationId": "cr-0123456789abcdef0", "availabilityZon
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "g6e.48xlarge": {"instanceType": "g6e.48xlarge"},
-    "p5.48xlarge": {"instanceType": "p5.48xlarge", "projectPrefix": "phase2", "amiId": "ami-0123456789abcdef0"},
+    "p5.48xlarge": {
+        "instanceType": "p5.48xlarge",
+        "projectPrefix": "phase2",
+        "amiId": "ami-0123456789abcdef0",
+    },
     "p6-b300": {"instanceType": "p6-b300.48xlarge"},
     "trn2": {"instanceType": "trn2.48xlarge", "region": "us-east-2", "ubuntuVersion": "24.04"},
     "capacity block": {"instanceType": "p5.48xlarge", "useCapacityBlock": "true", **RESERVATION},
     "reservation": RESERVATION,
-    "three nodes": {"nodeCount": "3", "availabilityZone": "us-east-1d", "environment": "lab", "owner": "me", "branch": "main"},
+    "three nodes": {
+        "nodeCount": "3",
+        "availabilityZone": "us-east-1d",
+        "environment": "lab",
+        "owner": "me",
+        "branch": "main",
+    },
     "private endpoints": {"endpoints": "true", "natGateway": "false", "mlflow": "tracking-server"},
-    "tracking server": {"mlflow": "tracking-server", "trackingServerSize": "Medium", "trackingServerName": "results"},
-    "existing network": {"vpcId": "vpc-0123456789abcdef0", "subnetId": "subnet-0123456789abcdef0", "vpcCidr": "172.31.0.0/16"},
-    "no trail": {"cloudTrail": "false", "keyName": "mine", "volumeSize": "500", "bucketName": "our-artifacts"},
-}  # fmt: skip
+    "tracking server": {
+        "mlflow": "tracking-server",
+        "trackingServerSize": "Medium",
+        "trackingServerName": "results",
+    },
+    "existing network": {
+        "vpcId": "vpc-0123456789abcdef0",
+        "subnetId": "subnet-0123456789abcdef0",
+        "vpcCidr": "172.31.0.0/16",
+    },
+    "no trail": {
+        "cloudTrail": "false",
+        "keyName": "mine",
+        "volumeSize": "500",
+        "bucketName": "our-artifacts",
+    },
+}
 
 
 class Synthesised(NamedTuple):

@@ -34,8 +34,10 @@ def test_cfn_lint_finds_no_error(synthesised: Synthesise, tmp_path: Path, region
     assert files
     done = subprocess.run(
         [linter, "--non-zero-exit-code", "error", "--format", "parseable", "--regions", region, "--", *files],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[:2000]
 
 
@@ -55,14 +57,34 @@ def test_cdk_nag_finds_nothing_that_is_not_accounted_for(variant: str) -> None:
 def test_strict_validation_and_the_command_line(tmp_path: Path) -> None:
     """As a user runs it, without credentials: the pinned CLI, with CloudFormation's rules as errors."""
     env = {
-        name: value for name, value in os.environ.items()
+        name: value
+        for name, value in os.environ.items()
         if name != "CDK_VALIDATION" and not name.startswith("AWS_")
-    } | {"CDK_DISABLE_VERSION_CHECK": "1", "AWS_EC2_METADATA_DISABLED": "true"}  # fmt: skip
+    } | {"CDK_DISABLE_VERSION_CHECK": "1", "AWS_EC2_METADATA_DISABLED": "true"}
     done = subprocess.run(
-        ["node", str(NPX), "--yes", CDK_CLI, "synth", "--all", "--quiet", "--no-notices", "--no-version-reporting", "--output",
-         str(tmp_path / "out"), "--app", f"{sys.executable} app.py", "-c", "instanceType=p5.48xlarge"],
-        cwd=HERE, env=env, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            "node",
+            str(NPX),
+            "--yes",
+            CDK_CLI,
+            "synth",
+            "--all",
+            "--quiet",
+            "--no-notices",
+            "--no-version-reporting",
+            "--output",
+            str(tmp_path / "out"),
+            "--app",
+            f"{sys.executable} app.py",
+            "-c",
+            "instanceType=p5.48xlarge",
+        ],
+        cwd=HERE,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "out").glob("*.template.json"))) == 2
     report = json.loads((tmp_path / "out" / "validation-report.json").read_text())
@@ -94,6 +116,9 @@ def test_user_data_writes_the_environment(synthesised: Synthesise, tmp_path: Pat
     for _ in range(2):
         subprocess.run(["bash", "-c", text.replace("/etc/environment", str(file))], check=True)
     assert file.read_text().splitlines() == [
-        'PATH="/usr/bin"', "AWS_REGION=us-east-1", "AWS_DEFAULT_REGION=us-east-1",
-        "MLFLOW_TRACKING_ARN=arn:aws:sagemaker:us-east-1:1:mlflow-app/a", "TASKRUNNER_BUCKET=b",
-    ]  # fmt: skip
+        'PATH="/usr/bin"',
+        "AWS_REGION=us-east-1",
+        "AWS_DEFAULT_REGION=us-east-1",
+        "MLFLOW_TRACKING_ARN=arn:aws:sagemaker:us-east-1:1:mlflow-app/a",
+        "TASKRUNNER_BUCKET=b",
+    ]

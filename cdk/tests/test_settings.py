@@ -25,13 +25,22 @@ HERE = Path(__file__).parents[1]
         ({"volumeSize": "-5"}, "volumeSize=-5: expected a whole number, 100 to 16384"),
         ({"volumeSize": 8}, "volumeSize=8: expected a whole number, 100 to 16384"),
         ({"trackingServerSize": "Huge"}, "trackingServerSize=Huge: expected Small or Medium or Large"),
-        ({"availabilityZone": "us-west-2a"}, "availabilityZone=us-west-2a: is not in us-east-1; expected us-east-1a"),
+        (
+            {"availabilityZone": "us-west-2a"},
+            "availabilityZone=us-west-2a: is not in us-east-1; expected us-east-1a",
+        ),
         ({"vpcId": "vpc-0123456789abcdef0"}, "vpcId=vpc-0123456789abcdef0: needs subnetId"),
         ({"subnetId": "subnet-0123456789abcdef0"}, "needs the vpcId"),
         ({"instanceType": "g6e.4xlarge"}, "instanceType=g6e.4xlarge: has no EFA.*g6e.8xlarge, g6e.12xlarge"),
         ({"instanceType": "inf2.48xlarge"}, "inf2.48xlarge: has no EFA"),
-        ({"instanceType": "g6e.12xlarge", "useCapacityBlock": "true", "capacityReservationId": "cr-0123456789abcdef0"},
-         "there are none for g6e.12xlarge; there are for p4d.24xlarge"),
+        (
+            {
+                "instanceType": "g6e.12xlarge",
+                "useCapacityBlock": "true",
+                "capacityReservationId": "cr-0123456789abcdef0",
+            },
+            "there are none for g6e.12xlarge; there are for p4d.24xlarge",
+        ),
         ({"instanceType": "p5.48xlarge", "useCapacityBlock": "true"}, "needs capacityReservationId"),
         ({"natGateway": "false"}, "needs endpoints=true"),
         ({"mlflow": "ec2"}, "mlflow=ec2: expected app or tracking-server"),
@@ -46,10 +55,13 @@ HERE = Path(__file__).parents[1]
         ({"capacityReservationId": "cr-0123456789abcdef0"}, "needs availabilityZone"),
         ({"natGateway": "false", "endpoints": "true"}, "mlflow=tracking-server"),
         ({"trackingServerSize": "Large"}, "trackingServerSize=Large: has no effect with mlflow=app"),
-        ({"vpcId": "vpc-0123456789abcdef0", "subnetId": "subnet-0123456789abcdef0", "endpoints": "true"}, "endpoints=true: has no effect"),
+        (
+            {"vpcId": "vpc-0123456789abcdef0", "subnetId": "subnet-0123456789abcdef0", "endpoints": "true"},
+            "endpoints=true: has no effect",
+        ),
         ({"owner": "a|b"}, "owner=a.b: expected letters"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_said_with_what_would_be_right(context: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidSettingsError, match=said):
         read(context, {})
@@ -116,13 +128,17 @@ def test_the_table_is_what_ec2_says() -> None:
         kinds = (("GpuInfo", "Gpus"), ("NeuronInfo", "NeuronDevices"))
         (devices,) = [told[kind][devices] for kind, devices in kinds if told.get(kind)]
         assert (row.efa, row.cards, row.first_efa_card, row.gbps) == (
-            network["EfaInfo"]["MaximumEfaInterfaces"], network["MaximumNetworkCards"], takes[0], int(times or 1) * int(gigabits),
-        )  # fmt: skip
+            network["EfaInfo"]["MaximumEfaInterfaces"],
+            network["MaximumNetworkCards"],
+            takes[0],
+            int(times or 1) * int(gigabits),
+        )
         assert (row.accelerator, row.accelerators) == (devices[0]["Name"], devices[0]["Count"])
         assert row.memory_gib == round(devices[0]["MemoryInfo"]["SizeInMiB"] / 1024)
         assert (row.vcpus, row.host_memory_gib) == (
-            told["VCpuInfo"]["DefaultVCpus"], round(told["MemoryInfo"]["SizeInMiB"] / 1024),
-        )  # fmt: skip
+            told["VCpuInfo"]["DefaultVCpus"],
+            round(told["MemoryInfo"]["SizeInMiB"] / 1024),
+        )
         assert row.capacity_block is ("capacity-block" in told["SupportedUsageClasses"])
         assert told["ProcessorInfo"]["SupportedArchitectures"] == ["x86_64"]
 
@@ -150,8 +166,10 @@ def test_every_card_is_used_and_none_for_what_it_cannot(name: str) -> None:
 def test_the_layouts_that_aws_documents() -> None:
     assert interfaces(known()["g6e.12xlarge"]) == [Interface(0, 0, "efa")]
     assert interfaces(known()["g6e.24xlarge"]) == [
-        Interface(0, 0, "interface"), Interface(0, 1, "efa-only"), Interface(1, 0, "efa-only"),
-    ]  # fmt: skip
+        Interface(0, 0, "interface"),
+        Interface(0, 1, "efa-only"),
+        Interface(1, 0, "efa-only"),
+    ]
     b300 = interfaces(known()["p6-b300.48xlarge"])
     assert b300[:2] == [Interface(0, 0, "interface"), Interface(1, 0, "efa-only")]
     assert len(b300) == 17

@@ -108,8 +108,10 @@ def test_names_and_roles_of_nodes(synthesised: Synthesise) -> None:
         for found in of_type(made.nodes, "AWS::EC2::Instance")
     ]
     assert [(tag["Name"], tag["Role"]) for tag in tags] == [
-        ("nixl-node1", "producer"), ("nixl-node2", "consumer"), ("nixl-node3", "consumer"),
-    ]  # fmt: skip
+        ("nixl-node1", "producer"),
+        ("nixl-node2", "consumer"),
+        ("nixl-node3", "consumer"),
+    ]
     assert all((tag["Owner"], tag["Branch"]) == ("me", "main") for tag in tags)
     assert made.names == ("mlflow-lab-east-1", "nixl-efa-lab-east-1")
     assert synthesised("p5.48xlarge").names == ("phase2-mlflow-prod-east-1", "phase2-nixl-efa-dev-east-1")

@@ -10,8 +10,15 @@ from taskrunner import log
 from taskrunner.errors import TargetError, TaskrunnerError, UsageError
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
-INVALID = ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId", "AuthFailure",
-           "SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignatureException")  # fmt: skip
+INVALID = (
+    "UnrecognizedClientException",
+    "InvalidClientTokenId",
+    "InvalidAccessKeyId",
+    "AuthFailure",
+    "SignatureDoesNotMatch",
+    "IncompleteSignature",
+    "InvalidSignatureException",
+)
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 THROTTLED = (
     "Throttling",
@@ -84,14 +91,16 @@ class Account:
             if known is None:
                 config = Config(
                     # Waits where AWS says that it is too much, with jitter; a lost answer is asked for again.
-                    retries={"mode": "adaptive", "max_attempts": 4}, max_pool_connections=32,
-                    connect_timeout=10, read_timeout=60,
+                    retries={"mode": "adaptive", "max_attempts": 4},
+                    max_pool_connections=32,
+                    connect_timeout=10,
+                    read_timeout=60,
                     signature_version="s3v4" if service == "s3" else None,
                     # The defaults sign as of old, for a host that new buckets are not known to yet.
                     s3={"addressing_style": "virtual", "us_east_1_regional_endpoint": "regional"},
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",
-                )  # fmt: skip
+                )
                 try:
                     known = self._opened().client(service, region_name=region, config=config)
                 except (BotoCoreError, ValueError) as error:
@@ -136,8 +145,9 @@ def explained(error: BaseException, about: str = "") -> TargetError:
     code, where = code_of(error), f"{about}: " if about else ""
     said = str(getattr(error, "response", {}).get("Error", {}).get("Message", "")) or str(error)
     login = "run `aws sso login` or set new keys; `aws sts get-caller-identity` shows the current identity"
-    if code in EXPIRED or isinstance(error, (known.UnauthorizedSSOTokenError, known.SSOTokenLoadError,
-                                             known.TokenRetrievalError)):  # fmt: skip
+    if code in EXPIRED or isinstance(
+        error, (known.UnauthorizedSSOTokenError, known.SSOTokenLoadError, known.TokenRetrievalError)
+    ):
         return CredentialsError(f"{where}the AWS credentials have expired", login)
     if isinstance(
         error, (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)
@@ -165,7 +175,14 @@ def explained(error: BaseException, about: str = "") -> TargetError:
         return TargetError(f"{where}no such bucket", "check --bucket and TASKRUNNER_BUCKET, or use no bucket")
     if code == "InvalidInstanceId":
         return NotRegistered(f"{where}Run Command rejected it: {said}")
-    if isinstance(error, (known.EndpointConnectionError, known.ConnectTimeoutError, known.ConnectionError,
-                          known.HTTPClientError)):  # fmt: skip
+    if isinstance(
+        error,
+        (
+            known.EndpointConnectionError,
+            known.ConnectTimeoutError,
+            known.ConnectionError,
+            known.HTTPClientError,
+        ),
+    ):
         return TargetError(f"{where}cannot reach AWS: {said}", "check the network and the region")
     return TargetError(f"{where}{code + ': ' if code else ''}{said}")

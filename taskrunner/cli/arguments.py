@@ -47,8 +47,13 @@ def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespac
     prog = program if name == "run" and argv[0] != "run" and program == "taskrunner" else f"{program} {name}"
     while rest and rest[0] in command.commands:
         prog, command, rest = f"{prog} {rest[0]}", command.commands[rest[0]], rest[1:]
-    parser = Parser(prog=prog, description=command.help, epilog=command.epilog,
-                    formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
+    parser = Parser(
+        prog=prog,
+        description=command.help,
+        epilog=command.epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     _fill(parser, command)
     args = argparse.Namespace(program=program)
     if "command" in command.arguments.split():
@@ -97,9 +102,12 @@ def overview(program: str = "taskrunner") -> Parser:
 
     about = PROGRAMS[program]
     parser = Parser(
-        prog=program, usage=about.usage, description=about.description, epilog=about.epilog,
+        prog=program,
+        usage=about.usage,
+        description=about.description,
+        epilog=about.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
     _add(parser, about.commands)
     return parser

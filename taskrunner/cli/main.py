@@ -94,8 +94,13 @@ def command(program: str = "taskrunner") -> NoReturn:
 def _report(error: TaskrunnerError, as_json: bool, program: str) -> None:
     if as_json:
         problems = error.problems if isinstance(error, TaskFileError) else []
-        said = {"type": "error", "message": str(error), "hint": error.hint, "exit": error.exit_status,
-                "problems": [problem.as_dict() for problem in problems]}  # fmt: skip
+        said = {
+            "type": "error",
+            "message": str(error),
+            "hint": error.hint,
+            "exit": error.exit_status,
+            "problems": [problem.as_dict() for problem in problems],
+        }
         print(json.dumps(said), flush=True)
         return
     if isinstance(error, TaskFileError):

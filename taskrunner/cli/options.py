@@ -33,7 +33,7 @@ def diagnostics(parser: Parser) -> None:
     group = parser.add_argument_group("diagnostics")
     group.add_argument("--debug", action="store_true", help="show tracebacks")
     group.add_argument("--log-level", choices=get_args(Level),
-                       help="log connections, retries and transfers to stderr")  # fmt: skip
+                       help="log connections, retries and transfers to stderr")
     group.add_argument("--log-file", metavar="PATH", help="append the log to this file instead")
     group.add_argument("--log-format", choices=("text", "json"), help="the format of the log (text)")
 
@@ -46,7 +46,7 @@ def optional_file(parser: Parser) -> None:
     parser.add_argument(
         "file", nargs="?", metavar="FILE",
         help="a task file, or the name of a pack; with --from: the file run last here",
-    )  # fmt: skip
+    )
 
 
 def files(parser: Parser) -> None:
@@ -58,7 +58,7 @@ def variables(parser: Parser) -> None:
     group.add_argument(
         "--env", "-e", action="append", default=[], metavar="NAME=VALUE",
         help="a variable's value; NAME alone takes it from the environment",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--env-file", action="append", default=[], metavar="PATH", help="a file of NAME=VALUE lines"
     )
@@ -71,7 +71,7 @@ def selection(parser: Parser) -> None:
     group.add_argument("--only", action="append", default=[], metavar="STEP", help="only this step")
     group.add_argument("--reset", action="store_true", help="forget which steps are already done")
     group.add_argument("--check", action="store_true",
-                       help="after the run, evaluate the guards again to check idempotence")  # fmt: skip
+                       help="after the run, evaluate the guards again to check idempotence")
 
 
 def run(parser: Parser) -> None:
@@ -98,17 +98,17 @@ def connection(parser: Parser) -> None:
 
 def _connection(parser: Parser, group: Group) -> None:
     group.add_argument("--accept-new-host-keys", action="store_true",
-                       help="accept and remember the key of an unknown host")  # fmt: skip
+                       help="accept and remember the key of an unknown host")
     group.add_argument(
         "--connect-timeout", type=seconds, metavar="S", help="seconds to wait for a connection (10)"
     )
     group.add_argument("--reconnect-timeout", type=seconds, metavar="S",
-                       help="seconds to keep reconnecting (300)")  # fmt: skip
+                       help="seconds to keep reconnecting (300)")
     aws = account(parser)
     aws.add_argument("--bucket", metavar="NAME",
-                     help="S3 bucket for large or secret data (TASKRUNNER_BUCKET)")  # fmt: skip
+                     help="S3 bucket for large or secret data (TASKRUNNER_BUCKET)")
     aws.add_argument("--stream", choices=("auto", "poll", "s3"),
-                     help="how output is fetched over SSM (auto: by its size)")  # fmt: skip
+                     help="how output is fetched over SSM (auto: by its size)")
 
 
 def account(parser: Parser) -> Group:
@@ -121,20 +121,20 @@ def account(parser: Parser) -> Group:
 def nodes_file(parser: Parser) -> None:
     group = parser.add_argument_group("nodes")
     group.add_argument("--via", choices=("ssh", "ssm"),
-                       help="how to reach nodes that have both an address and an id (ssh)")  # fmt: skip
+                       help="how to reach nodes that have both an address and an id (ssh)")
     group.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
-                       help="instances with this tag, instead of NODE")  # fmt: skip
+                       help="instances with this tag, instead of NODE")
     group.add_argument("--stack", metavar="NAME",
-                       help="the nodes of a CloudFormation stack (cdk/ creates one)")  # fmt: skip
+                       help="the nodes of a CloudFormation stack (cdk/ creates one)")
     group.add_argument("--user", metavar="NAME", help="user name on the nodes")
     group.add_argument("--nodes", metavar="FILE", default="",
-                       help="the nodes file (default: nodes.toml or nodes.json here)")  # fmt: skip
+                       help="the nodes file (default: nodes.toml or nodes.json here)")
     parser.set_defaults(on=None)
 
 
 def nodes(parser: Parser) -> None:
     parser.add_argument("node", nargs="?", default="", metavar="NODE",
-                        help='a node, a group, an instance, several (node1,decode), or "all"')  # fmt: skip
+                        help='a node, a group, an instance, several (node1,decode), or "all"')
     nodes_file(parser)
 
 
@@ -156,16 +156,16 @@ def some_nodes(parser: Parser) -> None:
 def parallel(parser: Parser) -> None:
     group = parser.add_argument_group("order")
     group.add_argument("--max-parallel", type=at_least_one, default=0, metavar="N",
-                       help="nodes that run at the same time (all)")  # fmt: skip
+                       help="nodes that run at the same time (all)")
     group.add_argument("--serial", type=at_least_one, default=0, metavar="N",
-                       help="run in batches of N nodes")  # fmt: skip
+                       help="run in batches of N nodes")
     group.add_argument("--fail-fast", action="store_true",
-                       help="when a node fails, stop the others and start no more")  # fmt: skip
+                       help="when a node fails, stop the others and start no more")
 
 
 def patience(parser: Parser) -> None:
     parser.add_argument("--timeout", type=seconds, default=900.0, metavar="S",
-                        help="longest time to wait, in seconds (900)")  # fmt: skip
+                        help="longest time to wait, in seconds (900)")
 
 
 def copied(parser: Parser) -> None:
@@ -190,7 +190,7 @@ def json(parser: Parser | Group) -> None:
 
 def some_run(parser: Parser) -> None:
     parser.add_argument("run", nargs="?", default="last", metavar="RUN",
-                        help="a run's id or a prefix of it (default: the last run)")  # fmt: skip
+                        help="a run's id or a prefix of it (default: the last run)")
 
 
 def logs(parser: Parser) -> None:
@@ -205,7 +205,7 @@ def count(parser: Parser) -> None:
 
 def kind(parser: Parser) -> None:
     parser.add_argument("kind", nargs="?", choices=("task-file", "nodes", "result"), default="task-file",
-                        help="the kind of file (task-file)")  # fmt: skip
+                        help="the kind of file (task-file)")
 
 
 def shell(parser: Parser) -> None:

@@ -116,7 +116,7 @@ COMMANDS = {
                        "file variables selection"),
     "completion": Command("print a script for shell completion", "files:completion", "shell",
                           'example: eval "$(taskrunner completion bash)"\n'),
-}  # fmt: skip
+}
 
 _ON_NODES = "variables selection run parallel connection shown"
 
@@ -149,7 +149,7 @@ RUNNER_COMMANDS = {
                      "example: runner shell node1 nvidia-smi\n"),
     "completion": Command("print a script for shell completion", "files:completion", "shell",
                           'example: eval "$(runner completion bash)"\n'),
-}  # fmt: skip
+}
 
 
 class Program(NamedTuple):
@@ -173,4 +173,4 @@ PROGRAMS = {
         "Run JSON task files on nodes, and follow or stop the runs.",
         RUNNER_EXAMPLES, RUNNER_COMMANDS,
     ),
-}  # fmt: skip
+}

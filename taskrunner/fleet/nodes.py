@@ -184,11 +184,17 @@ def of_stack(name: str, region: str = "", profile: str = "") -> Nodes:
     variables = {"MLFLOW_TRACKING_ARN": found.mlflow} if found.mlflow else {}
     nodes = {
         node: Node(
-            node, id=told.id, private=told.private, region=region, profile=profile, via="ssm",
-            bucket=found.bucket, variables=variables,
+            node,
+            id=told.id,
+            private=told.private,
+            region=region,
+            profile=profile,
+            via="ssm",
+            bucket=found.bucket,
+            variables=variables,
         )
         for node, told in found.nodes.items()
-    }  # fmt: skip
+    }
     return Nodes(nodes, {})
 
 

@@ -114,10 +114,19 @@ class Fleet:
         began = time.monotonic()
         log.debug("node.started", node=name)
         ended: NodeFinished = {
-            "type": "node.finished", "time": 0.0, "status": "skipped", "exit": 1, "run": "", "duration": 0.0,
-            "ok": 0, "skipped": 0, "failed": 0, "message": "", "hint": "",
+            "type": "node.finished",
+            "time": 0.0,
+            "status": "skipped",
+            "exit": 1,
+            "run": "",
+            "duration": 0.0,
+            "ok": 0,
+            "skipped": 0,
+            "failed": 0,
+            "message": "",
+            "hint": "",
             "output": "",
-        }  # fmt: skip
+        }
         with self._slots:
             if not self._stopping.is_set():
                 try:

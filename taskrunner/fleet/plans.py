@@ -85,6 +85,11 @@ def run_on(
     chosen = nodes.select(names)
     plans = compile_for(nodes, chosen, file, **options)
     return fleet(
-        chosen, lambda node, transport, idle: api.begin(plans[node.name], transport, idle=idle), reach or {},
-        max_parallel=max_parallel, serial=serial, fail_fast=fail_fast, output=output,
-    )  # fmt: skip
+        chosen,
+        lambda node, transport, idle: api.begin(plans[node.name], transport, idle=idle),
+        reach or {},
+        max_parallel=max_parallel,
+        serial=serial,
+        fail_fast=fail_fast,
+        output=output,
+    )

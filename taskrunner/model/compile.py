@@ -211,8 +211,14 @@ def _service(task: dict[str, Any], step: dict[str, Any], variables: Variables) -
 
 def _key(step: dict[str, Any], files: Any, variables: Variables) -> str:
     """The identity of what a step does: a journal entry counts only for the same key."""
-    made_of = [[command["text"] for command in step["commands"]], step["env"], step.get("cwd"),
-               step.get("run_as"), files, step.get("outputs")]  # fmt: skip
+    made_of = [
+        [command["text"] for command in step["commands"]],
+        step["env"],
+        step.get("cwd"),
+        step.get("run_as"),
+        files,
+        step.get("outputs"),
+    ]
     return _digest([made_of, _mentioned(made_of, variables)])
 
 
@@ -272,6 +278,10 @@ def _when(task: dict[str, Any], values: Mapping[str, str]) -> Skip | None:
         texts = [text_of(item) for item in (options if isinstance(options, list) else [options])]
         if (values.get(name, "") in texts) == negated:
             wish = ("not " if negated else "") + " or ".join(texts)
-            return {"reason": "when", "detail": f"{name} is {values.get(name, '')!r}, not {wish}"
-                    if not negated else f"{name} is {values.get(name, '')!r}"}  # fmt: skip
+            return {
+                "reason": "when",
+                "detail": f"{name} is {values.get(name, '')!r}, not {wish}"
+                if not negated
+                else f"{name} is {values.get(name, '')!r}",
+            }
     return None

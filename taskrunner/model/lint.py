@@ -166,8 +166,11 @@ def _run(program: str, text: str) -> Iterator[tuple[int, int, str, str]]:
         return
     result = subprocess.run(
         [program, "--shell=bash", "--format=json", "--severity=info", f"--exclude={','.join(IGNORED)}", "-"],
-        input=text, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     for item in json.loads(result.stdout or "[]"):
         yield item["line"], item["column"], f"SC{item['code']}", item["message"]
 

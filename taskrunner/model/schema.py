@@ -11,8 +11,15 @@ from taskrunner import packs
 from taskrunner.errors import Problem, closest, in_order
 from taskrunner.model.document import Document, Place
 
-NAMES = {"object": "an object", "array": "an array", "string": "a string", "integer": "an integer",
-         "number": "a number", "boolean": "true or false", "null": "null"}  # fmt: skip
+NAMES = {
+    "object": "an object",
+    "array": "an array",
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 MEANINGS = {
     r"^[^\x00]*$": "text without NUL characters",
@@ -128,9 +135,13 @@ def _got(value: Any) -> str:
 
 
 MEMBERS: dict[str | int, str] = {
-    "tasks": "a task", "services": "a service", "steps": "a step", "variables": "a variable",
-    "nodes": "a node", "groups": "a group",
-}  # fmt: skip
+    "tasks": "a task",
+    "services": "a service",
+    "steps": "a step",
+    "variables": "a variable",
+    "nodes": "a node",
+    "groups": "a group",
+}
 
 
 def _what(place: Place) -> str:
@@ -143,13 +154,31 @@ def _what(place: Place) -> str:
 
 
 ALIASES = {
-    "command": "commands", "cmd": "commands", "cmds": "commands", "run": "commands",
-    "script": "commands", "shell": "commands", "steps": "tasks", "unless": "skip_if",
-    "creates": "skip_if", "status": "skip_if", "user": "run_as", "workdir": "cwd", "dir": "cwd",
-    "host": "address", "hostname": "address", "ip": "address", "hosts": "nodes",
-    "retry": "retries", "vars": "variables", "environment": "env", "if": "when",
-    "continue_on_error": "on_failure", "ignore_errors": "on_failure", "finally": "always",
-}  # fmt: skip
+    "command": "commands",
+    "cmd": "commands",
+    "cmds": "commands",
+    "run": "commands",
+    "script": "commands",
+    "shell": "commands",
+    "steps": "tasks",
+    "unless": "skip_if",
+    "creates": "skip_if",
+    "status": "skip_if",
+    "user": "run_as",
+    "workdir": "cwd",
+    "dir": "cwd",
+    "host": "address",
+    "hostname": "address",
+    "ip": "address",
+    "hosts": "nodes",
+    "retry": "retries",
+    "vars": "variables",
+    "environment": "env",
+    "if": "when",
+    "continue_on_error": "on_failure",
+    "ignore_errors": "on_failure",
+    "finally": "always",
+}
 """What the same thing is called in the tools that people come from."""
 
 

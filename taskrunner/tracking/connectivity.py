@@ -103,6 +103,12 @@ def _list(state: dict[str, Any]) -> str:
 
 
 STEPS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
-    ("set up", _set_up), ("experiment", _experiment), ("run", _run), ("parameters", _parameters),
-    ("metrics", _metrics), ("tags", _tags), ("read back and verify", _read_back), ("list", _list),
-)  # fmt: skip
+    ("set up", _set_up),
+    ("experiment", _experiment),
+    ("run", _run),
+    ("parameters", _parameters),
+    ("metrics", _metrics),
+    ("tags", _tags),
+    ("read back and verify", _read_back),
+    ("list", _list),
+)

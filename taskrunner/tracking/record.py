@@ -14,8 +14,21 @@ from taskrunner.inference.results.read import NoResult, load
 from taskrunner.inference.results.schema import DISTRIBUTIONS, SCALARS, STATISTICS, TOO_SMALL
 
 EXPERIMENT = "nixl-efa"
-PARAMETERS = ("model", "mode", "prompt_tokens", "max_tokens", "concurrency", "rate", "warmup", "iterations",
-              "prefix_cache", "prefix_share", "fabric", "backend", "instance_type")  # fmt: skip
+PARAMETERS = (
+    "model",
+    "mode",
+    "prompt_tokens",
+    "max_tokens",
+    "concurrency",
+    "rate",
+    "warmup",
+    "iterations",
+    "prefix_cache",
+    "prefix_share",
+    "fabric",
+    "backend",
+    "instance_type",
+)
 LONGEST_NAME, LONGEST_TAG = 250, 5000
 """Characters that every MLflow takes of a name, and of a tag."""
 LONGEST = 500
@@ -52,9 +65,10 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
         or f"{about.get('backend', about['mode'])}-{about['prompt_tokens']}-c{about['concurrency']}"
     )
     tags = {
-        _name(name): str(value)[:LONGEST_TAG] for name, value in about.items()
+        _name(name): str(value)[:LONGEST_TAG]
+        for name, value in about.items()
         if name not in PARAMETERS and isinstance(value, (str, int, float, bool))
-    }  # fmt: skip
+    }
     tags["valid"] = str(results["valid"]).lower()
     tags["doubtful"] = str(results.get("doubtful", False)).lower()
     for reasons in ("invalid_because", "doubtful_because"):

@@ -28,10 +28,24 @@ if TYPE_CHECKING:
     from taskrunner.transports.ssm.transport import SsmTransport
 
 __all__ = [
-    "ALL", "LAST", "NONE", "Chunk", "ConnectOptions", "Cursor", "LocalTransport", "NeverRanError",
-    "NodeTransport", "Plan", "RemoteTransport", "SshTransport", "SsmTransport", "StateError", "TargetError",
-    "Transport", "connect",
-]  # fmt: skip
+    "ALL",
+    "LAST",
+    "NONE",
+    "Chunk",
+    "ConnectOptions",
+    "Cursor",
+    "LocalTransport",
+    "NeverRanError",
+    "NodeTransport",
+    "Plan",
+    "RemoteTransport",
+    "SshTransport",
+    "SsmTransport",
+    "StateError",
+    "TargetError",
+    "Transport",
+    "connect",
+]
 
 __getattr__ = lazy(
     __name__,

@@ -23,9 +23,16 @@ NUMBER = (int, float)
 MAYBE_NUMBER = (int, float, type(None))
 HELLO: Mapping[str, Any] = {"version": str, "python": str, "root": str, "home": str, "time": NUMBER}
 INFO: Mapping[str, Any] = {
-    "run": str, "name": str, "file": str, "started": NUMBER, "status": str, "duration": MAYBE_NUMBER,
-    "failures": list, "steps": int, "step": (dict, type(None)),
-}  # fmt: skip
+    "run": str,
+    "name": str,
+    "file": str,
+    "started": NUMBER,
+    "status": str,
+    "duration": MAYBE_NUMBER,
+    "failures": list,
+    "steps": int,
+    "step": (dict, type(None)),
+}
 STEP_AT: Mapping[str, Any] = {"id": str, "index": int, "started": NUMBER}
 PLAN: Mapping[str, Any] = {"file": str, "fingerprint": str, "secrets": list, "steps": list}
 STEP: Mapping[str, Any] = {"id": str, "index": int, "name": str, "outputs": list, "skip": dict}

@@ -30,11 +30,16 @@ class Aws:
     def env(self) -> dict[str, str]:
         """What tells clients of it."""
         return {
-            "AWS_ENDPOINT_URL": self.front.url, "AWS_ENDPOINT_URL_SSM": self.front.url, "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": str(self.folder / "no-config"),
+            "AWS_ENDPOINT_URL": self.front.url,
+            "AWS_ENDPOINT_URL_SSM": self.front.url,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": str(self.folder / "no-config"),
             "AWS_SHARED_CREDENTIALS_FILE": str(self.folder / "credentials"),
-        }  # fmt: skip
+        }
 
     def add(self, id: str = ONE, **about: Any) -> Instance:
         """An instance whose user has a home of its own."""

@@ -154,19 +154,29 @@ class Agent:
         folder.mkdir(parents=True, exist_ok=True)
         script = folder / "_script.sh"
         env = {
-            "PATH": os.environ["PATH"], "LANG": "C.UTF-8", "INVOCATION_ID": "0" * 32,
-            "AWS_SSM_INSTANCE_ID": self.instance.id, "AWS_SSM_REGION_NAME": self.region,
-            "AWS_SSM_PLATFORM_NAME": "Ubuntu", "SSM_COMMAND_ID": found.command,
-            "TASKRUNNER_HOME": str(self.instance.state), **self.instance.env,
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "INVOCATION_ID": "0" * 32,
+            "AWS_SSM_INSTANCE_ID": self.instance.id,
+            "AWS_SSM_REGION_NAME": self.region,
+            "AWS_SSM_PLATFORM_NAME": "Ubuntu",
+            "SSM_COMMAND_ID": found.command,
+            "TASKRUNNER_HOME": str(self.instance.state),
+            **self.instance.env,
+        }
         # A process that is forked while the script is being written would keep it from being executed.
         with STARTING:
             script.write_text("\n".join(found.script) + "\n")
             script.chmod(0o700)
             process = subprocess.Popen(
-                [*self.instance.prefix, "sh", "-c", f"'{script}'"], cwd=found.directory or "/usr/bin", env=env,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            )  # fmt: skip
+                [*self.instance.prefix, "sh", "-c", f"'{script}'"],
+                cwd=found.directory or "/usr/bin",
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         found.group = process.pid
         kept = {"stdout": bytearray(), "stderr": bytearray()}
 

@@ -26,9 +26,14 @@ from tests.aws.ssm import FakeSSM, ServiceError
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 OURS = (
-    "SendCommand", "GetCommandInvocation", "ListCommandInvocations", "ListCommands", "CancelCommand",
-    "DescribeInstanceInformation", "StartSession",
-)  # fmt: skip
+    "SendCommand",
+    "GetCommandInvocation",
+    "ListCommandInvocations",
+    "ListCommands",
+    "CancelCommand",
+    "DescribeInstanceInformation",
+    "StartSession",
+)
 
 
 class Front:
@@ -128,8 +133,12 @@ class _Handler(BaseHTTPRequestHandler):
         if problem:
             return self._error(service, problem, "signature", 403)
         if front.expired and not self._presigned():
-            return self._error(service, "ExpiredTokenException" if service != "s3" else "ExpiredToken",
-                               "The security token included in the request is expired", 400)  # fmt: skip
+            return self._error(
+                service,
+                "ExpiredTokenException" if service != "s3" else "ExpiredToken",
+                "The security token included in the request is expired",
+                400,
+            )
         if action in front.denied:
             said = f"User: arn:aws:iam::123456789012:user/x is not authorized to perform: {action} on resource: *"
             return self._error(
@@ -251,11 +260,17 @@ class _Handler(BaseHTTPRequestHandler):
         stamp: str,
     ) -> str:
         encoded = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in query)
-        canonical = "\n".join([
-            self.command, urlsplit(self.path).path or "/", "&".join(f"{a}={b}" for a, b in encoded),
-            *(f"{name}:{' '.join((self.headers.get(name) or '').split())}" for name in names), "",
-            ";".join(names), payload,
-        ])  # fmt: skip
+        canonical = "\n".join(
+            [
+                self.command,
+                urlsplit(self.path).path or "/",
+                "&".join(f"{a}={b}" for a, b in encoded),
+                *(f"{name}:{' '.join((self.headers.get(name) or '').split())}" for name in names),
+                "",
+                ";".join(names),
+                payload,
+            ]
+        )
         scope = f"{date}/{self._region}/{service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         return hmac.new(_key(date, self._region, service), text.encode(), hashlib.sha256).hexdigest()
@@ -264,16 +279,18 @@ class _Handler(BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(*self.server.front.moto, timeout=60)
         try:
             headers = {
-                name: value for name, value in self.headers.items()
+                name: value
+                for name, value in self.headers.items()
                 if name.lower() not in ("connection", "transfer-encoding", "content-length", "expect")
-            }  # fmt: skip
+            }
             connection.request(self.command, self.path, body, headers)
             response = connection.getresponse()
             data = response.read()
             kept = {
-                name: value for name, value in response.getheaders()
+                name: value
+                for name, value in response.getheaders()
                 if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server")
-            }  # fmt: skip
+            }
             if self.command == "HEAD":
                 kept["Content-Length"] = response.getheader("Content-Length") or "0"
             return response.status, data, kept

@@ -85,9 +85,11 @@ class FakeSSM:
         """The machine goes down with all that runs, and comes back."""
         instance = self.instances[id]
         running = [
-            found for command in self.commands.values() for found in command.invocations.values()
+            found
+            for command in self.commands.values()
+            for found in command.invocations.values()
             if found.instance == id and found.status == "InProgress"
-        ]  # fmt: skip
+        ]
         instance.power_off()
         for found in running:
             found.status = found.details = "Failed"
@@ -135,10 +137,16 @@ class FakeSSM:
             raise ServiceError("UnsupportedPlatformType", "the document is for Linux")
         whole = [found for found in chosen if found is not None]
         command = Command(
-            str(uuid.uuid4()), request.get("Comment", ""), self.now(), request.get("TimeoutSeconds", 3600), {},
-            whole, _share(request.get("MaxConcurrency", "50"), len(whole)),
-            _share(request.get("MaxErrors", "0"), len(whole)), request,
-        )  # fmt: skip
+            str(uuid.uuid4()),
+            request.get("Comment", ""),
+            self.now(),
+            request.get("TimeoutSeconds", 3600),
+            {},
+            whole,
+            _share(request.get("MaxConcurrency", "50"), len(whole)),
+            _share(request.get("MaxErrors", "0"), len(whole)),
+            request,
+        )
         self.commands[command.id] = command
         self._dispatch(command)
         return {"Command": self._command(command)}
@@ -157,9 +165,13 @@ class FakeSSM:
             parameters = command.request["Parameters"]
             timeout = int(parameters.get("executionTimeout", ["3600"])[0])
             found = Invocation(
-                command.id, instance.id, parameters["commands"], timeout if timeout >= 5 else 3600,
-                parameters.get("workingDirectory", [""])[0], self.now(),
-            )  # fmt: skip
+                command.id,
+                instance.id,
+                parameters["commands"],
+                timeout if timeout >= 5 else 3600,
+                parameters.get("workingDirectory", [""])[0],
+                self.now(),
+            )
             command.invocations[instance.id] = found
             agent = self.agents[instance.id]
             agent.delivery, agent.result = self.delivery, self.result
@@ -202,11 +214,14 @@ class FakeSSM:
             raise ServiceError("InvocationDoesNotExist")
         shown = self._shown(found)
         return {
-            "CommandId": found.command, "InstanceId": found.instance, "DocumentName": DOCUMENT, **shown,
+            "CommandId": found.command,
+            "InstanceId": found.instance,
+            "DocumentName": DOCUMENT,
+            **shown,
             "ResponseCode": found.code if self._seen(found) else -1,
             "StandardOutputContent": _text(found.stdout) if self._seen(found) else "",
             "StandardErrorContent": _text(found.stderr) if self._seen(found) else "",
-        }  # fmt: skip
+        }
 
     def _seen(self, found: Invocation) -> bool:
         """Whether the end of a command is known to the service already."""
@@ -235,26 +250,33 @@ class FakeSSM:
         listed = []
         for invocation in found[first : first + size]:
             entry: dict[str, Any] = {
-                "CommandId": invocation.command, "InstanceId": invocation.instance,
-                "DocumentName": DOCUMENT, **self._shown(invocation),
-            }  # fmt: skip
+                "CommandId": invocation.command,
+                "InstanceId": invocation.instance,
+                "DocumentName": DOCUMENT,
+                **self._shown(invocation),
+            }
             if request.get("Details"):
                 text = invocation.stdout if self._seen(invocation) else b""
                 if invocation.stderr and self._seen(invocation):
                     text += b"\n----------ERROR-------\n" + invocation.stderr
-                entry["CommandPlugins"] = [{
-                    "Name": "aws:runShellScript", "Status": entry["Status"],
-                    "ResponseCode": invocation.code, "Output": _text(cut(text, LISTED, b"---Output truncated---")),
-                }]  # fmt: skip
+                entry["CommandPlugins"] = [
+                    {
+                        "Name": "aws:runShellScript",
+                        "Status": entry["Status"],
+                        "ResponseCode": invocation.code,
+                        "Output": _text(cut(text, LISTED, b"---Output truncated---")),
+                    }
+                ]
             listed.append(entry)
         more = {"NextToken": str(first + size)} if first + size < len(found) else {}
         return {"CommandInvocations": listed, **more}
 
     def do_ListCommands(self, request: dict[str, Any]) -> dict[str, Any]:
         found = [
-            command for command in self.commands.values()
+            command
+            for command in self.commands.values()
             if request.get("CommandId") in (None, command.id) and self.now() - command.sent >= self.visibility
-        ]  # fmt: skip
+        ]
         return {"Commands": [self._command(command) for command in found]}
 
     def _command(self, command: Command) -> dict[str, Any]:
@@ -265,12 +287,18 @@ class FakeSSM:
         if over and len(over) == whole and set(over) != {"Success"}:
             status = "Failed"
         return {
-            "CommandId": command.id, "Comment": command.comment, "DocumentName": DOCUMENT, "Status": status,
-            "StatusDetails": status if whole else "NoInstancesInTag", "TargetCount": whole,
-            "CompletedCount": len(over), "ErrorCount": sum(s in ("Failed", "TimedOut") for s in over),
-            "RequestedDateTime": command.sent, "InstanceIds": command.request.get("InstanceIds", []),
+            "CommandId": command.id,
+            "Comment": command.comment,
+            "DocumentName": DOCUMENT,
+            "Status": status,
+            "StatusDetails": status if whole else "NoInstancesInTag",
+            "TargetCount": whole,
+            "CompletedCount": len(over),
+            "ErrorCount": sum(s in ("Failed", "TimedOut") for s in over),
+            "RequestedDateTime": command.sent,
+            "InstanceIds": command.request.get("InstanceIds", []),
             "Targets": command.request.get("Targets", []),
-        }  # fmt: skip
+        }
 
     def do_CancelCommand(self, request: dict[str, Any]) -> dict[str, Any]:
         command = self.commands.get(request["CommandId"])
@@ -287,16 +315,27 @@ class FakeSSM:
         filters = request.get("Filters", [])
         targets = [{"Key": entry["Key"], "Values": entry["Values"]} for entry in filters]
         found = [
-            instance for instance in self.instances.values()
+            instance
+            for instance in self.instances.values()
             if instance.registered and all(_matches(instance, target) for target in targets)
-        ]  # fmt: skip
-        return {"InstanceInformationList": [
-            {"InstanceId": instance.id, "PingStatus": instance.ping, "PlatformType": instance.platform,
-             "LastPingDateTime": self.now() - 60, "AgentVersion": "3.3.4793.0", "PlatformName": "Ubuntu",
-             "PlatformVersion": "22.04", "ComputerName": instance.id, "IPAddress": "10.0.0.5",
-             "ResourceType": "EC2Instance"}
-            for instance in found
-        ]}  # fmt: skip
+        ]
+        return {
+            "InstanceInformationList": [
+                {
+                    "InstanceId": instance.id,
+                    "PingStatus": instance.ping,
+                    "PlatformType": instance.platform,
+                    "LastPingDateTime": self.now() - 60,
+                    "AgentVersion": "3.3.4793.0",
+                    "PlatformName": "Ubuntu",
+                    "PlatformVersion": "22.04",
+                    "ComputerName": instance.id,
+                    "IPAddress": "10.0.0.5",
+                    "ResourceType": "EC2Instance",
+                }
+                for instance in found
+            ]
+        }
 
     def do_StartSession(self, request: dict[str, Any]) -> dict[str, Any]:
         instance = self.instances.get(request["Target"])

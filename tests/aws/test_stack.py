@@ -35,12 +35,22 @@ def deploy(cloud: Aws, outputs: dict[str, str], name: str = STACK) -> None:
 def test_the_nodes_of_a_stack(cloud: Aws, runner: Callable[..., Process], write: Write) -> None:
     cloud.add(TWO)
     bucket, arn = cloud.bucket(), "arn:aws:sagemaker:us-east-1:123456789012:mlflow-app/app-ABC"
-    deploy(cloud, {"Node2Id": TWO, "Node2PrivateIp": "10.0.0.12", "Node1Id": ONE, "Node1PrivateIp": "10.0.0.11",
-                   "ScriptsBucket": bucket, "MlflowArn": arn})  # fmt: skip
+    deploy(
+        cloud,
+        {
+            "Node2Id": TWO,
+            "Node2PrivateIp": "10.0.0.12",
+            "Node1Id": ONE,
+            "Node1PrivateIp": "10.0.0.11",
+            "ScriptsBucket": bucket,
+            "MlflowArn": arn,
+        },
+    )
     listed = json.loads(runner("--stack", STACK, "nodes", "--user", cloud.user, "--json").stdout)
     assert [(node["node"], node["id"], node["private"], node["reachable"]) for node in listed] == [
-        ("node1", ONE, "10.0.0.11", True), ("node2", TWO, "10.0.0.12", True),
-    ]  # fmt: skip
+        ("node1", ONE, "10.0.0.11", True),
+        ("node2", TWO, "10.0.0.12", True),
+    ]
     path = write(
         {"id": "a", "commands": ["echo <<NODE_NAME>> of <<NODE2_PRIVATE>> to <<MLFLOW_TRACKING_ARN>>"]},
         variables={"NODE_NAME": {}, "NODE2_PRIVATE": {}, "MLFLOW_TRACKING_ARN": {}},
@@ -48,8 +58,18 @@ def test_the_nodes_of_a_stack(cloud: Aws, runner: Callable[..., Process], write:
     done = runner(f"--stack={STACK}", "run-node1", path, "-v", "--user", cloud.user)
     assert f"node1 of 10.0.0.12 to {arn}" in done.stdout, done.stderr
     assert cloud.front.count("s3:PutObject") > 0  # the stack's bucket is used, and nobody has named it
-    assert f"--stack {STACK}" in runner("run", "node1", write({"id": "b", "commands": ["exit 3"]}, file="work/b.json"),
-                                        "--stack", STACK, "--user", cloud.user).stdout  # fmt: skip
+    assert (
+        f"--stack {STACK}"
+        in runner(
+            "run",
+            "node1",
+            write({"id": "b", "commands": ["exit 3"]}, file="work/b.json"),
+            "--stack",
+            STACK,
+            "--user",
+            cloud.user,
+        ).stdout
+    )
 
 
 def test_a_stack_without_outputs_has_instances_with_its_tag(cloud: Aws) -> None:
@@ -61,13 +81,18 @@ def test_a_stack_without_outputs_has_instances_with_its_tag(cloud: Aws) -> None:
     for name in ("nixl-node2", "nixl-node1"):
         tags = [{"Key": "Name", "Value": name}, {"Key": "aws:cloudformation:stack-name", "Value": STACK}]
         image = ec2.describe_images()["Images"][0]["ImageId"]
-        ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1,
-                          TagSpecifications=[{"ResourceType": "instance", "Tags": tags}])  # fmt: skip
+        ec2.run_instances(
+            ImageId=image,
+            MinCount=1,
+            MaxCount=1,
+            TagSpecifications=[{"ResourceType": "instance", "Tags": tags}],
+        )
     found = stack.read(Account(), STACK)
     told = {
         one["InstanceId"]: {tag["Key"]: tag["Value"] for tag in one["Tags"]}["Name"]
-        for reservation in ec2.describe_instances()["Reservations"] for one in reservation["Instances"]
-    }  # fmt: skip
+        for reservation in ec2.describe_instances()["Reservations"]
+        for one in reservation["Instances"]
+    }
     assert {name: told[node.id] for name, node in found.nodes.items()} == {
         "node1": "nixl-node1",
         "node2": "nixl-node2",
@@ -115,8 +140,13 @@ def test_preflight(
     assert "us-east-1a" in found["zones"]["said"]
     ec2 = client(cloud, "ec2")
     image = ec2.describe_images()["Images"][0]["ImageId"]
-    ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, InstanceType="g6e.12xlarge",
-                      CpuOptions={"CoreCount": 24, "ThreadsPerCore": 2})  # fmt: skip
+    ec2.run_instances(
+        ImageId=image,
+        MinCount=1,
+        MaxCount=1,
+        InstanceType="g6e.12xlarge",
+        CpuOptions={"CoreCount": 24, "ThreadsPerCore": 2},
+    )
     quota = preflight(cli)["vCPU quota"]
     assert (quota["ok"], "80 of 128 free" in quota["said"]) == (False, True), quota
     assert "--quota-code L-DB2E81BA --desired-value 144" in quota["hint"]

@@ -15,7 +15,7 @@ import pytest
 from taskrunner import __version__
 from taskrunner.cli import registry
 from taskrunner.cli.registry import COMMANDS
-from tests.helpers import Process, command, wait_for
+from tests.helpers import Process, command, completed, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
@@ -49,14 +49,23 @@ def test_version_and_help(cli: Cli) -> None:
         ("run x --verbos", "taskrunner run: unknown option '--verbos'; did you mean --verbose or --from?"),
         ("mlflow", "taskrunner mlflow: expected a command: log, sync, url, test"),
         ("mlflow lok r.json", "taskrunner mlflow: unknown command 'lok'; did you mean log?"),
-        ("mlflow url --experiment x", "taskrunner mlflow url: unknown option '--experiment'; --help lists them"),
+        (
+            "mlflow url --experiment x",
+            "taskrunner mlflow url: unknown option '--experiment'; --help lists them",
+        ),
         ("mlflow log", "taskrunner mlflow log: the following arguments are required: FILE"),
-        ("bench import f --concurrency 4", "taskrunner bench import: unknown option '--concurrency'; --help lists them"),
+        (
+            "bench import f --concurrency 4",
+            "taskrunner bench import: unknown option '--concurrency'; --help lists them",
+        ),
         ("aws preflght", "taskrunner aws: unknown command 'preflght'; did you mean preflight?"),
-        ("status x", "taskrunner status: unexpected argument 'x'; `taskrunner status --help` shows the usage"),
+        (
+            "status x",
+            "taskrunner status: unexpected argument 'x'; `taskrunner status --help` shows the usage",
+        ),
         ("a.json b.json", "taskrunner: unexpected argument 'b.json'; `taskrunner --help` shows the usage"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_gets_one_line_with_what_is_nearest(cli: Cli, words: str, line: str) -> None:
     done = cli(*words.split())
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
@@ -75,11 +84,18 @@ def test_runner_says_what_is_nearest(runner: Cli) -> None:
 
 
 def test_plain_lines(write: Write, cli: Cli) -> None:
-    write({"id": "01-git", "name": "Check git", "skip_if": "true", "commands": ["false"]},
-          {"id": "02-work", "commands": ["echo out; sleep 0.3"]},
-          {"id": "03-bad", "name": "Break", "skip_if": "false", "commands": ["echo first", "echo why >&2\nexit 7"]},
-          {"id": "04-never", "commands": ["true"]},
-          {"id": "05-clean", "always": True, "commands": ["true"]})  # fmt: skip
+    write(
+        {"id": "01-git", "name": "Check git", "skip_if": "true", "commands": ["false"]},
+        {"id": "02-work", "commands": ["echo out; sleep 0.3"]},
+        {
+            "id": "03-bad",
+            "name": "Break",
+            "skip_if": "false",
+            "commands": ["echo first", "echo why >&2\nexit 7"],
+        },
+        {"id": "04-never", "commands": ["true"]},
+        {"id": "05-clean", "always": True, "commands": ["true"]},
+    )
     done = cli("tasks.json", "--env-file", "/dev/null")
     assert done.returncode == 1
     assert plain(done.stdout) == [
@@ -141,9 +157,13 @@ def test_no_secret_in_a_dry_run_a_plan_or_the_resume_line(write: Write, cli: Cli
 
 
 def test_dry_run_says_what_would_happen_and_changes_nothing(write: Write, cli: Cli, home: Path) -> None:
-    write({"id": "a", "commands": ["touch a"]}, {"id": "b", "skip_if": "true", "commands": ["touch b"]},
-          {"id": "c", "skip_if": "[ -e c ]", "commands": ["touch <<NAME>>"]}, {"id": "d", "when": {"NAME": "x"}, "commands": ["true"]},
-          variables={"NAME": "c"})  # fmt: skip
+    write(
+        {"id": "a", "commands": ["touch a"]},
+        {"id": "b", "skip_if": "true", "commands": ["touch b"]},
+        {"id": "c", "skip_if": "[ -e c ]", "commands": ["touch <<NAME>>"]},
+        {"id": "d", "when": {"NAME": "x"}, "commands": ["true"]},
+        variables={"NAME": "c"},
+    )
     done = cli("tasks.json", "--dry-run")
     assert done.returncode == 0
     verdicts = [line.strip() for line in done.stdout.splitlines() if "would" in line]
@@ -245,8 +265,10 @@ def test_validate_lists_every_problem(write: Write, cli: Cli) -> None:
 
 
 def test_validate_needs_no_values(write: Write, cli: Cli) -> None:
-    path = write({"id": "a", "commands": ["echo <<N>>"], "when": {"M": "x"}},
-                 variables={"N": {"required": True}, "M": {"required": True, "choices": ["x", "y"]}})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": ["echo <<N>>"], "when": {"M": "x"}},
+        variables={"N": {"required": True}, "M": {"required": True, "choices": ["x", "y"]}},
+    )
     assert cli("validate", path).returncode == 0
     needed = cli(path)
     assert needed.returncode == 2
@@ -255,8 +277,16 @@ def test_validate_needs_no_values(write: Write, cli: Cli) -> None:
 
 
 def test_sources_of_values(write: Write, cli: Cli) -> None:
-    write({"id": "a", "commands": ["echo $A $B $C $NODE1_PRIVATE $D > out"]},
-          variables={"A": "file", "B": "file", "C": "file", "NODE1_PRIVATE": "{{NODE1_PRIVATE}}", "D": {"required": True}})  # fmt: skip
+    write(
+        {"id": "a", "commands": ["echo $A $B $C $NODE1_PRIVATE $D > out"]},
+        variables={
+            "A": "file",
+            "B": "file",
+            "C": "file",
+            "NODE1_PRIVATE": "{{NODE1_PRIVATE}}",
+            "D": {"required": True},
+        },
+    )
     Path("vars.env").write_text('export B="env file"\nC=env file\n\n# no\n')
     env = {**os.environ, "NODE1_PRIVATE": "10.0.0.1", "A": "not this", "D": "from the environment"}
     done = cli("tasks.json", "--env-file", "vars.env", "-e", "C=given", "-e", "D", env=env)
@@ -305,7 +335,7 @@ def test_list_packs_schema_completion(write: Write, cli: Cli) -> None:
 def test_a_reader_that_goes_away(write: Write) -> None:
     path = write({"id": "a", "commands": ["seq 100000"]})
     line = " ".join(command(path, "-v")) + " | head -1; exit ${PIPESTATUS[0]}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=False)
+    done = completed(["bash", "-c", line], timeout=30)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
     wait_for(
@@ -322,8 +352,10 @@ def test_file_names_with_spaces_and_umlauts(write: Write, cli: Cli) -> None:
 
 
 def test_a_dry_run_in_a_folder_that_is_still_to_be_made(write: Write, cli: Cli) -> None:
-    path = write({"id": "a", "commands": ["mkdir d"]},
-                 {"id": "b", "cwd": "d", "skip_if": "[ -e x ]", "commands": ["touch x"]})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": ["mkdir d"]},
+        {"id": "b", "cwd": "d", "skip_if": "[ -e x ]", "commands": ["touch x"]},
+    )
     assert cli(path, "--dry-run").stdout.count("would run") == 2
     assert cli(path).returncode == 0
     assert "would skip: skip_if holds" in cli(path, "--dry-run").stdout

@@ -14,8 +14,23 @@ from taskrunner.cli.output import streams
 from taskrunner.cli.output.console import HarmlessConsole
 from tests.helpers import command
 
-EVIL = ["\x1b]0;title\x07", "\x1b]52;c;ZXZpbA==\x1b\\", "\x1b[2J", "\x1b[1;31m", "\x9b2J", "\x9d0;t\x9c", "\x1bc", "\x1bP1$q\x1b\\",
-        "\x07", "\x08", "\x7f", "\x85", "\r", "\u202e", "\u2066"]  # fmt: skip
+EVIL = [
+    "\x1b]0;title\x07",
+    "\x1b]52;c;ZXZpbA==\x1b\\",
+    "\x1b[2J",
+    "\x1b[1;31m",
+    "\x9b2J",
+    "\x9d0;t\x9c",
+    "\x1bc",
+    "\x1bP1$q\x1b\\",
+    "\x07",
+    "\x08",
+    "\x7f",
+    "\x85",
+    "\r",
+    "\u202e",
+    "\u2066",
+]
 
 
 @pytest.mark.parametrize("evil", EVIL)

@@ -14,9 +14,17 @@ Write = Callable[..., Path]
 
 
 def test_the_live_view(terminal: Terminal, write: Write) -> None:
-    write({"id": "01-quick", "name": "Quick", "skip_if": "true", "commands": ["false"]},
-          {"id": "02-slow", "name": "Slow", "commands": ["for i in 1 2 3; do printf '\\033[31mline %s\\033[0m\\n' $i; done; printf 'a\\rb\\rbar 50%%'; until [ -e go ]; do sleep 0.05; done"]},
-          {"id": "03-bad", "name": "Bad [x]", "commands": ["echo reason; exit 4"]})  # fmt: skip
+    write(
+        {"id": "01-quick", "name": "Quick", "skip_if": "true", "commands": ["false"]},
+        {
+            "id": "02-slow",
+            "name": "Slow",
+            "commands": [
+                "for i in 1 2 3; do printf '\\033[31mline %s\\033[0m\\n' $i; done; printf 'a\\rb\\rbar 50%%'; until [ -e go ]; do sleep 0.05; done"
+            ],
+        },
+        {"id": "03-bad", "name": "Bad [x]", "commands": ["echo reason; exit 4"]},
+    )
     terminal.type(" ".join(command("tasks.json")) + '; echo "status $?"', "Enter")
     screen = terminal.see("bar 50%")
     assert "– 01-quick  Quick  skip_if holds" in screen

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from taskrunner.engine.store import identity
-from tests.helpers import command, started
+from tests.helpers import command, completed, started
 
 CUT_OFF = {"engine", "both", "step", "child", "garble", "full", "restart"}
 """The faults that may make a command end with 1."""
@@ -219,10 +219,7 @@ def cancel(trial: Trial) -> bool:
         trial.cancelled = send(pid, signal.SIGINT)
         return trial.cancelled
     line = [*trial.prefix, *command("cancel", found[1], *trial.options)]
-    done = subprocess.run(
-        line, env=trial.env({}), timeout=60, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-        check=False,
-    )  # fmt: skip
+    done = completed(line, env=trial.env({}), stdin=subprocess.DEVNULL)
     said = done.stdout + done.stderr
     if "Traceback" in said:
         trial.wrong.append("traceback of cancel: " + said[-1500:])
@@ -290,8 +287,7 @@ def garble(trial: Trial) -> str:
     keep = max(0, len(data) - rng.randrange(1, 200)) if path.name == "events.jsonl" else 0
     how = rng.choice(["zeros", "cut", "random", *(["shape"] * 2 if path.name != "engine.json" else [])])
     if how == "shape":
-        wrong = ["[]", "7", "null", '"x"', '{"type": 5}', '{"type": "step.started"}', '{"type": "step.finished", "index": "x"}',
-                 '{"time": []}']  # fmt: skip
+        wrong = """[] 7 null "x" {"type":5} {"type":"step.started"} {"type":"step.finished","index":"x"} {"time":[]}""".split()
         path.write_bytes(data + rng.choice(wrong).encode() + b"\n")
     elif how == "cut":
         path.write_bytes(data[: rng.randrange(keep, len(data) + 1)])

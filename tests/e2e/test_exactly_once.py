@@ -19,7 +19,7 @@ from taskrunner import attach, past_runs, run, start
 from taskrunner.engine.run import retention, step_script
 from taskrunner.engine.store import identity, unsettled
 from tests.e2e.test_survival import engine_pid, in_small_home
-from tests.helpers import Process, command, left_of, started_with, wait_for
+from tests.helpers import Process, command, completed, left_of, started_with, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
@@ -121,8 +121,12 @@ def test_what_has_the_pid_of_a_cut_step_now_is_left_alone(write: Write, home: Pa
     try:
         marks = step_script.read_marks(file.read_bytes()).process
         assert marks is not None
-        for known in ({**marks, "pid": other.pid}, {"pid": other.pid}, {**identity.of(other.pid), "boot": "x"},
-                      {**identity.of(other.pid), "machine": "another"}):  # fmt: skip
+        for known in (
+            {**marks, "pid": other.pid},
+            {"pid": other.pid},
+            {**identity.of(other.pid), "boot": "x"},
+            {**identity.of(other.pid), "machine": "another"},
+        ):
             with file.open("ab") as out:
                 out.write(step_script.mark_line(b"p", known))
             assert identity.session(known) is None
@@ -162,12 +166,7 @@ def test_failed_steps_fail_when_pids_come_round(write: Write, tmp_path: Path) ->
     inside = "echo 420 > /proc/sys/kernel/pid_max; exec " + " ".join(command("tasks.json"))
     before = Path("/proc/sys/kernel/pid_max").read_text()
     try:
-        done = subprocess.run(
-            ["unshare", "-pf", "--mount-proc", "bash", "-c", inside],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = completed(["unshare", "-pf", "--mount-proc", "bash", "-c", inside], timeout=120)
     finally:
         if Path("/proc/sys/kernel/pid_max").read_text() != before:  # an older kernel has one for all
             Path("/proc/sys/kernel/pid_max").write_text(before)
@@ -291,13 +290,13 @@ def test_state_of_another_machine_is_not_ours(write: Write, home: Path, tmp_path
     ]
     with start(path) as begun:
         wait_for(lambda: ledger())
-        done = subprocess.run(there, capture_output=True, text=True, timeout=60, check=False)
+        done = completed(there)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert "2 ok, 0 skipped" in done.stdout
         assert begun.result().ok == 2
     assert sorted(ledger()) == sorted([os.uname().nodename, "other"])
     assert len([run for run in past_runs() if run.status == "ok"]) == 1
-    again = subprocess.run(there, capture_output=True, text=True, timeout=60, check=False)
+    again = completed(there)
     assert "0 ok, 2 skipped" in again.stdout
     assert len(left_of(home)) == 2
     stop = write({"id": "x", "service": {"name": "web", "state": "stopped"}}, file="work/stop.json")
@@ -362,10 +361,10 @@ def test_what_is_written_on_a_full_disk_has_no_half_line(tmp_path: Path) -> None
     program = tmp_path / "program.py"
     program.write_text(code)
     inside = f"mount -t tmpfs -o size=2m none {small} && {sys.executable} {program} {small} && cat {small}/events.jsonl"
-    done = subprocess.run(
-        ["unshare", "-rm", "bash", "-c", inside], capture_output=True, text=True, timeout=60, check=False,
+    done = completed(
+        ["unshare", "-rm", "bash", "-c", inside],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    )
     assert [json.loads(line)["step"] for line in done.stdout.splitlines()] == [str(n) for n in range(2000)], (
         done.stderr
     )

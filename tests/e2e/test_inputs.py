@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from taskrunner import TaskFileError, UsageError, run
 from taskrunner.api import read_env_file
 from tests.e2e.steps import ran, step
-from tests.helpers import command
+from tests.helpers import command, completed
 
 Write = Callable[..., Path]
 PACKAGE = Path(__file__).parents[2]
@@ -27,9 +26,15 @@ def test_env_files_as_a_shell_reads_them(tmp_path: Path) -> None:
         "F=$A${B}\nG='$A'\nH=a=b\n"
     )
     assert read_env_file(path) == {
-        "A": "hf_abc", "B": "it is # no comment", "C": "plain", "D": "", "E": "two\nlines", "F": "$A${B}", "G": "$A",
+        "A": "hf_abc",
+        "B": "it is # no comment",
+        "C": "plain",
+        "D": "",
+        "E": "two\nlines",
+        "F": "$A${B}",
+        "G": "$A",
         "H": "a=b",
-    }  # fmt: skip
+    }
     for text, line in (
         ("A=1\n\nno value\n", 3),
         ("A=1\nB='open\n", 2),
@@ -51,9 +56,7 @@ def test_closed_streams_and_full_ones_change_no_status(
 ) -> None:
     path = write({"id": "a", "commands": ["echo a >> ran; cat", end]})
     line = " ".join(command(path, "-v"))
-    done = subprocess.run(
-        ["bash", "-c", f"{line} {closed}"], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = completed(["bash", "-c", f"{line} {closed}"])
     assert (done.returncode, ran()) == (status, ["a"]), done.stderr
     assert "Traceback" not in done.stderr
 
@@ -67,15 +70,13 @@ def test_a_user_without_a_name_and_without_a_home(write: Write, tmp_path: Path) 
     path = os.pathsep.join([str(PACKAGE), *(entry for entry in sys.path if entry.endswith("site-packages"))])
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "TASKRUNNER_TESTS": os.environ["TASKRUNNER_TESTS"]}
     line = ["setpriv", "--reuid", "12345", "--clear-groups", python, "-m", "taskrunner", "tasks.json"]
-    homeless = subprocess.run(line, env=env, capture_output=True, text=True, timeout=60, check=False)
+    homeless = completed(line, env=env)
     assert homeless.returncode == 2
     assert homeless.stderr.splitlines() == [
         "taskrunner: this user has no home folder, and HOME is not set",
         "  set HOME or TASKRUNNER_HOME to a folder that you own",
     ]
-    done = subprocess.run(
-        line, env={**env, "HOME": str(tmp_path / "work")}, capture_output=True, text=True, timeout=60
-    )
+    done = completed(line, env={**env, "HOME": str(tmp_path / "work")})
     assert (done.returncode, ran()) == (0, ["12345"]), done.stderr
 
 
@@ -87,7 +88,7 @@ def test_a_task_file_that_comes_through_a_pipe(write: Write, file: str) -> None:
     if file == "pipe":
         line = f"cat tasks.json > pipe & {' '.join(command())} pipe --quiet"
     for expected in (["a"], []):  # the second time it is known by its name
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+        done = completed(["bash", "-c", line])
         assert (done.returncode, ran()) == (1, expected), done.stderr
 
 

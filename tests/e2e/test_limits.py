@@ -16,7 +16,7 @@ from taskrunner import run, validate
 from taskrunner.engine.node import bootstrap
 from taskrunner.engine.run import patterns
 from taskrunner.engine.store import paths, runs
-from tests.helpers import Process, command
+from tests.helpers import Process, command, completed
 from tests.sshd import Sshd
 
 Write = Callable[..., Path]
@@ -58,8 +58,16 @@ def test_a_run_of_many_steps_is_told_and_stopped(
     ]
     for number, step in enumerate(steps):
         events.append({"type": "step.started", "time": 2.0 + number, "step": step["id"], "index": number})
-        events.append({"type": "step.finished", "time": 2.5 + number, "step": step["id"], "index": number,
-                       "status": "ok", "duration": 0.5})  # fmt: skip
+        events.append(
+            {
+                "type": "step.finished",
+                "time": 2.5 + number,
+                "step": step["id"],
+                "index": number,
+                "status": "ok",
+                "duration": 0.5,
+            }
+        )
     text = "".join(json.dumps(event) + "\n" for event in events[:-1])
     (directory / "events.jsonl").write_text(text)
     known = runs.info(str(home), "20260101-000000-000000", is_alive=True)
@@ -72,7 +80,10 @@ def test_a_run_of_many_steps_is_told_and_stopped(
 @pytest.mark.parametrize(
     "file",
     [
-        {"variables": {"v0": "x" * 20, **{f"v{n}": f"<<v{n - 1}>><<v{n - 1}>>" for n in range(1, 26)}}, "commands": ["echo <<v25>>"]},
+        {
+            "variables": {"v0": "x" * 20, **{f"v{n}": f"<<v{n - 1}>><<v{n - 1}>>" for n in range(1, 26)}},
+            "commands": ["echo <<v25>>"],
+        },
         {"variables": {f"v{n}": f"<<v{n + 1}>>" for n in range(5000)}, "commands": ["true"]},
         {"commands": ["if true; then"] * 400},
         {"commands": ["echo )"] * 1500},
@@ -84,7 +95,7 @@ def test_a_run_of_many_steps_is_told_and_stopped(
         {"service": {"name": "s", "command": "true", "fail_on": ["(" * 5000 + ")" * 5000]}},
     ],
     ids=["nested", "chain", "open", "broken", "here", "large", "quotes", "undefined", "when", "pattern"],
-)  # fmt: skip
+)
 def test_whatever_a_file_says_it_is_looked_at_within_seconds(file: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     variables = file.pop("variables", {})
@@ -101,8 +112,12 @@ def test_whatever_a_file_says_it_is_looked_at_within_seconds(file: dict[str, Any
 
 @pytest.mark.alone
 def test_a_pattern_that_takes_for_ever_ends_the_wait_for_its_service(write: Write) -> None:
-    service = {"name": "s", "command": "echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!; sleep 60", "fail_on": ["(a+)+$"],
-               "ready": {"file": "never", "timeout": 50}}  # fmt: skip
+    service = {
+        "name": "s",
+        "command": "echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!; sleep 60",
+        "fail_on": ["(a+)+$"],
+        "ready": {"file": "never", "timeout": 50},
+    }
     began = time.monotonic()
     result = run(write({"id": "a", "service": service}))
     assert "takes more than 1 s" in result.failures[0]["detail"]
@@ -122,7 +137,14 @@ def test_a_search_is_the_same_over_blocks(tmp_path: Path) -> None:
 
 def test_a_dry_run_runs_guards_alone_and_stages_nothing(write: Write, cli: Cli, sshd: Sshd) -> None:
     Path("private.key").write_text("-----BEGIN")
-    path = write({"id": "a", "files": [{"from": "private.key", "to": "k"}], "skip_if": "touch ~/guard; false", "commands": ["touch ran"]})  # fmt: skip
+    path = write(
+        {
+            "id": "a",
+            "files": [{"from": "private.key", "to": "k"}],
+            "skip_if": "touch ~/guard; false",
+            "commands": ["touch ran"],
+        }
+    )
     done = cli(path, "--dry-run", "--on", sshd.target)
     assert done.returncode == 0, done.stderr
     assert "would run" in done.stdout
@@ -145,7 +167,7 @@ from taskrunner.cli.start import command
 sys.argv[1:] = [{str(write({"id": "a", "commands": ["true"]}))!r}]
 command()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = completed([sys.executable, "-c", script])
     assert (done.returncode, done.stderr) == (130, "")
 
 

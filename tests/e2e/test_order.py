@@ -67,10 +67,17 @@ def test_a_kill_between_a_step_and_what_follows_does_not_hide_that_it_ran(write:
 
 def test_a_service_that_died_makes_the_check_behind_it_run_again(write: Write, home: Path) -> None:
     port = free_port()
-    server = {"name": "web", "command": f"exec {sys.executable} -m http.server {port} --bind 127.0.0.1",
-              "ready": {"tcp": f"127.0.0.1:{port}"}}  # fmt: skip
-    path = write({"id": "serve", "service": server}, {"id": "wait", "wait_for": {"tcp": f"127.0.0.1:{port}"}}, step("check"),
-                 step("work", commands=["echo work >> ran; [ -e good ]"]))  # fmt: skip
+    server = {
+        "name": "web",
+        "command": f"exec {sys.executable} -m http.server {port} --bind 127.0.0.1",
+        "ready": {"tcp": f"127.0.0.1:{port}"},
+    }
+    path = write(
+        {"id": "serve", "service": server},
+        {"id": "wait", "wait_for": {"tcp": f"127.0.0.1:{port}"}},
+        step("check"),
+        step("work", commands=["echo work >> ran; [ -e good ]"]),
+    )
     assert run(path).status == "failed"
     assert ran() == ["check", "work"]
     for pid in left_of(home):

@@ -66,8 +66,13 @@ def test_outputs_of_a_step_that_was_taken_over(write: Write, home: Path) -> None
 
 @pytest.mark.parametrize("end", ["echo 'CUDA error'; sleep 60", "sleep 60 & exit 1"])
 def test_a_retry_starts_a_failed_service_anew_and_leaves_nothing(write: Write, home: Path, end: str) -> None:
-    service = {"name": "s", "command": f"echo start >> starts; {end}", "fail_on": ["^CUDA"], "ready": {"file": "never", "timeout": 20},
-               "stop_timeout": 1}  # fmt: skip
+    service = {
+        "name": "s",
+        "command": f"echo start >> starts; {end}",
+        "fail_on": ["^CUDA"],
+        "ready": {"file": "never", "timeout": 20},
+        "stop_timeout": 1,
+    }
     result = run(write({"id": "a", "service": service, "retries": {"attempts": 2, "delay": 0.01}}))
     assert result.status == "failed"
     assert Path("starts").read_text() == "start\nstart\n"
@@ -163,15 +168,21 @@ def test_what_only_the_values_make_wrong_is_found_before_the_run(
 
 
 def test_an_unreadable_log_does_not_end_the_run(write: Write) -> None:
-    path = write({"id": "a", "wait_for": {"log": {"path": "/tmp", "pattern": "x"}, "timeout": 0.2}},
-                 {"id": "z", "always": True, "commands": ["touch cleaned"]})  # fmt: skip
+    path = write(
+        {"id": "a", "wait_for": {"log": {"path": "/tmp", "pattern": "x"}, "timeout": 0.2}},
+        {"id": "z", "always": True, "commands": ["touch cleaned"]},
+    )
     assert "Is a directory" in run(path).failures[0]["detail"]
     assert Path("cleaned").exists()
 
 
 def test_the_resume_line_keeps_the_choice_and_the_values(write: Write, cli: Cli) -> None:
-    write({"id": "a", "commands": ["[ -e ok ]"]}, {"id": "b", "commands": ["touch b"]}, {"id": "c", "commands": ["true"]},
-          variables={"X": "1", **SECRET})  # fmt: skip
+    write(
+        {"id": "a", "commands": ["[ -e ok ]"]},
+        {"id": "b", "commands": ["touch b"]},
+        {"id": "c", "commands": ["true"]},
+        variables={"X": "1", **SECRET},
+    )
     failed = cli("tasks.json", "--only", "a", "--only", "c", "--env", "X=2", "--env", "T=other-secret")
     line = "to resume: taskrunner tasks.json --env X=2 --env T --only a --only c"
     assert line in failed.stdout

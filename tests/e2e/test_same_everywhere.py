@@ -19,29 +19,57 @@ Write = Callable[..., Path]
 SECRET = {"KEY": {"secret": True, "default": "hunter2hunter2"}, "WORD": "é ß"}
 
 TABLE: dict[str, list[dict[str, Any]]] = {
-    "plain": [{"id": "a", "name": "Say", "commands": ["echo one", "echo two >&2"]}, {"id": "b", "commands": ["printf end"]}],
-    "guards": [{"id": "a", "skip_if": "true", "commands": ["false"]}, {"id": "b", "skip_if": "false", "commands": ["true"]}],
-    "failure": [{"id": "a", "commands": ["echo why", "exit 194"]}, {"id": "b", "commands": ["true"]},
-                {"id": "z", "always": True, "commands": ["echo cleaned"]}],
-    "tolerated": [{"id": "a", "on_failure": "continue", "commands": ["exit 168"]}, {"id": "b", "commands": ["echo on"]}],
+    "plain": [
+        {"id": "a", "name": "Say", "commands": ["echo one", "echo two >&2"]},
+        {"id": "b", "commands": ["printf end"]},
+    ],
+    "guards": [
+        {"id": "a", "skip_if": "true", "commands": ["false"]},
+        {"id": "b", "skip_if": "false", "commands": ["true"]},
+    ],
+    "failure": [
+        {"id": "a", "commands": ["echo why", "exit 194"]},
+        {"id": "b", "commands": ["true"]},
+        {"id": "z", "always": True, "commands": ["echo cleaned"]},
+    ],
+    "tolerated": [
+        {"id": "a", "on_failure": "continue", "commands": ["exit 168"]},
+        {"id": "b", "commands": ["echo on"]},
+    ],
     "killed": [{"id": "a", "commands": ["kill -9 $$"]}],
     "timeout": [{"id": "a", "timeout": 0.3, "commands": ["exec sleep 60"]}],
-    "retries": [{"id": "a", "retries": {"attempts": 3, "delay": 0.01},
-                 "commands": ["echo x >> tries; [ $(wc -l < tries) = 3 ]"]}],
+    "retries": [
+        {
+            "id": "a",
+            "retries": {"attempts": 3, "delay": 0.01},
+            "commands": ["echo x >> tries; [ $(wc -l < tries) = 3 ]"],
+        }
+    ],
     "secrets": [{"id": "a", "commands": ["echo $KEY <<KEY>> <<WORD>>"]}],
-    "one shell": [{"id": "a", "commands": ["cd /tmp; export X=1; f() { echo f; }", "pwd; echo $X; f"]}, {"id": "b", "commands": ["echo ${X-unset}"]}],
+    "one shell": [
+        {"id": "a", "commands": ["cd /tmp; export X=1; f() { echo f; }", "pwd; echo $X; f"]},
+        {"id": "b", "commands": ["echo ${X-unset}"]},
+    ],
     "a here-document": [{"id": "a", "commands": ["cat <<'E'", "{ $not expanded", "E"]}],
     "bytes": [{"id": "a", "commands": ["printf 'a\\377b\\0c\\r\\nd\\303'"]}],
     "much": [{"id": "a", "commands": ["seq 200000"]}],
     "what a step makes is for whom the user says": [{"id": "a", "commands": ["umask", "ulimit -n"]}],
     "stdin": [{"id": "a", "commands": ["cat; echo empty"]}],
     "background": [{"id": "a", "commands": ["(sleep 0.5; echo late > late) & echo at once"]}],
-    "waiting": [{"id": "a", "commands": ["(sleep 0.2; touch there) &"]}, {"id": "b", "wait_for": {"file": "there", "timeout": 5}}],
-    "a service": [{"id": "a", "service": {"name": "s", "command": "echo ready; exec sleep 60", "ready": {"log": "ready"}}},
-                  {"id": "b", "service": {"name": "s", "state": "stopped"}}],
+    "waiting": [
+        {"id": "a", "commands": ["(sleep 0.2; touch there) &"]},
+        {"id": "b", "wait_for": {"file": "there", "timeout": 5}},
+    ],
+    "a service": [
+        {
+            "id": "a",
+            "service": {"name": "s", "command": "echo ready; exec sleep 60", "ready": {"log": "ready"}},
+        },
+        {"id": "b", "service": {"name": "s", "state": "stopped"}},
+    ],
     "outputs": [{"id": "a", "commands": ["echo result > out"], "outputs": [{"from": "out", "to": "here"}]}],
-    "an environment": [{"id": "a", "env": {"A": "1 2"}, "cwd": "/", "commands": ["echo \"$A\"; pwd"]}],
-}  # fmt: skip
+    "an environment": [{"id": "a", "env": {"A": "1 2"}, "cwd": "/", "commands": ['echo "$A"; pwd']}],
+}
 
 
 def normal(value: Any, volatile: re.Pattern[str]) -> Any:

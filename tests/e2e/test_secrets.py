@@ -43,8 +43,11 @@ def test_after_the_engine_was_killed(write: Write, home: Path) -> None:
 
 
 def test_after_a_service_whose_engine_was_killed_before_it_was_ready(write: Write, home: Path) -> None:
-    service = {"name": "server", "command": "touch up; sleep 60 # $TOKEN <<TOKEN>>",
-               "ready": {"file": "never", "timeout": 50}}  # fmt: skip
+    service = {
+        "name": "server",
+        "command": "touch up; sleep 60 # $TOKEN <<TOKEN>>",
+        "ready": {"file": "never", "timeout": 50},
+    }
     begun = start(write({"id": "a", "service": service}, variables=VARIABLES))
     wait_for(lambda: Path("up").exists())
     os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
@@ -71,7 +74,7 @@ def test_after_a_run_that_nobody_has_begun(write: Write, home: Path) -> None:
     "change",
     [{"format": 0}, {"variables": {"TOKEN": SECRET, "T": "ssm-parameter:///x"}, "references": ["T"]}],
 )
-def test_after_a_run_that_could_not_begin(write: Write, home: Path, change: dict[str, object]) -> None:  # fmt: skip
+def test_after_a_run_that_could_not_begin(write: Write, home: Path, change: dict[str, object]) -> None:
     plan = compile(write({"id": "a", "commands": ["echo $TOKEN"]}, variables=VARIABLES))
     directory = runs.create(str(home), "20260101-000000-000000", {**plan, "run": "x", **change})
     environ = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "nowhere"}
@@ -105,8 +108,10 @@ def test_passwords_in_urls_are_secrets(
 
 
 def test_json_stays_json_whatever_is_secret(write: Write, cli: Cli) -> None:
-    path = write({"id": "a", "commands": ["echo <<PIN>>; exit 1"]},
-                 variables={"PIN": {"secret": True, "default": "1795"}, "WORD": {"secret": True, "default": "type"}})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": ["echo <<PIN>>; exit 1"]},
+        variables={"PIN": {"secret": True, "default": "1795"}, "WORD": {"secret": True, "default": "type"}},
+    )
     done = cli(path, "--json")
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["type"] for event in events][-1] == "run.finished"

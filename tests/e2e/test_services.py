@@ -27,8 +27,12 @@ def port() -> int:
 @pytest.fixture
 def serve(write: Write, port: int, home: Path) -> Iterator[Callable[..., tuple[Result, list[Any]]]]:
     def serve(**members: Any) -> tuple[Result, list[Any]]:
-        service = {"name": "web", "command": f"exec python3 -m http.server {port} --bind 127.0.0.1",
-                   "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 20}, **members}  # fmt: skip
+        service = {
+            "name": "web",
+            "command": f"exec python3 -m http.server {port} --bind 127.0.0.1",
+            "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 20},
+            **members,
+        }
         events: list[Any] = []
         result = run(
             write({"id": "serve", "service": service}, file="work/serve.json"), on_event=events.append
@@ -71,8 +75,9 @@ def test_the_cause_is_told_not_what_is_logged_first(serve: Any) -> None:
     """The first of `fail_on` that matches, though others were logged before it; nobody waits for its end."""
     result, _ = serve(
         command="trap '' TERM; echo 'engine failed to start'; sleep 0.3; echo 'ValueError: too little memory'; sleep 77",
-        fail_on=["ValueError: .*", "failed to start"], stop_timeout=60,
-    )  # fmt: skip
+        fail_on=["ValueError: .*", "failed to start"],
+        stop_timeout=60,
+    )
     assert "ValueError: too little memory" in result.failures[0]["detail"]
     assert result.duration < 15
 

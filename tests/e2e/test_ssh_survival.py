@@ -18,7 +18,7 @@ from taskrunner import TargetError, run, start
 from taskrunner.engine.store import paths
 from taskrunner.transports.ssh import session
 from taskrunner.transports.ssh.transport import SshTransport
-from tests.helpers import Process, command, wait_for
+from tests.helpers import Process, command, completed, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd
 
@@ -96,13 +96,15 @@ def test_the_controller_killed_at_random_moments(write: Write, sshd: Sshd) -> No
     chance = random.Random(1)
     for number in range(20):
         names = [f"s{index}" for index in range(5)]
-        path = write(*({"id": name, "commands": [f"echo {name} >> ledger{number}; sleep 0.05"]} for name in names),
-                     file=f"work/{number}.json")  # fmt: skip
+        path = write(
+            *({"id": name, "commands": [f"echo {name} >> ledger{number}; sleep 0.05"]} for name in names),
+            file=f"work/{number}.json",
+        )
         first = subprocess.Popen(command(path, "--on", sshd.target), stdout=subprocess.DEVNULL)
         time.sleep(chance.uniform(0.1, 0.9))
         first.kill()
         first.wait()
-        again = subprocess.run(command(path, "--on", sshd.target), capture_output=True, text=True, timeout=60)
+        again = completed(command(path, "--on", sshd.target))
         assert again.returncode == 0, again.stderr
         assert (sshd.home / f"ledger{number}").read_text().split() == names
 
@@ -119,8 +121,9 @@ def test_the_same_command_attaches_after_a_kill_and_tells_the_true_result(
     first.kill()
     first.wait()
     first.stdout.close()
-    second = subprocess.Popen(command(path, "--on", sshd.target, "-v"), stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+    second = subprocess.Popen(
+        command(path, "--on", sshd.target, "-v"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert second.stdout
     wait_for(lambda: "here" in (second.stdout.readline() if second.stdout else ""))
     (sshd.home / "go").touch()
@@ -201,8 +204,13 @@ def test_secrets_are_in_no_argument_no_file_and_no_log(write: Write, sshd: Sshd,
         variables={"KEY": {"secret": True, "required": True}},
     )
     environ = {**os.environ, "KEY": secret}
-    process = subprocess.Popen(command(path, "--on", sshd.target, "--env", "KEY", "-v"), env=environ,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        command(path, "--on", sshd.target, "--env", "KEY", "-v"),
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout
     wait_for(lambda: "***" in (process.stdout.readline() if process.stdout else ""))
     for name in os.listdir("/proc"):
@@ -262,8 +270,14 @@ def test_the_connection_cut_while_something_else_is_asked_for(write: Write, sshd
 
 
 def test_the_connection_cut_while_outputs_come_back(write: Write, sshd: Sshd) -> None:
-    path = write({"id": "a", "commands": ["head -c 60000000 /dev/urandom > big"], "outputs": [{"from": "big", "to": "big"}]},
-                 {"id": "b", "commands": ["true"]})  # fmt: skip
+    path = write(
+        {
+            "id": "a",
+            "commands": ["head -c 60000000 /dev/urandom > big"],
+            "outputs": [{"from": "big", "to": "big"}],
+        },
+        {"id": "b", "commands": ["true"]},
+    )
     relay = Relay(sshd.port)
     transport = through(relay, sshd)
     with start(path, on=transport) as begun:
@@ -327,8 +341,10 @@ def test_a_flood_does_not_fill_the_memory_while_outputs_come_back(write: Write, 
     import resource
 
     outputs = [{"from": "small", "to": f"small{number}"} for number in range(300)]
-    path = write({"id": "a", "commands": ["echo x > small"], "outputs": outputs},
-                 {"id": "b", "commands": ["yes 'a line of a flood' | head -c 700000000"]})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": ["echo x > small"], "outputs": outputs},
+        {"id": "b", "commands": ["yes 'a line of a flood' | head -c 700000000"]},
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     size = 0
     with start(path, on=sshd.target) as begun:

@@ -81,8 +81,11 @@ def test_a_step_that_changes_its_own_script(write: Write, home: Path) -> None:
 def test_a_step_that_deletes_its_working_folder(write: Write, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    path = write({"id": "a", "commands": [f"cd {gone} && rmdir {gone}"]}, {"id": "b", "commands": ["echo fine"]},
-                 {"id": "c", "cwd": str(gone), "commands": ["true"]})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": [f"cd {gone} && rmdir {gone}"]},
+        {"id": "b", "commands": ["echo fine"]},
+        {"id": "c", "cwd": str(gone), "commands": ["true"]},
+    )
     result = run(path)
     assert result.ok == 2
     assert f"cannot enter the working directory: {gone}" in "".join(result.failures[0]["tail"])
@@ -90,8 +93,13 @@ def test_a_step_that_deletes_its_working_folder(write: Write, tmp_path: Path) ->
 
 def test_retries_with_backoff(write: Write) -> None:
     events: list[Any] = []
-    path = write({"id": "a", "retries": {"attempts": 4, "delay": 0.05, "backoff": 2},
-                  "commands": ["echo x >> tries; [ $(wc -l < tries) -ge 3 ]"]})  # fmt: skip
+    path = write(
+        {
+            "id": "a",
+            "retries": {"attempts": 4, "delay": 0.05, "backoff": 2},
+            "commands": ["echo x >> tries; [ $(wc -l < tries) -ge 3 ]"],
+        }
+    )
     assert run(path, on_event=events.append).status == "ok"
     retries = [event for event in events if event["type"] == "step.retrying"]
     assert [(event["attempt"], event["delay"]) for event in retries] == [(2, 0.05), (3, 0.1)]
@@ -105,8 +113,11 @@ def test_on_failure_continue_goes_on_and_still_fails(write: Write) -> None:
 
 
 def test_always_steps_run_after_a_failure_and_are_never_remembered(write: Write) -> None:
-    path = write({"id": "a", "commands": ["false"]}, {"id": "b", "commands": ["touch never"]},
-                 {"id": "c", "always": True, "commands": ["echo c >> out"]})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": ["false"]},
+        {"id": "b", "commands": ["touch never"]},
+        {"id": "c", "always": True, "commands": ["echo c >> out"]},
+    )
     run(path)
     run(path)
     assert Path("out").read_text() == "c\nc\n"
@@ -136,9 +147,14 @@ def test_env_and_variables_are_exported(write: Write) -> None:
 def test_files_and_outputs(write: Write, tmp_path: Path) -> None:
     (tmp_path / "work" / "data dir").mkdir()
     (tmp_path / "work" / "data dir" / "a b").write_text("content")
-    path = write({"id": "a", "files": [{"from": "data dir", "to": str(tmp_path / "there")}],
-                  "commands": [f"cat '{tmp_path}/there/a b' > result"],
-                  "outputs": [{"from": "result", "to": str(tmp_path / "back" / "result")}]})  # fmt: skip
+    path = write(
+        {
+            "id": "a",
+            "files": [{"from": "data dir", "to": str(tmp_path / "there")}],
+            "commands": [f"cat '{tmp_path}/there/a b' > result"],
+            "outputs": [{"from": "result", "to": str(tmp_path / "back" / "result")}],
+        }
+    )
     assert run(path).status == "ok"
     assert (tmp_path / "back" / "result").read_text() == "content"
 
@@ -178,7 +194,15 @@ def test_an_exit_status_that_remote_agents_misread_is_reported_as_it_is(write: W
 def test_run_as(write: Write, tmp_path: Path) -> None:
     for folder in [tmp_path, *list(tmp_path.parents)[:3]]:
         folder.chmod(folder.stat().st_mode | 0o055)
-    path = write({"id": "a", "run_as": "nobody", "cwd": "/", "env": {"E": "it's"},
-                  "skip_if": "[ $(id -un) != nobody ]", "commands": ['echo "$(id -un) $V $E $TOKEN"']},
-                 variables={"V": "v", "TOKEN": {"secret": True, "default": "hunter2hunter2"}})  # fmt: skip
+    path = write(
+        {
+            "id": "a",
+            "run_as": "nobody",
+            "cwd": "/",
+            "env": {"E": "it's"},
+            "skip_if": "[ $(id -un) != nobody ]",
+            "commands": ['echo "$(id -un) $V $E $TOKEN"'],
+        },
+        variables={"V": "v", "TOKEN": {"secret": True, "default": "hunter2hunter2"}},
+    )
     assert log(run(path), "a") == b"nobody v it's ***\n"

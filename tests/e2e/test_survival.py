@@ -21,7 +21,7 @@ import pytest
 from taskrunner import LocalTransport, LockHeldError, attach, past_runs, run, start
 from taskrunner.engine.run import launch
 from taskrunner.engine.store import identity, paths
-from tests.helpers import Process, command, left_of, started_with, wait_for
+from tests.helpers import Process, command, completed, left_of, started_with, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
@@ -174,8 +174,11 @@ def test_a_changed_step_is_not_run_beside_its_lost_predecessor(write: Write, hom
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_tree_and_runs_the_clean_up(write: Write, home: Path, number: int) -> None:
-    path = write({"id": "a", "commands": ["touch started; sleep 60 & sleep 61"]}, {"id": "b", "commands": ["touch never"]},
-                 {"id": "c", "always": True, "commands": ["sleep 0.2; touch cleaned"]})  # fmt: skip
+    path = write(
+        {"id": "a", "commands": ["touch started; sleep 60 & sleep 61"]},
+        {"id": "b", "commands": ["touch never"]},
+        {"id": "c", "always": True, "commands": ["sleep 0.2; touch cleaned"]},
+    )
     process = controller(path)
     wait_for(lambda: Path("started").exists())
     began = time.monotonic()
@@ -232,10 +235,7 @@ def in_small_home(tmp_path: Path, options: str, script: str) -> Process:
         f"mount -t tmpfs -o {options} none {small} && cd {tmp_path}/work && export TASKRUNNER_HOME={small}; "
     )
     taskrunner = f'taskrunner() {{ {sys.executable} -m taskrunner "$@"; }}; '
-    return subprocess.run(
-        ["unshare", "-rm", "bash", "-c", mount + taskrunner + script],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return completed(["unshare", "-rm", "bash", "-c", mount + taskrunner + script])
 
 
 def test_a_full_disk(write: Write, tmp_path: Path) -> None:
@@ -243,9 +243,10 @@ def test_a_full_disk(write: Write, tmp_path: Path) -> None:
     names = [str(number) for number in range(80)]
     write(*({"id": name, "commands": [fill if name == "1" else f"echo {name} >> ran"]} for name in names))
     done = in_small_home(
-        tmp_path, "size=1m",
+        tmp_path,
+        "size=1m",
         'taskrunner tasks.json; echo "status $?"; rm "$TASKRUNNER_HOME/fill"; taskrunner tasks.json; echo "status $?"',
-    )  # fmt: skip
+    )
     assert "No space left on device" in done.stdout + done.stderr
     assert "status 1\n" in done.stdout
     assert done.stdout.endswith("status 0\n")
@@ -315,10 +316,15 @@ def test_a_pid_that_another_process_has_taken_over(write: Write, home: Path) -> 
 def test_secrets_are_nowhere_after_a_run_and_in_no_argument_during_it(write: Write, home: Path) -> None:
     secret = "s3cr3t-value-" + os.urandom(4).hex()
     path = write(
-        {"id": "a", "commands": ["echo <<TOKEN>> $TOKEN $URL; touch started; sleep 0.5; printf '%s' \"${TOKEN:0:6}\"; sleep 0.1; echo \"${TOKEN:6}\""]},
+        {
+            "id": "a",
+            "commands": [
+                'echo <<TOKEN>> $TOKEN $URL; touch started; sleep 0.5; printf \'%s\' "${TOKEN:0:6}"; sleep 0.1; echo "${TOKEN:6}"'
+            ],
+        },
         {"id": "b", "commands": ["echo <<TOKEN>> >&2; exit 3"]},
         variables={"TOKEN": {"secret": True, "required": True}, "URL": "https://<<TOKEN>>@host"},
-    )  # fmt: skip
+    )
     begun = start(path, env={"TOKEN": secret})
     wait_for(lambda: Path("started").exists())
     for pid in started_with(str(home)):

@@ -39,19 +39,16 @@ WHOLE = os.environ.get("TASKRUNNER_SURVIVAL") == "whole"
 HERE, SPECIAL, NODES = (125, 5, 60) if WHOLE else (12, 1, 5)
 ONLY = os.environ.get("TASKRUNNER_FAULTS", "").split()
 """The names of faults, to look at some of them alone."""
-STEPS = 60
+STEPS, PATIENCE = 60, 90.0
 KINDS = {"plain": 20, "exec": 8, "trap": 8, "close": 6, "term": 9, "retry": 4, "guard": 5}
-PATIENCE = 90.0
 
 
 def step(number: int, kind: str, folder: Path, rng: random.Random) -> dict[str, Any]:
     """A step that notes its beginning, its end, and that another one is at work; it ends in its own way."""
     say = "echo {} " + f"{number} >> {folder}/ledger"
     # Only who is killed himself may lose the lock: what he leaves behind does not have it.
-    begin = (
-        f"exec 9>>{folder}/lock; flock -n -E 77 9; [ $? != 77 ] || echo {number} >> {folder}/overlaps; "
-        + say.format("begin")
-    )
+    begin = f"exec 9>>{folder}/lock; flock -n -E 77 9; [ $? != 77 ] || echo {number} >> {folder}/overlaps; "
+    begin += say.format("begin")
     nap, end = f"sleep {rng.uniform(0.0, 0.08):.3f} 9>&-", say.format("end")
     parts = [begin, nap, end]
     found: dict[str, Any] = {"id": f"s{number}"}
@@ -125,9 +122,12 @@ def at_work(trial: Trial) -> Iterator[None]:
     trial.story.append("start" + (f" {clock['FAKETIME']}" if clock else ""))
     with trial.output.open("wb") as output:
         trial.process = subprocess.Popen(
-            [*trial.prefix, *command(trial.file, *trial.options)], env=trial.env(clock),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [*trial.prefix, *command(trial.file, *trial.options)],
+            env=trial.env(clock),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
     try:
         yield
     finally:
@@ -228,22 +228,23 @@ def judged(trial: Trial, name: str = "") -> Iterator[None]:
 @pytest.fixture(scope="module")
 def clocks() -> Iterator[list[dict[str, str]]]:
     """The environments of clocks that are off, as long as their keepers live."""
-    code = 'printf "%s\\n" "$LD_PRELOAD" "$FAKETIME" "$FAKETIME_SHARED"; read -r x; :'
+    names = ("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED")
+    code = f"printenv {' '.join(names)}; read -r x; :"
     # Files keep their times. The monotonic clock is off by as much: where it is not, Python cannot sleep.
     own = {"NO_FAKE_STAT": "1"}
     with contextlib.ExitStack() as stack:
         made = []
         for offset in ("+45d", "-45d"):
             keeper = subprocess.Popen(
-                ["faketime", "-f", offset, "bash", "-c", code], env={**os.environ, **own},
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                ["faketime", "-f", offset, "bash", "-c", code],
+                env={**os.environ, **own},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             stack.enter_context(keeper)
             assert keeper.stdout
-            values = [keeper.stdout.readline().rstrip("\n") for _ in range(3)]
-            made.append(
-                {**own, **dict(zip(("LD_PRELOAD", "FAKETIME", "FAKETIME_SHARED"), values, strict=True))}
-            )
+            made.append({**own, **{name: keeper.stdout.readline().rstrip("\n") for name in names}})
         yield made
 
 

@@ -30,9 +30,16 @@ def test_ready_is_told_by_a_port_of_the_services_own(write: Write, home: Path) -
     other = f"exec {sys.executable} -m http.server {port} --bind 127.0.0.1"
     path = write(
         {"id": "b", "commands": [f"(sleep 0.5; {other}) > /dev/null 2>&1 &"]},
-        {"id": "a", "service": {"name": "s", "command": "sleep 60", "stop_timeout": 1,
-                                "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 2}}},
-    )  # fmt: skip
+        {
+            "id": "a",
+            "service": {
+                "name": "s",
+                "command": "sleep 60",
+                "stop_timeout": 1,
+                "ready": {"http": f"http://127.0.0.1:{port}/", "timeout": 2},
+            },
+        },
+    )
     result = run(path)
     assert f"port {port} does not belong to the service: it is in use by pid" in result.failures[0]["detail"]
     for pid in left_of(home):
@@ -41,8 +48,15 @@ def test_ready_is_told_by_a_port_of_the_services_own(write: Write, home: Path) -
 
 @pytest.mark.parametrize(
     ("host", "here"),
-    [("", True), ("localhost", True), ("0.0.0.0", True), ("127.0.0.2", True), ("192.0.2.1", False), ("no such host", False)],
-)  # fmt: skip
+    [
+        ("", True),
+        ("localhost", True),
+        ("0.0.0.0", True),
+        ("127.0.0.2", True),
+        ("192.0.2.1", False),
+        ("no such host", False),
+    ],
+)
 def test_a_host_is_this_machine_when_its_address_can_be_bound(host: str, here: bool) -> None:
     assert ports.is_local(host) is here
 

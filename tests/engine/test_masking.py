@@ -102,7 +102,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "url of json": lambda s: quote(json.dumps(s), safe=""),
     "octal": lambda s: "".join(f"\\{byte:03o}" for byte in s.encode()),
     "hexadecimal": lambda s: "".join(f"\\x{byte:02X}" for byte in s.encode()),
-}  # fmt: skip
+}
 QUOTES = re.compile(r"""^(?:b?['"\\]|&quot;|%22|\+ : )+|(?:['"\\]|&quot;|%22|\n)+$""")
 ANY_SECRET = st.one_of(
     st.text("abcxyzABC0189-_", min_size=4, max_size=40),
@@ -137,9 +137,11 @@ def pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
 @settings(deadline=None)
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
 @given(
-    secret=ANY_SECRET, before=st.binary(max_size=90), after=st.binary(max_size=7),
+    secret=ANY_SECRET,
+    before=st.binary(max_size=90),
+    after=st.binary(max_size=7),
     cuts=st.lists(st.integers(0, 4000), max_size=6),
-)  # fmt: skip
+)
 def test_no_base64_of_a_secret_gets_through(
     encode: Callable[[bytes], bytes], secret: str, before: bytes, after: bytes, cuts: list[int]
 ) -> None:
@@ -155,15 +157,19 @@ def test_no_base64_of_a_secret_gets_through(
 @pytest.mark.parametrize(
     ("secret", "written", "expected"),
     [
-        ("s3cret/pw", "curl -H 'Authorization: Basic c3ZjOnMzY3JldC9wdw=='", "curl -H 'Authorization: Basic c3ZjO***=='"),
-        ("it's a \"pass\" word/€", "<it'\\''s a \"pass\" word/€>", "<***>"),
+        (
+            "s3cret/pw",
+            "curl -H 'Authorization: Basic c3ZjOnMzY3JldC9wdw=='",
+            "curl -H 'Authorization: Basic c3ZjO***=='",
+        ),
+        ('it\'s a "pass" word/€', "<it'\\''s a \"pass\" word/€>", "<***>"),
         ("two words", "two\\nwords, two%0awords, two+words", "***, ***, ***"),
         ("line one\nline two", "1: line one\n2: line two", "1: ***\n2: ***"),
         ("with%20escape", "with%20escape with%2520escape", "*** ***"),
         ("naïve", "na\\u00efve na&iuml;ve na%C3%AFve", "*** *** ***"),
         ("secret", "se cret s.e.c.r.e.t Secret", "se cret s.e.c.r.e.t Secret"),
     ],
-)  # fmt: skip
+)
 def test_spellings(secret: str, written: str, expected: str) -> None:
     assert Masker([secret]).text(written) == expected
 
@@ -186,11 +192,15 @@ def test_only_values_are_masked_not_the_names_of_members() -> None:
         ("postgres://me:p@55@host/x", {":p@", "p@55"}, "postgres://me:***@host/x"),
         ("amqp://a:one-1@h1,b:two-2@h2", {"one-1", "one-1@h1,b:two-2"}, "amqp://a:***@h2"),
         ("https://ghp_0123456789abcdef@host/x.git", {"ghp_0123456789abcdef"}, "https://***@host/x.git"),
-        ("https://ghp_0123456789abcdef:x-oauth-basic@host", {"ghp_0123456789abcdef", "x-oauth-basic"}, "https://***:***@host"),
+        (
+            "https://ghp_0123456789abcdef:x-oauth-basic@host",
+            {"ghp_0123456789abcdef", "x-oauth-basic"},
+            "https://***:***@host",
+        ),
         ("ssh://git@host/x", set(), "ssh://git@host/x"),
         ("http://host:8080/a@b", set(), "http://host:8080/a@b"),
     ],
-)  # fmt: skip
+)
 def test_credentials_in_urls(url: str, secrets: set[str], shown: str) -> None:
     assert masking.passwords([f"see {url} there"]) == secrets
     assert masking.without_passwords(f"see {url} there") == f"see {shown} there"

@@ -16,9 +16,14 @@ def run(tmp_path: Path, guard: str | None, *commands: str) -> tuple[int, str, st
     stdin = step_script.write(str(path), program, {"id": "the-step", "key": "the-key"})
     try:
         done = subprocess.run(
-            step_script.argv("tag"), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=20, check=False, env={"PATH": os.environ["PATH"]},
-        )  # fmt: skip
+            step_script.argv("tag"),
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=20,
+            check=False,
+            env={"PATH": os.environ["PATH"]},
+        )
     finally:
         os.close(stdin)
     return done.returncode, done.stdout.decode(), step_script.read_marks(path.read_bytes())
@@ -96,9 +101,16 @@ def test_a_missing_folder_is_said(tmp_path: Path) -> None:
 def test_waits_for_its_turn_and_dies_with_the_engine() -> None:
     wait, go = os.pipe()
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {step_script.GO_FD}<&{wait}; exec \"$@\"", "_", *step_script.argv("t", wait=True)],
-        stdin=subprocess.DEVNULL, pass_fds=[wait],
-    )  # fmt: skip
+        [
+            "bash",
+            "-c",
+            f'exec {step_script.GO_FD}<&{wait}; exec "$@"',
+            "_",
+            *step_script.argv("t", wait=True),
+        ],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[wait],
+    )
     os.close(wait)
     assert process.poll() is None
     os.close(go)

@@ -55,17 +55,25 @@ def test_a_file() -> None:
         "decode1",
     ]
     assert [node.target for node in found.select("all")] == [
-        "ssh://ubuntu@10.0.0.1", "ssh://ec2-user@10.0.0.2:2222", "ssh://ubuntu@[fe80::1]",
-    ]  # fmt: skip
+        "ssh://ubuntu@10.0.0.1",
+        "ssh://ec2-user@10.0.0.2:2222",
+        "ssh://ubuntu@[fe80::1]",
+    ]
     second = found.nodes["prefill-b"]
     assert (second.python, second.state) == ("python3.11", "/mnt/nvme/taskrunner")
     assert second.variables == {"FABRIC": "srd", "PORT": "8001", "ROLE": "producer"}
     assert found.nodes["decode1"].variables == {"FABRIC": "efa", "PORT": "8000"}
     assert found.variables() == {
-        "PREFILL_A_IP": "10.0.0.1", "PREFILL_A_PRIVATE": "172.31.0.1", "PREFILL_A_ID": "i-01", "PREFILL_A_USER": "ubuntu",
-        "PREFILL_B_IP": "10.0.0.2", "PREFILL_B_USER": "ec2-user", "PREFILL_B_PORT": "2222",
-        "DECODE1_IP": "fe80::1", "DECODE1_USER": "ubuntu",
-    }  # fmt: skip
+        "PREFILL_A_IP": "10.0.0.1",
+        "PREFILL_A_PRIVATE": "172.31.0.1",
+        "PREFILL_A_ID": "i-01",
+        "PREFILL_A_USER": "ubuntu",
+        "PREFILL_B_IP": "10.0.0.2",
+        "PREFILL_B_USER": "ec2-user",
+        "PREFILL_B_PORT": "2222",
+        "DECODE1_IP": "fe80::1",
+        "DECODE1_USER": "ubuntu",
+    }
 
 
 def test_the_same_as_json() -> None:
@@ -77,9 +85,15 @@ def test_the_same_as_json() -> None:
 
 def test_the_environment() -> None:
     environ = {
-        "NODE10_IP": "10.0.0.10", "NODE2_IP": "10.0.0.2", "NODE2_USER": "me", "NODE2_PORT": "22",
-        "NODE2_PRIVATE": "172.31.0.2", "NODE3_ID": "i-3", "NODE4_PRIVATE": "172.31.0.4", "NODE5_IP": "",
-    }  # fmt: skip
+        "NODE10_IP": "10.0.0.10",
+        "NODE2_IP": "10.0.0.2",
+        "NODE2_USER": "me",
+        "NODE2_PORT": "22",
+        "NODE2_PRIVATE": "172.31.0.2",
+        "NODE3_ID": "i-3",
+        "NODE4_PRIVATE": "172.31.0.4",
+        "NODE5_IP": "",
+    }
     found = load_nodes(environ=environ)
     assert list(found.nodes) == ["node2", "node3", "node10"]
     assert found.nodes["node2"].target == "ssh://me@10.0.0.2:22"
@@ -102,18 +116,31 @@ def test_the_environment_wins_over_the_file() -> None:
 @pytest.mark.parametrize(
     ("text", "problems"),
     [
-        ('[nodes.a]\nadress = "h"\n', ['nodes.toml:2:1: nodes.a.adress: unknown key "adress" in a node (did you mean address?)']),
-        ('include = "x"\n[nodes.a]\naddress = "h"\n',
-         ['nodes.toml:1:1: include: unknown key "include" in the file (known keys: $schema, defaults, nodes, groups)']),
-        ('[nodes.a]\nhost = "h"\n', ['nodes.toml:2:1: nodes.a.host: unknown key "host" in a node (did you mean address?)']),
+        (
+            '[nodes.a]\nadress = "h"\n',
+            ['nodes.toml:2:1: nodes.a.adress: unknown key "adress" in a node (did you mean address?)'],
+        ),
+        (
+            'include = "x"\n[nodes.a]\naddress = "h"\n',
+            [
+                'nodes.toml:1:1: include: unknown key "include" in the file (known keys: $schema, defaults, nodes, groups)'
+            ],
+        ),
+        (
+            '[nodes.a]\nhost = "h"\n',
+            ['nodes.toml:2:1: nodes.a.host: unknown key "host" in a node (did you mean address?)'],
+        ),
         ("[nodes.a]\nport = 70000\n", ["nodes.toml:2:8: nodes.a.port: expected at most 65535, got 70000"]),
         ("[nodes]\n[groups.g]\nnodes = ['x']\n", ["nodes.toml:3:9: groups.g.nodes[0]: unknown node 'x'"]),
         ("[nodes.a]\n[groups.a]\nnodes = []\n", ["nodes.toml:2:2: groups.a: 'a' is already a node's name"]),
         ("[groups.g]\nnodes = []\n", ['nodes.toml:1:1: "nodes" is missing in the file']),
         ("[nodes.a]\naddress = \n", ["nodes.toml:2:11: not valid TOML: Invalid value"]),
-        ('[nodes."a b"]\n', ['nodes.toml:1:2: nodes.a b: "a b" is not a name: a letter, then letters, digits, _ and -']),
+        (
+            '[nodes."a b"]\n',
+            ['nodes.toml:1:2: nodes.a b: "a b" is not a name: a letter, then letters, digits, _ and -'],
+        ),
     ],
-)  # fmt: skip
+)
 def test_mistakes(text: str, problems: list[str]) -> None:
     Path("nodes.toml").write_text(text)
     with pytest.raises(TaskFileError) as caught:

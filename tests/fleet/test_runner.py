@@ -18,7 +18,7 @@ import pytest
 from taskrunner.fleet.nodes import load_nodes
 from taskrunner.fleet.plans import run_on
 from taskrunner.transports.ssh import session
-from tests.helpers import Process, runner_command, wait_for
+from tests.helpers import Process, completed, runner_command, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd, free_port
 from tests.terminal import Terminal
@@ -165,8 +165,10 @@ def test_a_node_that_disappears_in_the_middle(
         if event["type"] == "connection":
             (nodes.home / "go").touch()
     assert {name: end["status"] for name, end in ends.items()} == {
-        "node1": "ok", "node2": "unreachable", "node3": "ok",
-    }  # fmt: skip
+        "node1": "ok",
+        "node2": "unreachable",
+        "node3": "ok",
+    }
     assert "lost, and not reconnected within 1 s" in ends["node2"]["message"]
     assert fleet.exit == 3
     relay.close()
@@ -359,12 +361,7 @@ def test_a_reader_that_goes_away(nodes: Sshd, write: Write) -> None:
         {"id": "a", "commands": ["for i in 1 2 3 4 5 6 7 8; do echo line; sleep 0.1; done; touch ended"]}
     )
     words = " ".join(f"'{word}'" for word in runner_command("run-node1", path, "-v"))
-    done = subprocess.run(
-        ["bash", "-c", f"{words} | head -1; echo ${{PIPESTATUS[0]}}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = completed(["bash", "-c", f"{words} | head -1; echo ${{PIPESTATUS[0]}}"])
     assert done.stdout.splitlines()[-1] == "141"
     assert "output closed; run 20" in done.stderr
     assert "runner attach node1 20" in done.stderr

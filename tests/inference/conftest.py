@@ -45,9 +45,11 @@ def truth() -> Iterator[Callable[..., Told]]:
 
     def start(*options: object) -> Told:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.scripted_server", *map(str, options)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.scripted_server", *map(str, options)],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         started.append(process)
         assert process.stdout is not None
         return Told(f"http://127.0.0.1:{process.stdout.readline().strip()}", process)

@@ -45,13 +45,25 @@ CASES: list[tuple[str, bytes, int]] = [
     ("HTTP/2.0", b"GET /v1/models HTTP/2.0\r\nHost: x\r\n\r\n", 505),
     ("HTTP/0.9", b"GET /v1/models\r\n\r\n", 505),
     ("garbage", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n", 400),
-    ("two lengths", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
-    ("length and chunks", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
-     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (
+        "two lengths",
+        b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        400,
+    ),
+    (
+        "length and chunks",
+        b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
     ("odd length", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: +2\r\n\r\n{}", 400),
     ("negative length", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: -2\r\n\r\n{}", 400),
     ("list of lengths", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2, 2\r\n\r\n{}", 400),
-    ("other coding", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+    (
+        "other coding",
+        b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        501,
+    ),
     ("space before colon", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A : b\r\n\r\n", 400),
     ("folded header", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A: b\r\n c\r\n\r\n", 400),
     ("NUL in a header", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A: b\0c\r\n\r\n", 400),
@@ -61,7 +73,11 @@ CASES: list[tuple[str, bytes, int]] = [
     ("long URL", b"GET /" + b"a" * 40000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
     ("odd expectation", post("/tokenize", b"{}", "Expect: tea"), 417),
     ("too large a body", b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413),
-    ("upgrade", b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
+    (
+        "upgrade",
+        b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        200,
+    ),
     ("CONNECT", b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     ("DELETE", b"DELETE /v1/models HTTP/1.1\r\nHost: x\r\n\r\n", 405),
     ("GET of a generation", b"GET /v1/completions HTTP/1.1\r\nHost: x\r\n\r\n", 405),
@@ -82,4 +98,4 @@ CASES: list[tuple[str, bytes, int]] = [
     ("administration", post("/reset_prefix_cache"), 404),
     ("slash behind", post("/v1/completions/"), 404),
     ("HEAD of nothing", b"HEAD /nothing HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-]  # fmt: skip
+]

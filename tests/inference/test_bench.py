@@ -183,8 +183,24 @@ def test_what_is_wrong_is_said(cli: Callable[..., Process], words: list[str], sa
 
 def test_as_a_command(truth: Start, cli: Callable[..., Process], tmp_path: Path) -> None:
     server = truth("--ttft", 5, "--gap", 1)
-    done = cli("bench", server.url, "--prompt-tokens", 10, "--output-tokens", 4, "--requests", 5, "--warmup", 1,
-               "--max-lag", 1, "--meta", "pattern_id=L2", "-o", tmp_path / "new" / "r.json")  # fmt: skip
+    done = cli(
+        "bench",
+        server.url,
+        "--prompt-tokens",
+        10,
+        "--output-tokens",
+        4,
+        "--requests",
+        5,
+        "--warmup",
+        1,
+        "--max-lag",
+        1,
+        "--meta",
+        "pattern_id=L2",
+        "-o",
+        tmp_path / "new" / "r.json",
+    )
     assert done.returncode == 0, done.stderr
     assert "5 ok, 0 failed" in done.stdout
     assert "measure: 5/5 requests" in done.stderr

@@ -16,7 +16,7 @@ import pytest
 
 from taskrunner.inference.circumstances import collect, gpu, judge, machine, processes, sampler, servers
 from taskrunner.inference.circumstances.collect import Samplers
-from tests.helpers import command, wait_for
+from tests.helpers import command, completed, wait_for
 from tests.inference.conftest import Told, get
 
 Start = Callable[..., Told]
@@ -37,9 +37,13 @@ def test_what_a_process_used_is_counted_once() -> None:
 
 def test_a_family_has_what_it_started_and_its_session() -> None:
     known = {
-        5: process(0, session=5), 6: process(0, parent=5), 7: process(0, parent=6), 8: process(0, session=5),
-        9: process(0), 10: process(0, session=77),
-    }  # fmt: skip
+        5: process(0, session=5),
+        6: process(0, parent=5),
+        7: process(0, parent=6),
+        8: process(0, session=5),
+        9: process(0),
+        10: process(0, session=77),
+    }
     assert processes.family(known, [5]) == {5, 6, 7, 8}
     assert processes.family(known, [10]) == {10}
     assert processes.ancestors(known, 7) == {7, 6, 5}
@@ -52,11 +56,17 @@ def test_the_owner_of_a_port_is_found(truth: Start) -> None:
 
 
 def test_counters_that_are_set_back_or_vanish_say_so() -> None:
-    found = sampler.grown([
-        {"1": {"name": "lo", "rx": 10}, "2": {"name": "eth0", "rx": 500}, "3": {"name": "old", "rx": 1}},
-        {"1": {"name": "lo", "rx": 30}, "2": {"name": "eth0", "rx": 4}, "4": {"name": "new", "rx": 9}},
-        {"1": {"name": "renamed", "rx": 40}, "2": {"name": "eth0", "rx": 10}, "4": {"name": "new", "rx": 10}},
-    ])  # fmt: skip
+    found = sampler.grown(
+        [
+            {"1": {"name": "lo", "rx": 10}, "2": {"name": "eth0", "rx": 500}, "3": {"name": "old", "rx": 1}},
+            {"1": {"name": "lo", "rx": 30}, "2": {"name": "eth0", "rx": 4}, "4": {"name": "new", "rx": 9}},
+            {
+                "1": {"name": "renamed", "rx": 40},
+                "2": {"name": "eth0", "rx": 10},
+                "4": {"name": "new", "rx": 10},
+            },
+        ]
+    )
     assert found["1"] == {"name": "renamed", "rx": 30}
     assert found["2"] == {"name": "eth0", "rx": 6, "reset": True}
     assert found["3"]["reset"]
@@ -77,8 +87,10 @@ def test_counters_of_an_efa_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "mlx5_0" / "ports" / "1" / "counters").mkdir(parents=True)
     (tmp_path / "mlx5_0" / "ports" / "1" / "counters" / "port_rcv_data").write_text("10")
     assert machine.rdma() == {
-        "efa0/1": {"rx": 9, "errors": 1}, "efa1/1": {"rx": 5, "errors": 0}, "mlx5_0/1": {"rx": 40, "errors": 0},
-    }  # fmt: skip
+        "efa0/1": {"rx": 9, "errors": 1},
+        "efa1/1": {"rx": 5, "errors": 0},
+        "mlx5_0/1": {"rx": 40, "errors": 0},
+    }
 
 
 def nodes(lo: int = 0, eth0: int = 0, efa: int | None = None, **more: Any) -> dict[str, Any]:
@@ -224,16 +236,40 @@ def test_a_server_is_described_without_its_secrets(tmp_path: Path) -> None:
 def test_secrets_are_known_however_they_are_written() -> None:
     words = ["vllm", "--api_key", "A", "B", "--hf_token=T", "--served-model-name", "m", "--x=http://u:p@h/y"]
     assert servers.masked(words) == [
-        "vllm", "--api_key", "***", "***", "--hf_token=***", "--served-model-name", "m", "--x=http://***@h/y",
-    ]  # fmt: skip
+        "vllm",
+        "--api_key",
+        "***",
+        "***",
+        "--hf_token=***",
+        "--served-model-name",
+        "m",
+        "--x=http://***@h/y",
+    ]
     assert not servers.SECRET.search("TOKENIZERS_PARALLELISM")
     assert servers.SECRET.search("HF_TOKEN")
 
 
 def bench(url: str, out: Path, *more: object) -> dict[str, Any]:
-    words = ("bench", url, "--unified", url, "--prompt-tokens", 20, "--output-tokens", 30, "--requests", 40,
-             "--warmup", 2, "--max-lag", 1, "-o", out, *more)  # fmt: skip
-    done = subprocess.run(command(*words), capture_output=True, text=True, timeout=120, check=False)
+    words = (
+        "bench",
+        url,
+        "--unified",
+        url,
+        "--prompt-tokens",
+        20,
+        "--output-tokens",
+        30,
+        "--requests",
+        40,
+        "--warmup",
+        2,
+        "--max-lag",
+        1,
+        "-o",
+        out,
+        *more,
+    )
+    done = completed(command(*words), timeout=120)
     found: dict[str, Any] = json.loads(out.read_text())
     assert done.returncode == 0, done.stderr
     for reason in found["results"]["doubtful_because"]:

@@ -22,7 +22,7 @@ from taskrunner.inference.bench.parse import read
 from taskrunner.inference.results.doubts import doubtful, late
 from taskrunner.inference.results.record import Limits, result
 from taskrunner.inference.results.sample import Sample
-from tests.helpers import command
+from tests.helpers import command, completed
 from tests.inference.conftest import Told
 
 Start = Callable[..., Told]
@@ -113,9 +113,9 @@ def test_a_closing_chunk_without_text_is_no_token(tokens: list[bytes], noted: in
 def test_a_timeout_hurts_nobody_else(truth: Start) -> None:
     """The first answer takes too long; the requests behind it, on a connection of their own, are whole."""
     url = truth("--ttft", 5, "--gap", 1, "--fault", "slow", "--faults", 1, "--slow-by", 3000).url
-    found = measure(Settings(
-        url, prompt_tokens=8, output_tokens=4, requests=6, warmup=0, timeout=0.5, failures=1.0
-    ))["results"]  # fmt: skip
+    found = measure(
+        Settings(url, prompt_tokens=8, output_tokens=4, requests=6, warmup=0, timeout=0.5, failures=1.0)
+    )["results"]
     assert found["errors"] == {"timeout": 1}
 
 
@@ -129,10 +129,9 @@ def test_the_timeout_covers_connecting() -> None:
             other.connect_ex(full.getsockname())
         began = time.monotonic()
         url = f"http://127.0.0.1:{full.getsockname()[1]}"
-        done = subprocess.run(
-            command("bench", url, "--model", "m", "--timeout", 1, "--warmup", 0, "--requests", 1),
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = completed(
+            command("bench", url, "--model", "m", "--timeout", 1, "--warmup", 0, "--requests", 1)
+        )
         for other in others:
             other.close()
     assert done.returncode == 3, done.stderr
@@ -168,10 +167,26 @@ def most_at_once(rows: list[dict[str, Any]]) -> int:
 def measured_while_stopped(url: str, out: Path, stop_ms: int, every_s: float) -> dict[str, Any]:
     """The results of a client that is stopped for so long now and then."""
     process = subprocess.Popen(
-        command("bench", url, "--prompt-tokens", 20, "--output-tokens", 40, "--requests", 100,
-                "--concurrency", 8, "--warmup", 8, "-o", out),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(
+            "bench",
+            url,
+            "--prompt-tokens",
+            20,
+            "--output-tokens",
+            40,
+            "--requests",
+            100,
+            "--concurrency",
+            8,
+            "--warmup",
+            8,
+            "-o",
+            out,
+        ),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
     def stop() -> None:
         while stop_ms and process.poll() is None:

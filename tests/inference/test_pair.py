@@ -29,7 +29,7 @@ from taskrunner.inference.results import doubts, record
 from taskrunner.inference.results.sample import Sample
 from taskrunner.inference.results.schema import SCHEMA
 from taskrunner.inference.serving import lengths
-from tests.helpers import command, wait_for
+from tests.helpers import command, completed, wait_for
 from tests.inference.conftest import get
 from tests.sshd import free_port
 
@@ -70,8 +70,7 @@ class Pair:
     def run(
         self, pack: str, *options: str, timeout: float = 600, **env: object
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*self.words(pack, **env), *options], env=self.env, cwd=self.folder, capture_output=True,
-                              text=True, timeout=timeout, check=False)  # fmt: skip
+        return completed([*self.words(pack, **env), *options], env=self.env, cwd=self.folder, timeout=timeout)
 
     def measured(self, name: str = "local-240-c1") -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.folder / "results" / f"{name}.json").read_text())["results"]
@@ -134,8 +133,14 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     assert again.stdout.count("[SKIP]") == 4  # the servers and the proxy are kept
 
     # What a server takes is what counts, not the words: shorter prompts, and another way to write the folder.
-    other = pair.run("measure-local", timeout=60, REQUESTS=3, WARMUP=1, PROMPT_TOKENS=200,
-                     ENV_DIR=f"{pair.env_dir.parent}/./{pair.env_dir.name}")  # fmt: skip
+    other = pair.run(
+        "measure-local",
+        timeout=60,
+        REQUESTS=3,
+        WARMUP=1,
+        PROMPT_TOKENS=200,
+        ENV_DIR=f"{pair.env_dir.parent}/./{pair.env_dir.name}",
+    )
     assert other.returncode == 0, other.stdout + other.stderr
     assert other.stdout.count("[SKIP]") == 4
     assert pair.measured("local-200-c1")["completed"] == 3
@@ -147,8 +152,12 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
         for name in ("PROXY", "PREFILL")
     ]
     assert texts[0] == texts[1]
-    chat = {"model": "models/tiny", "messages": [{"role": "user", "content": "w " * 40}], "max_tokens": 12,
-            "temperature": 0}  # fmt: skip
+    chat = {
+        "model": "models/tiny",
+        "messages": [{"role": "user", "content": "w " * 40}],
+        "max_tokens": 12,
+        "temperature": 0,
+    }
     said = [
         json.loads(get(f"{pair.url(name)}/v1/chat/completions", json.dumps(chat).encode()))["choices"][0][
             "message"
@@ -165,12 +174,13 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
 )
 def test_a_fabric_that_is_named_wrongly_is_found_out(pair: Pair, fabric: str, said: str) -> None:
     out = pair.folder / "fabric.json"
-    done = subprocess.run(
-        command("bench", pair.url("PROXY"), "--prompt-tokens", 240, "--output-tokens", 4, "--requests", 5,
-                "--warmup", 1, "--max-lag", 1, "--prefill", pair.url("PREFILL"), "--decode", pair.url("DECODE"),
-                "--fabric", fabric, "-o", out),
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = completed(
+        command(
+            *f"bench {pair.url('PROXY')} --prompt-tokens 240 --output-tokens 4 --requests 5 --warmup 1".split(),
+            *f"--max-lag 1 --prefill {pair.url('PREFILL')} --decode {pair.url('DECODE')}".split(),
+            *("--fabric", fabric, "-o", out),
+        )
+    )
     results = json.loads(out.read_text())["results"]
     told = [
         why
@@ -184,11 +194,12 @@ def test_a_fabric_that_is_named_wrongly_is_found_out(pair: Pair, fabric: str, sa
 @pytest.mark.usefixtures("running")
 def test_prompts_as_text_have_the_same_length(pair: Pair) -> None:
     out = pair.folder / "text.json"
-    done = subprocess.run(
-        command("bench", pair.url("PROXY"), "--text", "--prompt-tokens", 64, "--output-tokens", 8, "--requests", 5,
-                "--warmup", 1, "--max-lag", 1, "-o", out),
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = completed(
+        command(
+            *f"bench {pair.url('PROXY')} --text --prompt-tokens 64 --output-tokens 8 --requests 5".split(),
+            *("--warmup", 1, "--max-lag", 1, "-o", out),
+        )
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["results"]["completed"] == 5
 
@@ -196,8 +207,16 @@ def test_prompts_as_text_have_the_same_length(pair: Pair) -> None:
 def _streamed(url: str, params: dict[str, Any], prompt: list[int]) -> Sample:
     """What comes of a streamed request to a server itself, with these kv_transfer_params."""
     server = parse(url)
-    body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 8, "min_tokens": 8, "ignore_eos": True,
-            "stream": True, "stream_options": {"include_usage": True}, "kv_transfer_params": params}  # fmt: skip
+    body = {
+        "model": "models/tiny",
+        "prompt": prompt,
+        "max_tokens": 8,
+        "min_tokens": 8,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "kv_transfer_params": params,
+    }
     (exchange,) = run(Load(server), [framed(server, json.dumps(body).encode(), "t")]).exchanges
     assert exchange.status == 200
     return read(exchange)
@@ -205,8 +224,14 @@ def _streamed(url: str, params: dict[str, Any], prompt: list[int]) -> Sample:
 
 def _prefilled(pair: Pair, prompt: list[int]) -> dict[str, Any]:
     """The params of a prompt that prefill keeps for decode."""
-    asked = {"do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None,
-             "remote_block_ids": None, "remote_host": None, "remote_port": None}  # fmt: skip
+    asked = {
+        "do_remote_decode": True,
+        "do_remote_prefill": False,
+        "remote_engine_id": None,
+        "remote_block_ids": None,
+        "remote_host": None,
+        "remote_port": None,
+    }
     body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 1, "kv_transfer_params": asked}
     answer = json.loads(get(f"{pair.url('PREFILL')}/v1/completions", json.dumps(body).encode()))
     found: dict[str, Any] = answer["kv_transfer_params"]
@@ -231,10 +256,27 @@ def test_what_dies_in_the_middle_of_a_measurement_and_is_started_anew(pair: Pair
     shown = pair.folder / f"{service}.log"
     with shown.open("wb") as errors:
         process = subprocess.Popen(
-            command("bench", pair.url("PROXY"), "--prompt-tokens", 240, "--output-tokens", 16, "--requests", 400,
-                    "--concurrency", 4, "--warmup", 4, "--max-failures", 0.5, "-o", out),
-            stdout=errors, stderr=errors,
-        )  # fmt: skip
+            command(
+                "bench",
+                pair.url("PROXY"),
+                "--prompt-tokens",
+                240,
+                "--output-tokens",
+                16,
+                "--requests",
+                400,
+                "--concurrency",
+                4,
+                "--warmup",
+                4,
+                "--max-failures",
+                0.5,
+                "-o",
+                out,
+            ),
+            stdout=errors,
+            stderr=errors,
+        )
         try:
             wait_for(lambda: b"warmup: 4/4" in shown.read_bytes() or process.poll() is not None, 60)
             assert process.poll() is None, shown.read_text()
@@ -306,7 +348,7 @@ def test_a_server_that_cannot_start_fails_early_and_says_why(
 @pytest.mark.parametrize("mode", ["unified", "producer", "consumer"])
 def test_the_installed_vllm_takes_what_we_start_it_with(pair: Pair, mode: str) -> None:
     line = f'. ./env.sh && exec venv/bin/python "{LIB}" serve --mode {mode} --platform cpu --parse'
-    done = subprocess.run(["bash", "-c", line], cwd=pair.env_dir, capture_output=True, text=True, check=False)
+    done = completed(["bash", "-c", line], cwd=pair.env_dir)
     assert "vLLM accepts these arguments" in done.stdout, done.stderr
 
 

@@ -76,8 +76,17 @@ def test_times_are_told(truth: Start, proxy: Start, tmp_path: Path) -> None:
         assert f"proxy_{name}_seconds_count 1.0" in metrics
     (line,) = (tmp_path / "log").read_text().splitlines()
     ms = json.loads(line)["ms"]
-    order = ["received", "prefill_sent", "prefill_first", "prefill_done", "extracted", "decode_sent",
-             "decode_headers", "decode_first", "last"]  # fmt: skip
+    order = [
+        "received",
+        "prefill_sent",
+        "prefill_first",
+        "prefill_done",
+        "extracted",
+        "decode_sent",
+        "decode_headers",
+        "decode_first",
+        "last",
+    ]
     assert [ms[name] for name in order] == sorted(ms[name] for name in order)
 
 

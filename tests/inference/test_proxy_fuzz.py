@@ -97,12 +97,31 @@ def test_who_reads_nothing_is_ended() -> None:
     assert asyncio.run(talk(True))
 
 
-PIECES = st.sampled_from([
-    post("/v1/completions"), post("/tokenize", b"{}"), b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n", b" ", b"\0", b"x",
-    b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"ffffffffffff\r\n",
-    b"GET ", b"/health", b" HTTP/1.1\r\n", b"Host: x\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"\xff" * 50, b"a" * 1500,
-    b"Expect: 100-continue\r\n", b"HEAD /metrics HTTP/1.0\r\n\r\n",
-])  # fmt: skip
+PIECES = st.sampled_from(
+    [
+        post("/v1/completions"),
+        post("/tokenize", b"{}"),
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\r\n",
+        b" ",
+        b"\0",
+        b"x",
+        b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"ffffffffffff\r\n",
+        b"GET ",
+        b"/health",
+        b" HTTP/1.1\r\n",
+        b"Host: x\r\n",
+        b"Content-Length: 3\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"\xff" * 50,
+        b"a" * 1500,
+        b"Expect: 100-continue\r\n",
+        b"HEAD /metrics HTTP/1.0\r\n\r\n",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)

@@ -25,17 +25,42 @@ Start = Callable[..., Told]
         '{"kv_transfer_params":null,"prompt":"a"}',
         '{"prompt":"a","ec_transfer_params":{}}',
         '{"prompt":"a","vllm_xargs":{"kv_transfer_params":0}}',
-        '{"prompt":["a","b"]}', '{"prompt":[[1,2],[3]]}', '{"prompt":"a","n":2}', '{"prompt":"a","n":"2"}', '{"prompt":"a","n":true}',
-        '{"prompt":"a","use_beam_search":true}', '{"prompt_embeds":["a","b"]}',
-        '{"prompt":"a","max_tokens":-5}', '{"prompt":"a","max_tokens":0}', '{"prompt":"a","max_tokens":"abc"}',
-        '{"prompt":"a","max_tokens":2.5}', '{"prompt":"a","max_tokens":1e400}', '{"prompt":"a","max_tokens":2,"min_tokens":3}',
-        '{"prompt":"a","temperature":-1}', '{"prompt":"a","temperature":NaN}', '{"prompt":"a","top_p":2}', '{"prompt":"a","top_p":"x"}',
-        '{"prompt":"a","logprobs":-3}', '{"prompt":"a","stop":[1]}', '{"prompt":"a","stop":""}', '{"prompt":"a","seed":1e30}',
-        '{"prompt":"a","stream":"yes"}', '{"prompt":"a","stream":true,"stream_options":[]}', '{"prompt":"a","response_format":{"type":"tea"}}',
-        '{"prompt":"a","logit_bias":{"x":1}}', '{"prompt":"a","stop_token_ids":"x"}', '{"prompt":"a","prompt_logprobs":1,"stream":true}',
-        '{"prompt":"a"', '{"prompt":"a"} x', '[]', '5', '', '{"a":' + "[" * 5000 + "]" * 5000 + "}", '{"a":"\ud800"}',
+        '{"prompt":["a","b"]}',
+        '{"prompt":[[1,2],[3]]}',
+        '{"prompt":"a","n":2}',
+        '{"prompt":"a","n":"2"}',
+        '{"prompt":"a","n":true}',
+        '{"prompt":"a","use_beam_search":true}',
+        '{"prompt_embeds":["a","b"]}',
+        '{"prompt":"a","max_tokens":-5}',
+        '{"prompt":"a","max_tokens":0}',
+        '{"prompt":"a","max_tokens":"abc"}',
+        '{"prompt":"a","max_tokens":2.5}',
+        '{"prompt":"a","max_tokens":1e400}',
+        '{"prompt":"a","max_tokens":2,"min_tokens":3}',
+        '{"prompt":"a","temperature":-1}',
+        '{"prompt":"a","temperature":NaN}',
+        '{"prompt":"a","top_p":2}',
+        '{"prompt":"a","top_p":"x"}',
+        '{"prompt":"a","logprobs":-3}',
+        '{"prompt":"a","stop":[1]}',
+        '{"prompt":"a","stop":""}',
+        '{"prompt":"a","seed":1e30}',
+        '{"prompt":"a","stream":"yes"}',
+        '{"prompt":"a","stream":true,"stream_options":[]}',
+        '{"prompt":"a","response_format":{"type":"tea"}}',
+        '{"prompt":"a","logit_bias":{"x":1}}',
+        '{"prompt":"a","stop_token_ids":"x"}',
+        '{"prompt":"a","prompt_logprobs":1,"stream":true}',
+        '{"prompt":"a"',
+        '{"prompt":"a"} x',
+        "[]",
+        "5",
+        "",
+        '{"a":' + "[" * 5000 + "]" * 5000 + "}",
+        '{"a":"\ud800"}',
     ],
-)  # fmt: skip
+)
 def test_what_is_not_one_sequence_or_not_taken_is_refused_before_prefill(
     behind: tuple[Told, Told, Told], body: str
 ) -> None:
@@ -68,18 +93,37 @@ def test_prefill_is_asked_for_the_prompt_alone() -> None:
     from taskrunner.inference.proxy import kv_transfer
 
     asked = {
-        "model": "m", "messages": [{"role": "user", "content": "hé"}], "tools": [{"type": "function", "function": {"name": "f"}}],
-        "tool_choice": "required", "response_format": {"type": "json_object"}, "stream": True, "stop": "x", "n": 1,
-        "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2, "max_completion_tokens": 9, "min_tokens": 3,
-        "chat_template_kwargs": {"thinking": False}, "temperature": 0.5, "cache_salt": "s",
-    }  # fmt: skip
+        "model": "m",
+        "messages": [{"role": "user", "content": "hé"}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "required",
+        "response_format": {"type": "json_object"},
+        "stream": True,
+        "stop": "x",
+        "n": 1,
+        "stream_options": {"include_usage": True},
+        "logprobs": True,
+        "top_logprobs": 2,
+        "max_completion_tokens": 9,
+        "min_tokens": 3,
+        "chat_template_kwargs": {"thinking": False},
+        "temperature": 0.5,
+        "cache_salt": "s",
+    }
     fields = kv_transfer.request_of(json.dumps(asked).encode())
     assert kv_transfer.checked("/v1/chat/completions", fields)
     assert json.loads(kv_transfer.for_prefill(fields)) == {
-        "model": "m", "messages": asked["messages"], "tools": asked["tools"], "tool_choice": None, "stream": False,
-        "max_tokens": 1, "max_completion_tokens": 1, "chat_template_kwargs": {"thinking": False}, "cache_salt": "s",
+        "model": "m",
+        "messages": asked["messages"],
+        "tools": asked["tools"],
+        "tool_choice": None,
+        "stream": False,
+        "max_tokens": 1,
+        "max_completion_tokens": 1,
+        "chat_template_kwargs": {"thinking": False},
+        "cache_salt": "s",
         "kv_transfer_params": kv_transfer.ASKED,
-    }  # fmt: skip
+    }
     assert json.loads(kv_transfer.for_decode(fields, {"a": 1})) == {**asked, "kv_transfer_params": {"a": 1}}
     none = kv_transfer.request_of(b'{"messages":[],"tools":[],"tool_choice":"none"}')
     assert json.loads(kv_transfer.for_prefill(none))["tool_choice"] == "none"
@@ -117,11 +161,18 @@ def test_connections_to_servers_are_used_again(truth: Start, proxy: Start) -> No
     seen = set()
     for _ in range(6):
         assert statuses(said(at.url, post("/v1/completions"))) == [200]
-        seen |= {line.split()[2] for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
-                 if int(line.split()[2].split(":")[1], 16) in (int(p.url.rpartition(":")[2]), int(d.url.rpartition(":")[2]))
-                 and line.split()[3] == "01"}  # fmt: skip
-    opened = [line.split()[1] for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
-              if line.split()[2] in seen and line.split()[3] in ("01", "06")]  # fmt: skip
+        seen |= {
+            line.split()[2]
+            for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
+            if int(line.split()[2].split(":")[1], 16)
+            in (int(p.url.rpartition(":")[2]), int(d.url.rpartition(":")[2]))
+            and line.split()[3] == "01"
+        }
+    opened = [
+        line.split()[1]
+        for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
+        if line.split()[2] in seen and line.split()[3] in ("01", "06")
+    ]
     assert len(opened) == 2
 
 

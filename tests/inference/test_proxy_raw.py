@@ -29,9 +29,14 @@ http {{
 }}
 """
 TAKEN_BY_NGINX = {
-    "HTTP/0.9": 0, "many headers": 200, "odd expectation": 200, "absolute-form": 200, "fragment": 200, "line in the path": 200,
+    "HTTP/0.9": 0,
+    "many headers": 200,
+    "odd expectation": 200,
+    "absolute-form": 200,
+    "fragment": 200,
+    "line in the path": 200,
     "not UTF-8 in the path": 200,
-}  # fmt: skip
+}
 """What the proxy refuses and nginx takes; 0 is an answer without a head."""
 
 
@@ -71,9 +76,17 @@ def test_nginx_refuses_the_same(nginx: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/completions", "/v1/c%6Fmpletions", "//v1///completions", "/v1/./completions", "/x/../v1/completions",
-             "/v1%2Fcompletions", "/v1/completions?x=y"],
-)  # fmt: skip
+    "path",
+    [
+        "/v1/completions",
+        "/v1/c%6Fmpletions",
+        "//v1///completions",
+        "/v1/./completions",
+        "/x/../v1/completions",
+        "/v1%2Fcompletions",
+        "/v1/completions?x=y",
+    ],
+)
 def test_every_way_to_write_a_path_is_the_same_path(behind: tuple[Told, Told, Told], path: str) -> None:
     p, d, at = behind
     assert statuses(said(at.url, post(path))) == [200]
@@ -104,8 +117,11 @@ def test_pipelined_requests_are_answered_in_their_order(behind: tuple[Told, Told
 def test_a_request_behind_a_bad_one_is_never_looked_at(behind: tuple[Told, Told, Told]) -> None:
     """Where two disagree about where a request ends, the rest of one is a request for the other."""
     _, d, at = behind
-    answer = said(at.url, b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
-                  b"0\r\n\r\n" + post("/v1/completions"))  # fmt: skip
+    answer = said(
+        at.url,
+        b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"0\r\n\r\n" + post("/v1/completions"),
+    )
     assert statuses(answer) == [400]
     assert d.log()["requests"] == 0
 
@@ -174,8 +190,13 @@ def test_a_crowd_that_says_nothing_keeps_nobody_out(truth: Start, proxy: Start) 
     p, d = truth("--role", "prefill", "--ttft", 1), truth("--role", "decode", "--ttft", 1, "--gap", 1)
     at = proxy("--prefill", p.url, "--decode", d.url)
     host, _, port = at.url.removeprefix("http://").rpartition(":")
-    begins = [b"", b"POST /v1/comp", b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-A: ", post("/v1/completions")[:-5],
-              b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n"]  # fmt: skip
+    begins = [
+        b"",
+        b"POST /v1/comp",
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nX-A: ",
+        post("/v1/completions")[:-5],
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 30000000\r\n\r\n",
+    ]
     crowd = []
     for number in range(1000):
         client = socket.create_connection((host, int(port)))

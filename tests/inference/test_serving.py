@@ -41,9 +41,11 @@ def test_a_producer_on_efa() -> None:
     assert "NIXL_BACKEND" not in found.env
     assert "VLLM_ALLOW_LONG_MAX_MODEL_LEN" not in found.env
     assert config(server) == {
-        "kv_connector": "NixlConnector", "kv_role": "kv_producer", "kv_buffer_device": "cuda",
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer",
+        "kv_buffer_device": "cuda",
         "kv_connector_extra_config": {"backends": ["LIBFABRIC"], "kv_lease_duration": 300},
-    }  # fmt: skip
+    }
 
 
 def test_both_sides_have_the_same_connector_and_ports_of_their_own() -> None:
@@ -95,9 +97,17 @@ def test_versions_that_are_not_known_are_said() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "output", "length"),
-    [(1024, 128, 16_384), (12_288, 128, 20_480), (20_000, 128, 34_816), (50_000, 128, 65_536),
-     (65_536, 128, 131_072), (100_000, 0, 131_072), (131_072, 128, 131_200), (16_384, 128, 20_480)],
-)  # fmt: skip
+    [
+        (1024, 128, 16_384),
+        (12_288, 128, 20_480),
+        (20_000, 128, 34_816),
+        (50_000, 128, 65_536),
+        (65_536, 128, 131_072),
+        (100_000, 0, 131_072),
+        (131_072, 128, 131_200),
+        (16_384, 128, 20_480),
+    ],
+)
 def test_lengths(prompt: int, output: int, length: int) -> None:
     assert lengths.max_model_len(prompt, output) == length
 
@@ -151,9 +161,11 @@ def test_as_the_service_of_a_step(write: Any) -> None:
 def test_the_packs_know_the_same_signs_of_failure() -> None:
     found = [
         step["service"]["fail_on"]
-        for path in TASKS.glob("*.json") for step in load(path).document.data["tasks"]
-        if step.get("service", {}).get("name", "").startswith("vllm-") and "serve --mode" in step["service"].get("command", "")
-    ]  # fmt: skip
+        for path in TASKS.glob("*.json")
+        for step in load(path).document.data["tasks"]
+        if step.get("service", {}).get("name", "").startswith("vllm-")
+        and "serve --mode" in step["service"].get("command", "")
+    ]
     assert len(found) >= 9
     assert all(patterns == list(FAIL_ON) for patterns in found)
 
@@ -185,8 +197,15 @@ def test_a_running_server_does_for_shorter_prompts_and_nothing_else() -> None:
     running = of(prompt_tokens=12_000)[0]
     for fitting in ({}, {"prompt_tokens": 200}, {"prompt_tokens": 20_000}, {"max_model_len": 20_480}):
         assert serving_main.fits(*of(**fitting), running), fitting
-    for other in ({"prompt_tokens": 20_400}, {"max_model_len": 20_481}, {"tensor_parallel": 2}, {"address": "10.0.0.1"},
-                  {"prefix_caching": True}, {"extra": ("--seed", "1")}, {"lease": 60}):  # fmt: skip
+    for other in (
+        {"prompt_tokens": 20_400},
+        {"max_model_len": 20_481},
+        {"tensor_parallel": 2},
+        {"address": "10.0.0.1"},
+        {"prefix_caching": True},
+        {"extra": ("--seed", "1")},
+        {"lease": 60},
+    ):
         assert not serving_main.fits(*of(**other), running), other
     given = Server("m", "producer", "tcp", extra=("--max-model-len=9000",))
     record = serving_main._record(launch(given))
@@ -232,9 +251,13 @@ def test_gpus_that_are_named_are_part_of_what_a_server_is() -> None:
 
 @pytest.mark.parametrize(
     ("about", "eager"),
-    [({}, False), ({"enforce_eager": True}, True), ({"platform": "cpu"}, True),
-     ({"platform": "cpu", "enforce_eager": False}, False)],
-)  # fmt: skip
+    [
+        ({}, False),
+        ({"enforce_eager": True}, True),
+        ({"platform": "cpu"}, True),
+        ({"platform": "cpu", "enforce_eager": False}, False),
+    ],
+)
 def test_cuda_graphs_are_used_unless_told_otherwise(about: dict[str, Any], eager: bool) -> None:
     assert ("--enforce-eager" in launch(Server("m", **about)).argv) is eager
 
@@ -285,9 +308,11 @@ def test_a_model_folder_that_is_missing_is_not_looked_for_elsewhere(
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text('{"max_position_embeddings": 4096}')
     for model, status, said in (
-        ("models/none", 2, "no such folder"), (str(tmp_path / "none"), 2, "no such folder"),
-        ("Qwen/Qwen2.5-7B", 0, ""), (str(tmp_path / "m"), 0, "--max-model-len 4096"),
-    ):  # fmt: skip
+        ("models/none", 2, "no such folder"),
+        (str(tmp_path / "none"), 2, "no such folder"),
+        ("Qwen/Qwen2.5-7B", 0, ""),
+        (str(tmp_path / "m"), 0, "--max-model-len 4096"),
+    ):
         assert serving_main.main(parser.parse_args(["--model", model, "--print"])) == status
         told = capsys.readouterr()
         assert said in told.err + told.out

@@ -76,8 +76,10 @@ def test_gaps_of_a_stream_belong_together() -> None:
     """Streams differ from each other more than the gaps in them: the interval covers the true mean."""
     chance, hits = random.Random(3), 0
     for _ in range(60):
-        streams = [[chance.gauss(centre, 0.1) for _ in range(60)]
-                   for centre in (chance.gauss(10, 1) for _ in range(40))]  # fmt: skip
+        streams = [
+            [chance.gauss(centre, 0.1) for _ in range(60)]
+            for centre in (chance.gauss(10, 1) for _ in range(40))
+        ]
         low, high = summary_of_groups(streams)["mean_interval"]
         hits += low <= 10 <= high
     assert hits / 60 > 0.85

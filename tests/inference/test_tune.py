@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import taskrunner
+from tests.helpers import completed
 
 INFERENCE = Path(taskrunner.__file__).parent / "inference"
 
@@ -17,10 +17,9 @@ INFERENCE = Path(taskrunner.__file__).parent / "inference"
 def test_settings_are_tried_and_the_best_is_told(vllm_env: Path, tmp_path: Path) -> None:
     out = tmp_path / "results" / "tune.json"
     words = f". ./env.sh; venv/bin/python {INFERENCE} tune --fabric cpu --model models/tiny --repeats 3"
-    done = subprocess.run(
-        ["bash", "-c", f"{words} --prompt-tokens 1024,256 -o '{out}'"],
-        cwd=vllm_env, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = completed(
+        ["bash", "-c", f"{words} --prompt-tokens 1024,256 -o '{out}'"], cwd=vllm_env, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     rows = {row["name"]: row for row in found["variants"]}

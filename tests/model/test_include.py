@@ -15,16 +15,30 @@ from taskrunner.model.lint import lint
 
 Write = Callable[..., Path]
 SHARED = {
-    "variables": {"PORT": {"default": 8100, "description": "Of the server"}, "HOST": "node<<N>>", "N": 1, "OTHER": 2},
+    "variables": {
+        "PORT": {"default": 8100, "description": "Of the server"},
+        "HOST": "node<<N>>",
+        "N": 1,
+        "OTHER": 2,
+    },
     "services": {
         "base": {"fail_on": ["boom"], "stop_timeout": "1s"},
-        "web": {"extends": "base", "name": "web", "command": "echo <<HOST>>:<<PORT>>; exec sleep 60", "ready": {"log": "node"}},
+        "web": {
+            "extends": "base",
+            "name": "web",
+            "command": "echo <<HOST>>:<<PORT>>; exec sleep 60",
+            "ready": {"log": "node"},
+        },
     },
     "steps": {
-        "measure": {"name": "Measure", "commands": ["cat data", "exit $CODE"], "files": [{"from": "data", "to": "data"}]},
+        "measure": {
+            "name": "Measure",
+            "commands": ["cat data", "exit $CODE"],
+            "files": [{"from": "data", "to": "data"}],
+        },
         "serve": {"service": {"extends": "web", "env": {"A": 1}}},
     },
-}  # fmt: skip
+}
 
 
 def files(**content: Any) -> None:
@@ -41,10 +55,14 @@ def problems(file: str = "main.json") -> list[str]:
 
 def test_services_steps_and_variables_of_another_file(home: Path) -> None:
     main = {
-        "include": "lib/shared.json", "variables": {"PORT": 9000, "CODE": 0},
-        "tasks": [{"id": "a", "extends": "serve"}, {"id": "b", "extends": "measure", "name": "Mine"},
-                  {"id": "c", "service": {"name": "web", "state": "stopped"}}],
-    }  # fmt: skip
+        "include": "lib/shared.json",
+        "variables": {"PORT": 9000, "CODE": 0},
+        "tasks": [
+            {"id": "a", "extends": "serve"},
+            {"id": "b", "extends": "measure", "name": "Mine"},
+            {"id": "c", "service": {"name": "web", "state": "stopped"}},
+        ],
+    }
     files(main=main, lib__shared=SHARED)
     Path("lib/data").write_text("from beside the shared file\n")
     plan = compile("main.json")
@@ -80,46 +98,89 @@ def test_what_is_included_is_part_of_what_a_step_is() -> None:
 
 
 def test_a_failure_is_shown_where_it_is_written(cli: Callable[..., Any]) -> None:
-    files(main={"include": "lib/shared.json", "tasks": [{"id": "a", "extends": "s"}]},
-          lib__shared={"steps": {"s": {"commands": ["true", "false"]}}})  # fmt: skip
+    files(
+        main={"include": "lib/shared.json", "tasks": [{"id": "a", "extends": "s"}]},
+        lib__shared={"steps": {"s": {"commands": ["true", "false"]}}},
+    )
     assert "lib/shared.json:6: false" in cli("main.json").stdout
 
 
 def test_files_that_include_others_and_one_that_two_include() -> None:
     files(
-        main={"include": ["a.json", "deep/b.json"], "tasks": [{"id": "x", "extends": "a"}, {"id": "y", "extends": "b"}]},
+        main={
+            "include": ["a.json", "deep/b.json"],
+            "tasks": [{"id": "x", "extends": "a"}, {"id": "y", "extends": "b"}],
+        },
         a={"include": "deep/c.json", "steps": {"a": {"extends": "c", "name": "A"}}},
         deep__b={"include": "./c.json", "steps": {"b": {"extends": "c", "name": "B"}}},
         deep__c={"steps": {"c": {"commands": ["echo c"]}}},
-    )  # fmt: skip
+    )
     assert [step["commands"][0]["text"] for step in compile("main.json")["steps"]] == ["echo c", "echo c"]
 
 
 @pytest.mark.parametrize(
     ("main", "shared", "said"),
     [
-        ({"include": "none.json"}, {}, 'main.json:2:13: include: cannot include none.json: No such file or directory'),
-        ({"include": ["shared.json"]}, {"include": "shared.json"},
-         "shared.json:2:13: include: circular include: shared.json > shared.json"),
-        ({"include": "shared.json"}, {"include": "main.json"},
-         "shared.json:2:13: include: circular include: main.json > shared.json > main.json"),
-        ({"include": "shared.json"}, {"tasks": []},
-         "shared.json:2:2: tasks: an included file cannot have tasks (move shared parts into its services and steps)"),
+        (
+            {"include": "none.json"},
+            {},
+            "main.json:2:13: include: cannot include none.json: No such file or directory",
+        ),
+        (
+            {"include": ["shared.json"]},
+            {"include": "shared.json"},
+            "shared.json:2:13: include: circular include: shared.json > shared.json",
+        ),
+        (
+            {"include": "shared.json"},
+            {"include": "main.json"},
+            "shared.json:2:13: include: circular include: main.json > shared.json > main.json",
+        ),
+        (
+            {"include": "shared.json"},
+            {"tasks": []},
+            "shared.json:2:2: tasks: an included file cannot have tasks (move shared parts into its services and steps)",
+        ),
         ({"include": "shared.json"}, [], "shared.json:1:1: expected an object"),
-        ({"include": "shared.json"}, {"stepz": {}}, 'shared.json:2:2: stepz: unknown key "stepz" in the file (did you mean steps?)'),
-        ({"include": "shared.json"}, {"steps": {"s": {"comands": []}}},
-         'shared.json:4:4: steps.s.comands: unknown key "comands" in a step (did you mean commands?)'),
+        (
+            {"include": "shared.json"},
+            {"stepz": {}},
+            'shared.json:2:2: stepz: unknown key "stepz" in the file (did you mean steps?)',
+        ),
+        (
+            {"include": "shared.json"},
+            {"steps": {"s": {"comands": []}}},
+            'shared.json:4:4: steps.s.comands: unknown key "comands" in a step (did you mean commands?)',
+        ),
         ({"include": "shared.json"}, {"services": {"s": {"extends": "s"}}}, ""),
-        ({"steps": {"s": {"extends": "s"}}, "tasks": [{"id": "a", "extends": "s"}]}, {},
-         "main.json:4:15: steps.s.extends: circular extends: s > s"),
-        ({"include": "shared.json", "services": {"s": {}}}, {"services": {"s": {}}},
-         "shared.json:3:3: services.s: s is also defined in main.json:4 (rename one of them)"),
-        ({"tasks": [{"id": "a", "extends": "x"}]}, {}, "main.json:5:15: tasks[0].extends: no step 'x' to extend (defined: none)"),
-        ({"tasks": [{"id": "a", "service": {"extends": 5}}]}, {}, 'main.json:6:16: tasks[0].service.extends: expected a string, got 5'),
-        ({"tasks": [{"id": "a", "service": {}}]}, {}, 'main.json:5:15: tasks[0].service: "name" is missing in "service"'),
+        (
+            {"steps": {"s": {"extends": "s"}}, "tasks": [{"id": "a", "extends": "s"}]},
+            {},
+            "main.json:4:15: steps.s.extends: circular extends: s > s",
+        ),
+        (
+            {"include": "shared.json", "services": {"s": {}}},
+            {"services": {"s": {}}},
+            "shared.json:3:3: services.s: s is also defined in main.json:4 (rename one of them)",
+        ),
+        (
+            {"tasks": [{"id": "a", "extends": "x"}]},
+            {},
+            "main.json:5:15: tasks[0].extends: no step 'x' to extend (defined: none)",
+        ),
+        (
+            {"tasks": [{"id": "a", "service": {"extends": 5}}]},
+            {},
+            "main.json:6:16: tasks[0].service.extends: expected a string, got 5",
+        ),
+        (
+            {"tasks": [{"id": "a", "service": {}}]},
+            {},
+            'main.json:5:15: tasks[0].service: "name" is missing in "service"',
+        ),
         ({"include": 5}, {}, "main.json:2:13: include: expected"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_told_with_the_place_where_they_are(
     main: dict[str, Any], shared: Any, said: str
 ) -> None:

@@ -37,8 +37,13 @@ def test_a_careful_step_has_no_findings() -> None:
 
 
 def test_no_guard() -> None:
-    task = {"tasks": [{"id": "a", "commands": ["true"]}, {"id": "b", "always": True, "commands": ["true"]},
-                      {"id": "c", "wait_for": {"file": "x"}}]}  # fmt: skip
+    task = {
+        "tasks": [
+            {"id": "a", "commands": ["true"]},
+            {"id": "b", "always": True, "commands": ["true"]},
+            {"id": "c", "wait_for": {"file": "x"}},
+        ]
+    }
     problems = lint(Document("f", json.dumps(task)))
     assert [(problem.rule, problem.path) for problem in problems] == [("no-guard", "tasks[0].id")]
 

@@ -34,7 +34,10 @@ def test_the_schema_is_one_itself() -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"tasks": [{"id": "a", "comands": []}]}, 'tasks[0].comands: unknown key "comands" in a task (did you mean commands?)'),
+        (
+            {"tasks": [{"id": "a", "comands": []}]},
+            'tasks[0].comands: unknown key "comands" in a task (did you mean commands?)',
+        ),
         ({"tasks": [{"id": "a", "cmds": []}]}, "did you mean commands?"),
         ({"task": []}, 'unknown key "task" in the file (did you mean tasks?)'),
         ({"task": []}, '"tasks" is missing in the file'),
@@ -55,14 +58,18 @@ def test_the_schema_is_one_itself() -> None:
         ({"variables": {"A": {"defualt": 1}}, "tasks": []}, "did you mean default?"),
         ({"variables": {"A": [1]}, "tasks": []}, "variables.A: expected"),
     ],
-)  # fmt: skip
+)
 def test_says_what_was_expected(data: object, says: str) -> None:
     assert any(says in problem for problem in problems(data)), problems(data)
 
 
 def test_members_that_start_with_an_underscore_are_comments_anywhere() -> None:
-    data = {"_why": 1, "metadata": {"_x": []}, "variables": {"_note": {"any": "thing"}, "A": {"_x": 1, "default": 2}},
-            "tasks": [{"id": "a", "_todo": None, "commands": [], "retries": {"_": 1, "attempts": 1}}]}  # fmt: skip
+    data = {
+        "_why": 1,
+        "metadata": {"_x": []},
+        "variables": {"_note": {"any": "thing"}, "A": {"_x": 1, "default": 2}},
+        "tasks": [{"id": "a", "_todo": None, "commands": [], "retries": {"_": 1, "attempts": 1}}],
+    }
     assert problems(data) == []
     TaskFile.model_validate(data)
 
@@ -73,12 +80,18 @@ def test_all_errors_at_once() -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 99) | st.sampled_from(["", "a", "30s", "stop", "x\n"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(
-        st.sampled_from(["id", "commands", "name", "timeout", "attempts", "env", "_c", "default", "http"]),
-        inner, max_size=3,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["id", "commands", "name", "timeout", "attempts", "env", "_c", "default", "http"]
+            ),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=6,
-)  # fmt: skip
+)
 MEMBERS = list(generate()["$defs"]["Task"]["properties"])
 
 

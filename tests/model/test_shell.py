@@ -46,8 +46,19 @@ def test_two_spans_behind_each_other_are_two_commands() -> None:
     ]
 
 
-@pytest.mark.parametrize("whole", ["", "# it's a comment", "echo $((1 << 3))", "cat <<< x", "a=(1 2)", "[[ a =~ ^(b|c) ]]",
-                                   "echo '<<EOF'", "cat <<A <<B\n1\nA\n2\nB"])  # fmt: skip
+@pytest.mark.parametrize(
+    "whole",
+    [
+        "",
+        "# it's a comment",
+        "echo $((1 << 3))",
+        "cat <<< x",
+        "a=(1 2)",
+        "[[ a =~ ^(b|c) ]]",
+        "echo '<<EOF'",
+        "cat <<A <<B\n1\nA\n2\nB",
+    ],
+)
 def test_what_is_whole_is_left_alone(whole: str) -> None:
     assert shell.check([whole, "true"], shell.Bash()) == {}
 
@@ -85,9 +96,11 @@ def test_nothing_is_run() -> None:
 
 
 SNIPPETS = st.lists(
-    st.sampled_from(["'", '"', "`", "(", ")", "{", "}", "<<E", "E", "\n", " ", "if", "fi", ";", "then", "a", "#", "\\"]),
+    st.sampled_from(
+        ["'", '"', "`", "(", ")", "{", "}", "<<E", "E", "\n", " ", "if", "fi", ";", "then", "a", "#", "\\"]
+    ),
     max_size=7,
-).map(" ".join)  # fmt: skip
+).map(" ".join)
 
 
 @settings(max_examples=150, deadline=None)

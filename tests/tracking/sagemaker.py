@@ -60,14 +60,28 @@ class Signed(BaseHTTPRequestHandler):
             return f"no signature or ARN: {dict(self.headers)}"
         key, date, region, service, names, signature = found.groups()
         self.seen.add(f"{key} {region} {service}")
-        query = sorted((quote(a, safe="-_.~"), quote(b, safe="-_.~"))
-                       for a, b in parse_qsl(urlsplit(self.path).query, keep_blank_values=True))  # fmt: skip
-        canonical = "\n".join([
-            self.command, quote(urlsplit(self.path).path, safe="/-_.~%"), "&".join(f"{a}={b}" for a, b in query),
-            *(f"{name}:{' '.join((self.headers.get(name) or '').split())}" for name in names.split(";")), "", names,
-            self.headers.get("X-Amz-Content-SHA256") or hashlib.sha256(body).hexdigest(),
-        ])  # fmt: skip
-        text = "\n".join(["AWS4-HMAC-SHA256", self.headers["X-Amz-Date"], f"{date}/{region}/{service}/aws4_request",
-                          hashlib.sha256(canonical.encode()).hexdigest()])  # fmt: skip
+        query = sorted(
+            (quote(a, safe="-_.~"), quote(b, safe="-_.~"))
+            for a, b in parse_qsl(urlsplit(self.path).query, keep_blank_values=True)
+        )
+        canonical = "\n".join(
+            [
+                self.command,
+                quote(urlsplit(self.path).path, safe="/-_.~%"),
+                "&".join(f"{a}={b}" for a, b in query),
+                *(f"{name}:{' '.join((self.headers.get(name) or '').split())}" for name in names.split(";")),
+                "",
+                names,
+                self.headers.get("X-Amz-Content-SHA256") or hashlib.sha256(body).hexdigest(),
+            ]
+        )
+        text = "\n".join(
+            [
+                "AWS4-HMAC-SHA256",
+                self.headers["X-Amz-Date"],
+                f"{date}/{region}/{service}/aws4_request",
+                hashlib.sha256(canonical.encode()).hexdigest(),
+            ]
+        )
         right = hmac.new(_key(date, region, service), text.encode(), hashlib.sha256).hexdigest()
         return "" if right == signature else f"the signature is wrong: {canonical!r}"

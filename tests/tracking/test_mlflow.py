@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,62 +21,14 @@ from taskrunner.errors import UsageError
 from taskrunner.tracking import spool, store
 from taskrunner.tracking.record import record_of
 from tests.aws.front import KEY, SECRET
-from tests.helpers import Process, command, wait_for
+from tests.helpers import Process, command, completed
 from tests.relay import Relay
 from tests.sshd import free_port
+from tests.tracking.mlflow_server import Server
 from tests.tracking.sagemaker import ARN, Signed
 
 Cli = Callable[..., Process]
 pytestmark = pytest.mark.slow
-
-
-class Server:
-    """An MLflow server that can be stopped and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-                 "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
-                 "--artifacts-destination", str(self.folder / "artifacts")],
-                stdout=log, stderr=log, start_new_session=True, cwd=self.folder,  # it outlives a test
-                env={
-                    **os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                    "TASKRUNNER_HOME": str(self.folder),
-                },
-            )  # fmt: skip
-        wait_for(self.up, 90, "the start of MLflow")
-
-    def up(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def stop(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def runs(self, experiment: str = "nixl-efa") -> list[Any]:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=self.url)
-        known = client.get_experiment_by_name(experiment)
-        return list(client.search_runs([known.experiment_id])) if known else []
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +53,48 @@ def result(tmp_path: Path) -> Callable[..., Path]:
     """Write a result."""
 
     def result(number: int = 0, **metadata: Any) -> Path:
-        values = {"n": 30, "unit": "ms", "mean": 50.0, "p50": 49.0, "p95": 60.0, "p99": 70.0, "p95_interval": "n too small",
-                  "p99_interval": "n too small", "p50_interval": [40.0, 50.0]}  # fmt: skip
-        about = {"model": "m", "mode": "disaggregated", "prompt_tokens": 1024, "max_tokens": 128, "concurrency": 4,
-                 "warmup": 10, "iterations": 30, "prefix_cache": False, "hostnames": ["a"], "backend": "efa",
-                 "layer": "L2-EFA", "began": 1_700_000_000.0 + number, "ended": 1_700_000_060.0, **metadata}  # fmt: skip
-        results = {"ttft": values, "tpot": values, "itl": values, "e2e_latency": values, "duration_ms": 60000.0,
-                   "throughput_rps": 0.5, "throughput_tps": 100.0, "completed": 30, "failed": 0, "errors": {},
-                   "kv_transfer": {"bytes": 1000.0, "servers": {}}, "valid": True, "invalid_because": []}  # fmt: skip
+        values = {
+            "n": 30,
+            "unit": "ms",
+            "mean": 50.0,
+            "p50": 49.0,
+            "p95": 60.0,
+            "p99": 70.0,
+            "p95_interval": "n too small",
+            "p99_interval": "n too small",
+            "p50_interval": [40.0, 50.0],
+        }
+        about = {
+            "model": "m",
+            "mode": "disaggregated",
+            "prompt_tokens": 1024,
+            "max_tokens": 128,
+            "concurrency": 4,
+            "warmup": 10,
+            "iterations": 30,
+            "prefix_cache": False,
+            "hostnames": ["a"],
+            "backend": "efa",
+            "layer": "L2-EFA",
+            "began": 1_700_000_000.0 + number,
+            "ended": 1_700_000_060.0,
+            **metadata,
+        }
+        results = {
+            "ttft": values,
+            "tpot": values,
+            "itl": values,
+            "e2e_latency": values,
+            "duration_ms": 60000.0,
+            "throughput_rps": 0.5,
+            "throughput_tps": 100.0,
+            "completed": 30,
+            "failed": 0,
+            "errors": {},
+            "kv_transfer": {"bytes": 1000.0, "servers": {}},
+            "valid": True,
+            "invalid_because": [],
+        }
         path = tmp_path / f"r{number}.json"
         path.write_text(json.dumps({"version": 2, "metadata": about, "results": results}))
         return path
@@ -218,8 +202,13 @@ for line in sys.stdin:
 def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, result: Any, home: Path) -> None:
     chance = random.Random(3)
     kills = number = 0
-    with subprocess.Popen([sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, text=True) as forks:  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as forks:
         assert forks.stdin is not None
         assert forks.stdout is not None
         while kills < 50:
@@ -232,7 +221,7 @@ def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, resu
                 number += chance.random() < 0.3
             else:
                 number += 1
-    done = subprocess.run(command("mlflow", "sync"), capture_output=True, text=True, check=False)
+    done = completed(command("mlflow", "sync"))
     assert done.returncode == 0, done.stderr
     runs = server.runs("killed")
     assert len(runs) == len({run.data.tags[spool.KEY] for run in runs})
@@ -294,10 +283,13 @@ def test_through_sagemaker_mlflow_with_an_arn(
     thread = threading.Thread(target=front.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     for name, value in {
-        "SAGEMAKER_MLFLOW_CUSTOM_ENDPOINT": f"http://127.0.0.1:{front.server_address[1]}", "AWS_ACCESS_KEY_ID": KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET, "MLFLOW_TRACKING_ARN": ARN, "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "SAGEMAKER_MLFLOW_CUSTOM_ENDPOINT": f"http://127.0.0.1:{front.server_address[1]}",
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "MLFLOW_TRACKING_ARN": ARN,
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
         "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setenv(name, value)
     from mlflow import MlflowClient
 

@@ -17,7 +17,7 @@ from taskrunner import LocalTransport, attach, compile
 from taskrunner.engine.store import paths
 from taskrunner.runs import new_id
 from taskrunner.transports.bundle import engine_zip
-from tests.helpers import wait_for
+from tests.helpers import completed, wait_for
 
 PYENV = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
 
@@ -28,7 +28,7 @@ def pythons() -> dict[str, str]:
     candidates = [str(path) for path in PYENV.glob("3.*/bin/python3")]
     candidates += [path for minor in range(8, 14) if (path := shutil.which(f"python3.{minor}"))]
     for path in [*candidates, shutil.which("python3") or ""]:
-        done = subprocess.run([path, "-V"], capture_output=True, text=True, check=False)
+        done = completed([path, "-V"])
         version = re.search(r"3\.(\d+)", done.stdout)
         if done.returncode == 0 and version and 8 <= int(version[1]) <= 13:
             found.setdefault(version[0], path)
@@ -47,18 +47,18 @@ def test_runs_a_plan_without_this_package(
 ) -> None:
     zip_file = tmp_path / "engine.pyz"
     zip_file.write_bytes(engine_zip())
-    path = write({"id": "a", "skip_if": "false", "commands": ["echo <<T>>", "cat <<E > out", "hello", "E"]},
-                 {"id": "b", "timeout": 0.3, "retries": {"attempts": 2, "delay": 0.01}, "commands": ["sleep 9"]},
-                 {"id": "c", "always": True, "commands": ["echo c"]},
-                 variables={"T": {"secret": True, "default": "hunter2hunter2"}})  # fmt: skip
+    path = write(
+        {"id": "a", "skip_if": "false", "commands": ["echo <<T>>", "cat <<E > out", "hello", "E"]},
+        {"id": "b", "timeout": 0.3, "retries": {"attempts": 2, "delay": 0.01}, "commands": ["sleep 9"]},
+        {"id": "c", "always": True, "commands": ["echo c"]},
+        variables={"T": {"secret": True, "default": "hunter2hunter2"}},
+    )
     run = new_id()
     directory = Path(paths.run_dir(str(home), run))
     directory.mkdir(parents=True)
     (directory / paths.PLAN).write_text(json.dumps({**compile(path), "run": run}))
     engine = [python, "-I", "-S", str(zip_file)]
-    done = subprocess.run(
-        [*engine, verb, str(directory)], capture_output=True, text=True, check=False, timeout=30
-    )
+    done = completed([*engine, verb, str(directory)], timeout=30)
     assert done.stderr == ""
     if verb == "run":
         assert done.returncode == 1
@@ -87,12 +87,10 @@ def test_usage(tmp_path: Path) -> None:
     zip_file = tmp_path / "engine.pyz"
     zip_file.write_bytes(engine_zip())
     for args in ([], ["nonsense", "x"], ["run"]):
-        done = subprocess.run(["python3", str(zip_file), *args], capture_output=True, text=True, check=False)
+        done = completed(["python3", str(zip_file), *args])
         assert done.returncode == 2
         assert "RUN_DIR" in done.stderr
-    gone = subprocess.run(
-        ["python3", str(zip_file), "run", str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    gone = completed(["python3", str(zip_file), "run", str(tmp_path)])
     assert gone.returncode == 70
     assert "no complete plan" in gone.stderr
 
@@ -103,10 +101,11 @@ def test_what_is_shipped_imports_nothing_that_is_not(tmp_path: Path) -> None:
     import zipfile
 
     zipfile.ZipFile(io.BytesIO(engine_zip())).extractall(tmp_path)
-    modules = [".".join(path.relative_to(tmp_path).with_suffix("").parts) for path in tmp_path.rglob("*.py")
-               if path.stem not in ("__init__", "__main__")]  # fmt: skip
+    modules = [
+        ".".join(path.relative_to(tmp_path).with_suffix("").parts)
+        for path in tmp_path.rglob("*.py")
+        if path.stem not in ("__init__", "__main__")
+    ]
     script = "import importlib, sys; sys.modules['taskrunner'] = None; [importlib.import_module(name) for name in sys.argv[1:]]"
-    done = subprocess.run(
-        [sys.executable, "-c", script, *modules], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = completed([sys.executable, "-c", script, *modules], cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -74,7 +74,9 @@ def plan(*outputs: dict[str, str]) -> dict[str, Any]:
     return {"file": "f", "fingerprint": "x", "secrets": [], "given": [], "steps": [step]}
 
 
-FINISHED = json.dumps({"type": "step.finished", "time": 1.0, "step": "a", "index": 0, "status": "ok", "duration": 1}).encode()  # fmt: skip
+FINISHED = json.dumps(
+    {"type": "step.finished", "time": 1.0, "step": "a", "index": 0, "status": "ok", "duration": 1}
+).encode()
 FILE = {"listing": [{"name": "", "size": 4, "mode": 0o100777}], "content": [b"evil", "4a1f"], "digest": "0"}
 
 
@@ -101,8 +103,10 @@ def test_a_link_out_of_this_folder_is_no_way(tmp_path: Path) -> None:
 
 def test_names_below_a_folder_are_looked_at_too() -> None:
     for name in ("../x", "/etc/x", ".bashrc", "a/.ssh/authorized_keys", "a\0b"):
-        said = {"plan": plan({"from": "/x", "to": "/y", "bring": "results"}),
-                "listing": [{"name": name, "size": 1, "mode": 0o100644}]}  # fmt: skip
+        said = {
+            "plan": plan({"from": "/x", "to": "/y", "bring": "results"}),
+            "listing": [{"name": name, "size": 1, "mode": 0o100644}],
+        }
         try:
             assert "it lists" in found(said)[0]["message"]
         except TargetError as error:
@@ -134,8 +138,19 @@ def test_an_answer_is_what_it_should_be_or_an_error(said: Any) -> None:
             assert "not from an engine" in str(error)
 
 
-@given(st.fixed_dictionaries({"type": st.sampled_from(["step.finished", "run.finished", "service"]), "time": JSON, "step": JSON,
-                              "index": JSON, "status": JSON, "duration": JSON, "exit": JSON}))  # fmt: skip
+@given(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["step.finished", "run.finished", "service"]),
+            "time": JSON,
+            "step": JSON,
+            "index": JSON,
+            "status": JSON,
+            "duration": JSON,
+            "exit": JSON,
+        }
+    )
+)
 def test_an_event_can_be_reckoned_with_or_is_none(event: dict[str, Any]) -> None:
     known = parse_event(json.dumps(event).encode())
     if known is not None:
@@ -144,9 +159,17 @@ def test_an_event_can_be_reckoned_with_or_is_none(event: dict[str, Any]) -> None
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.binary(max_size=30), JSON.map(lambda value: json.dumps(value).encode() + b"\n"),
-                          st.builds(lambda data: pack({"id": 1}, data), st.binary(max_size=20))), max_size=10),
-       st.lists(st.integers(0, 500), max_size=6))  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=30),
+            JSON.map(lambda value: json.dumps(value).encode() + b"\n"),
+            st.builds(lambda data: pack({"id": 1}, data), st.binary(max_size=20)),
+        ),
+        max_size=10,
+    ),
+    st.lists(st.integers(0, 500), max_size=6),
+)
 def test_messages_are_the_same_however_they_are_cut(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)
     points = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -166,9 +189,17 @@ def test_messages_are_the_same_however_they_are_cut(parts: list[bytes], cuts: li
 
 
 @pytest.mark.parametrize(
-    "data", [b"x" * (LONGEST_LINE + 1), b"[" * 100_000 + b"\n", b'{"size":99999999999}\n', b'{"size":-1}\n', b"[]\n", b"NaN\n",
-             b"[" + b"{}," * 1_000_000 + b"{}]\n"],
-)  # fmt: skip
+    "data",
+    [
+        b"x" * (LONGEST_LINE + 1),
+        b"[" * 100_000 + b"\n",
+        b'{"size":99999999999}\n',
+        b'{"size":-1}\n',
+        b"[]\n",
+        b"NaN\n",
+        b"[" + b"{}," * 1_000_000 + b"{}]\n",
+    ],
+)
 def test_what_would_take_too_much_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"at once|too deeply|not a message|not a number"):
         list(Unpacker().feed(data))

@@ -52,9 +52,14 @@ def test_the_engine_is_shipped_once(write: Write, sshd: Sshd) -> None:
 def test_output_comes_live_and_is_masked(write: Write, sshd: Sshd) -> None:
     secret = "hunter2hunter2"
     path = write(
-        {"id": "a", "commands": ["echo one $KEY; until [ -e go ]; do sleep 0.02; done; printf 'tw\\303'; sleep 0.1; printf '\\251o\\n'"]},
+        {
+            "id": "a",
+            "commands": [
+                "echo one $KEY; until [ -e go ]; do sleep 0.02; done; printf 'tw\\303'; sleep 0.1; printf '\\251o\\n'"
+            ],
+        },
         variables={"KEY": {"secret": True, "required": True}},
-    )  # fmt: skip
+    )
     with start(path, on=sshd.target, env={"KEY": secret}) as begun:
         text = ""
         for event in begun.events(output=True):

@@ -30,11 +30,14 @@ def test_files_go_there_and_outputs_come_back(write: Write, sshd: Sshd, tmp_path
     (folder / "run.sh").chmod(0o755)
     path = write(
         {
-            "id": "a", "files": [{"from": "my files", "to": "copied here"}, {"from": "my files/run.sh", "to": "bin/"}],
-            "commands": ["bin/run.sh > result.txt; mkdir -p many/in; echo 1 > many/in/x; find 'copied here' | wc -l"],
+            "id": "a",
+            "files": [{"from": "my files", "to": "copied here"}, {"from": "my files/run.sh", "to": "bin/"}],
+            "commands": [
+                "bin/run.sh > result.txt; mkdir -p many/in; echo 1 > many/in/x; find 'copied here' | wc -l"
+            ],
             "outputs": [{"from": "result.txt", "to": "results/"}, {"from": "many", "to": "results/all"}],
         }
-    )  # fmt: skip
+    )
     result = run(path, on=sshd.target)
     assert result.status == "ok", result
     copied = sshd.home / "copied here"

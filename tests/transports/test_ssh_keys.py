@@ -159,8 +159,9 @@ def test_hashed_names_and_patterns(sshd: Sshd, identity: Path) -> None:
 def signed(authority: Path, public: Path, *options: str) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-s", str(authority), "-I", "test", *options, str(public)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
 
 
 def test_a_users_certificate(make_sshd: Callable[..., Sshd], identity: Path) -> None:

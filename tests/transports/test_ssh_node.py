@@ -176,8 +176,10 @@ def test_login_shells_and_another_home(shell: str, account: Callable[..., Sshd],
 
 
 def test_run_as_with_and_without_sudo(account: Callable[..., Sshd], write: Write) -> None:
-    path = write({"id": "a", "run_as": "root", "commands": ["id -un; echo <<KEY>> | wc -c"]},
-                 variables={"KEY": {"secret": True, "default": "hunter2hunter2"}})  # fmt: skip
+    path = write(
+        {"id": "a", "run_as": "root", "commands": ["id -un; echo <<KEY>> | wc -c"]},
+        variables={"KEY": {"secret": True, "default": "hunter2hunter2"}},
+    )
     server = account(sudo=True)
     transport = SshTransport(server.target)
     done = run(path, on=transport)

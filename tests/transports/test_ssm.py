@@ -187,9 +187,14 @@ def test_files_and_outputs(cloud: Aws, write: Write, tmp_path: Path) -> None:
         content = b"\xff content %d" % len(options)
         (tmp_path / "work" / "in put").write_bytes(content)
         path = write(
-            {"id": "a", "files": [{"from": "in put", "to": "there"}], "commands": [f"cat there > out{len(options)}"],
-             "outputs": [{"from": f"out{len(options)}", "to": "back"}]}, file=f"work/t{len(options)}.json",
-        )  # fmt: skip
+            {
+                "id": "a",
+                "files": [{"from": "in put", "to": "there"}],
+                "commands": [f"cat there > out{len(options)}"],
+                "outputs": [{"from": f"out{len(options)}", "to": "back"}],
+            },
+            file=f"work/t{len(options)}.json",
+        )
         (tmp_path / "work" / "back").unlink(missing_ok=True)
         assert run(path, on=connect(cloud.target(), **options)).ok == 1  # type: ignore[arg-type]
         assert (tmp_path / "work" / "back").read_bytes() == content

@@ -34,9 +34,10 @@ GOLDEN = [
 def sent(cloud: Aws, script: str, **parameters: str) -> str:
     about = {name: [value] for name, value in parameters.items()}
     request = {
-        "DocumentName": "AWS-RunShellScript", "InstanceIds": [ONE],
+        "DocumentName": "AWS-RunShellScript",
+        "InstanceIds": [ONE],
         "Parameters": {"commands": script.split("\n"), **about},
-    }  # fmt: skip
+    }
     return str(cloud.ssm.call("SendCommand", request)["Command"]["CommandId"])
 
 

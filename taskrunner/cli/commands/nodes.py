@@ -79,19 +79,30 @@ def nodes(args: Namespace) -> int:
         began = time.monotonic()
         transport.ping()
         return {
-            "latency": round(time.monotonic() - began, 4), "connect": round(connected, 3),
-            "python": hello["python"], "engine": hello["version"],
-            "state": hello["root"], "skew": round(transport.skew, 1),
+            "latency": round(time.monotonic() - began, 4),
+            "connect": round(connected, 3),
+            "python": hello["python"],
+            "engine": hello["version"],
+            "state": hello["root"],
+            "skew": round(transport.skew, 1),
             "runs": transport.infos(LIST_LIMIT, live=True),
-        }  # fmt: skip
+        }
 
     lines: list[dict[str, Any]] = []
 
     def show(node: Node, about: dict[str, Any]) -> None:
-        lines.append({
-            "node": node.name, "address": node.address, "user": node.user, "port": node.port or None,
-            "private": node.private, "id": node.id, "reachable": True, **about,
-        })  # fmt: skip
+        lines.append(
+            {
+                "node": node.name,
+                "address": node.address,
+                "user": node.user,
+                "port": node.port or None,
+                "private": node.private,
+                "id": node.id,
+                "reachable": True,
+                **about,
+            }
+        )
 
     def fail(node: Node, error: TaskrunnerError) -> None:
         show(node, {"reachable": False, "error": str(error), "hint": error.hint})

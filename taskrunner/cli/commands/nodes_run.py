@@ -78,9 +78,12 @@ def _run_tagged(args: Namespace, nodes: Nodes, chosen: list[Node]) -> int:
     protect([plan])
     at_once = args.serial or args.max_parallel
     group = Group(
-        args.tag, runs.new_id(), concurrency=str(at_once or "100%"),
-        errors="0" if args.fail_fast else "100%", waits=bool(at_once or args.fail_fast),
-    )  # fmt: skip
+        args.tag,
+        runs.new_id(),
+        concurrency=str(at_once or "100%"),
+        errors="0" if args.fail_fast else "100%",
+        waits=bool(at_once or args.fail_fast),
+    )
 
     def begin(node: Node, transport: Transport, idle: Callable[[runs.Run], object]) -> runs.Run:
         cast("SsmTransport", transport).group = group
@@ -111,9 +114,14 @@ def _follow(
         _ = node.connect(**connect_options(args))  # what is wrong for all of them is said once
     show = renderer(args, [node.name for node in chosen], steps, about)
     found = fleet(
-        chosen, begin, connect_options(args), max_parallel=args.max_parallel, serial=args.serial,
-        fail_fast=args.fail_fast, output=show.wants_output,
-    )  # fmt: skip
+        chosen,
+        begin,
+        connect_options(args),
+        max_parallel=args.max_parallel,
+        serial=args.serial,
+        fail_fast=args.fail_fast,
+        output=show.wants_output,
+    )
     return _watch(found, show, args)
 
 

@@ -71,10 +71,15 @@ def run(args: Namespace) -> int:
 def options(args: Namespace) -> Options:
     """What a run is given on the command line."""
     return {
-        "env": variables(args.env), "env_files": args.env_file, "start": args.start, "until": args.until,
-        "only": args.only, "reset": args.reset, "check": args.check,
+        "env": variables(args.env),
+        "env_files": args.env_file,
+        "start": args.start,
+        "until": args.until,
+        "only": args.only,
+        "reset": args.reset,
+        "check": args.check,
         "defaults": getattr(args, "defaults", {}),
-    }  # fmt: skip
+    }
 
 
 def attach(args: Namespace) -> int:

@@ -46,9 +46,11 @@ class Live:
         self._rows: dict[str, Row] = {}
         self._ends: dict[str, NodeFinished] = {}
         self._region = Region(
-            get_renderable=self._view, console=self._console, refresh_per_second=REFRESH_PER_SECOND,
+            get_renderable=self._view,
+            console=self._console,
+            refresh_per_second=REFRESH_PER_SECOND,
             transient=True,
-        )  # fmt: skip
+        )
 
     def __enter__(self) -> object:
         self._region.start()
@@ -97,10 +99,15 @@ class Live:
         rows = list(self._rows.items())
         shown = max(1, self._console.height - RESERVED)
         lines = [
-            (name, f"{row.index + 1}/{self._count}" if row.step else "", row.step or "connecting",
-             duration(time.monotonic() - row.since), printable(row.line))
+            (
+                name,
+                f"{row.index + 1}/{self._count}" if row.step else "",
+                row.step or "connecting",
+                duration(time.monotonic() - row.since),
+                printable(row.line),
+            )
             for name, row in rows[:shown]
-        ]  # fmt: skip
+        ]
         grid = Table.grid(padding=(0, 2), expand=True)
         for column in range(4):
             # The output alone gives way to a narrow terminal.

@@ -18,9 +18,18 @@ if TYPE_CHECKING:
     from typing import IO, Any, Callable
 
 OF_THE_AGENT = (
-    "AWS_SSM_", "SSM_", "INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_", "NOTIFY_SOCKET", "LISTEN_",
-    "MEMORY_PRESSURE_", "OLDPWD", "PWD", "SHLVL",
-)  # fmt: skip
+    "AWS_SSM_",
+    "SSM_",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "SYSTEMD_",
+    "NOTIFY_SOCKET",
+    "LISTEN_",
+    "MEMORY_PRESSURE_",
+    "OLDPWD",
+    "PWD",
+    "SHLVL",
+)
 """What the environment of a command has of the agent's own, and no login has."""
 FETCH = 60.0
 
@@ -289,8 +298,12 @@ def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str], dict[str,
 
     def launch(name: str, argv: "list[str]", env: "dict[str, str]") -> bool:
         order = {
-            "name": name, "argv": argv, "env": {**os.environ, **env}, "uid": os.getuid(), "gid": os.getgid(),
-        }  # fmt: skip
+            "name": name,
+            "argv": argv,
+            "env": {**os.environ, **env},
+            "uid": os.getuid(),
+            "gid": os.getgid(),
+        }
         os.write(asks, json.dumps(order).encode() + b"\n")
         return os.read(told, 16) == b"0\n"
 
@@ -309,9 +322,12 @@ def _in_a_unit(order: "dict[str, Any]") -> int:
         words.append("--property=" + setting)
     words += ["--setenv=%s=%s" % pair for pair in order["env"].items()]
     done = subprocess.run(
-        words + order["argv"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, env=dict(os.environ, LC_ALL="C"),
-    )  # fmt: skip
+        words + order["argv"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ, LC_ALL="C"),
+    )
     # A unit of this name that is there already has been started by the same request.
     return 0 if b"already" in done.stderr else done.returncode
 

@@ -74,9 +74,13 @@ class OneShotHandler(RequestHandler):
     def hello(self) -> dict[str, Any]:
         """What this machine is."""
         return {
-            "version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3], "root": self.root,
-            "home": os.path.expanduser("~"), "user": os.environ.get("USER", ""), "time": time.time(),
-        }  # fmt: skip
+            "version": VERSION,
+            "python": "%d.%d.%d" % sys.version_info[:3],
+            "root": self.root,
+            "home": os.path.expanduser("~"),
+            "user": os.environ.get("USER", ""),
+            "time": time.time(),
+        }
 
     def do_start(
         self,

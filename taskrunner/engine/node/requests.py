@@ -48,9 +48,12 @@ class RequestHandler:
 
         try:
             done = subprocess.run(
-                ["cloud-init", "status", "--long"], capture_output=True, text=True, timeout=20,
+                ["cloud-init", "status", "--long"],
+                capture_output=True,
+                text=True,
+                timeout=20,
                 stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
         except (OSError, subprocess.TimeoutExpired):
             return ""
         lines = [line.strip() for line in done.stdout.splitlines()]
@@ -64,12 +67,15 @@ class RequestHandler:
             return None
         steps = [
             {
-                "id": step["id"], "index": step["index"], "name": step["name"],
+                "id": step["id"],
+                "index": step["index"],
+                "name": step["name"],
                 "outputs": step.get("outputs") or [],
-                "guard": None if step.get("guard") is None else "", "skip": step.get("skip") or {},
+                "guard": None if step.get("guard") is None else "",
+                "skip": step.get("skip") or {},
             }
             for step in plan["steps"]
-        ]  # fmt: skip
+        ]
         return {**{name: plan.get(name) for name in ABOUT}, "steps": steps}
 
     def do_read(self, run: str, name: str, offset: int, limit: int) -> bytes:

@@ -73,9 +73,12 @@ class Server(RequestHandler):
 
     def serve(self) -> None:
         hello = {
-            "version": VERSION, "python": "%d.%d.%d" % sys.version_info[:3], "root": self.root,
-            "home": os.path.expanduser("~"), "time": time.time(),
-        }  # fmt: skip
+            "version": VERSION,
+            "python": "%d.%d.%d" % sys.version_info[:3],
+            "root": self.root,
+            "home": os.path.expanduser("~"),
+            "time": time.time(),
+        }
         _write(HELLO + pack(hello))
         unpacker = Unpacker(trusted=True)
         heard = time.monotonic()

@@ -104,9 +104,11 @@ def _signed(
 
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     headers = {
-        "content-type": "application/x-amz-json-1.1", "host": host,
-        "x-amz-date": stamp, "x-amz-target": target,
-    }  # fmt: skip
+        "content-type": "application/x-amz-json-1.1",
+        "host": host,
+        "x-amz-date": stamp,
+        "x-amz-target": target,
+    }
     if credentials.token:
         headers["x-amz-security-token"] = credentials.token
     names = ";".join(sorted(headers))
@@ -119,8 +121,11 @@ def _signed(
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
     headers["authorization"] = "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s" % (
-        credentials.key, scope, names, signature,
-    )  # fmt: skip
+        credentials.key,
+        scope,
+        names,
+        signature,
+    )
     return headers
 
 

@@ -56,19 +56,21 @@ def _patterns() -> Patterns:
     the beginning of any of these, at the end of a text. H stands for a hexadecimal digit.
     """
     slashes = r"(?:\\|%(?:25){0,4}5[Cc]|&(?:amp;){0,4}#(?:0{0,4}92|[xX]0{0,4}5[Cc]);){1,16}"
-    return Patterns(*(
-        re.compile(text.replace("SLASHES", slashes).replace("H", "[0-9A-Fa-f]").encode())
-        for text in (
-            "SLASHES",
-            r"SLASHES(?:u([dD][89abAB]H{2})SLASHESu([dD][c-fC-F]H{2})|u(H{4})|U(H{8})|u\{(H{1,6})\}|x(H{2})"
-            r"|([0-3][0-7]{2})|([abefnrtvE]))",
-            r"%((?:25){0,4})(H{2})|%u(H{4})"
-            r"|&((?:amp;){0,4})(?:#0{0,8}([0-9]{1,7})|#[xX]0{0,8}(H{1,6})|([A-Za-z][A-Za-z0-9]{1,9}));",
-            r"(?:%(?:25){0,4}(?:H|u?H{0,3})|&(?:amp;){0,4}(?:a|am|amp|#[xX]?)?[0-9A-Za-z]{0,10}"
-            r"|SLASHES(?:%H?|[xU]?H{0,7}|u\{?H{0,5}|[0-3][0-7]?"
-            r"|u[dD][89abAB]H{2}(?:%H?|&[#0-9xX]{0,5}|SLASHES(?:u?H{0,3}|%H?)))?)\Z",
+    return Patterns(
+        *(
+            re.compile(text.replace("SLASHES", slashes).replace("H", "[0-9A-Fa-f]").encode())
+            for text in (
+                "SLASHES",
+                r"SLASHES(?:u([dD][89abAB]H{2})SLASHESu([dD][c-fC-F]H{2})|u(H{4})|U(H{8})|u\{(H{1,6})\}|x(H{2})"
+                r"|([0-3][0-7]{2})|([abefnrtvE]))",
+                r"%((?:25){0,4})(H{2})|%u(H{4})"
+                r"|&((?:amp;){0,4})(?:#0{0,8}([0-9]{1,7})|#[xX]0{0,8}(H{1,6})|([A-Za-z][A-Za-z0-9]{1,9}));",
+                r"(?:%(?:25){0,4}(?:H|u?H{0,3})|&(?:amp;){0,4}(?:a|am|amp|#[xX]?)?[0-9A-Za-z]{0,10}"
+                r"|SLASHES(?:%H?|[xU]?H{0,7}|u\{?H{0,5}|[0-3][0-7]?"
+                r"|u[dD][89abAB]H{2}(?:%H?|&[#0-9xX]{0,5}|SLASHES(?:u?H{0,3}|%H?)))?)\Z",
+            )
         )
-    ))  # fmt: skip
+    )
 
 
 def _slashed(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:

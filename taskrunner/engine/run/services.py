@@ -202,9 +202,15 @@ def _start(ctx: Context, step: Step, service: Service, directory: str, definitio
     if step.get("run_as"):
         argv, exports = step_script.as_user(step["run_as"], argv), ctx.exports(env, tag)
     record = {
-        "name": service["name"], "definition": definition, "tag": tag, "started": time.time(), "run": ctx.run,
-        "pid": 0, "boot": identity.boot_id(), "machine": identity.machine(),
-    }  # fmt: skip
+        "name": service["name"],
+        "definition": definition,
+        "tag": tag,
+        "started": time.time(),
+        "run": ctx.run,
+        "pid": 0,
+        "boot": identity.boot_id(),
+        "machine": identity.machine(),
+    }
     path = os.path.join(directory, "script")
     program = step_script.program(ctx.folder(step, service), None, [command], exports)
     try:

@@ -185,10 +185,15 @@ FIELDS: dict[str, tuple[tuple[str, Any], ...]] = {
     "warning": (("message", str),),
     "check.finished": (("again", list),),
     "run.finished": (
-        ("status", str), ("exit", int), ("ok", int), ("skipped", int), ("failed", int),
-        ("duration", (int, float)), ("failures", list),
+        ("status", str),
+        ("exit", int),
+        ("ok", int),
+        ("skipped", int),
+        ("failed", int),
+        ("duration", (int, float)),
+        ("failures", list),
     ),
-}  # fmt: skip
+}
 """What an event is sure to have, and of which type: those who read one rely on it, whatever has become of
 a file.
 """

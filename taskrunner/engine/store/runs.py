@@ -111,9 +111,16 @@ def _told(root: str, run: str, file: IO[bytes], is_alive: bool | None) -> dict[s
         return None
     last = next(_backwards(file), first)
     known = {
-        "run": run, "name": first["name"], "file": first["file"], "started": first["time"],
-        "status": "running", "duration": None, "failures": [], "steps": len(first["steps"]), "step": None,
-    }  # fmt: skip
+        "run": run,
+        "name": first["name"],
+        "file": first["file"],
+        "started": first["time"],
+        "status": "running",
+        "duration": None,
+        "failures": [],
+        "steps": len(first["steps"]),
+        "step": None,
+    }
     if last["type"] == "run.finished":
         known.update(status=last["status"], duration=last["duration"], failures=last["failures"])
     else:
@@ -121,8 +128,10 @@ def _told(root: str, run: str, file: IO[bytes], is_alive: bool | None) -> dict[s
         begun = next((event for event in _backwards(file) if event["type"] == "step.started"), None)
         if begun is not None:
             known["step"] = {
-                "id": begun["step"], "index": begun["index"], "started": begun["time"],
-            }  # fmt: skip
+                "id": begun["step"],
+                "index": begun["index"],
+                "started": begun["time"],
+            }
     return known
 
 

@@ -80,7 +80,10 @@ class Lateness:
         """Milliseconds, for a result."""
         lengths = [stall.end - stall.start for stall in self.stalls]
         return {
-            "unit": "ms", "stalls": len(lengths), "max": max(lengths, default=0.0) * 1e3,
-            "p50": self.quantile(0.5) * 1e3, "p99": self.quantile(0.99) * 1e3,
+            "unit": "ms",
+            "stalls": len(lengths),
+            "max": max(lengths, default=0.0) * 1e3,
+            "p50": self.quantile(0.5) * 1e3,
+            "p99": self.quantile(0.99) * 1e3,
             "share": sum(lengths) / self.window if self.window else 0.0,
-        }  # fmt: skip
+        }

@@ -19,10 +19,28 @@ KEY = "OPENAI_API_KEY"
 
 
 RESERVED = {
-    "model", "mode", "prompt_tokens", "max_tokens", "concurrency", "rate", "warmup", "iterations", "seed",
-    "prefix_share", "prefix_cache", "fabric", "hostnames", "began", "ended", "time_zone", "versions",
-    "servers", "nodes", "client", "url",
-}  # fmt: skip
+    "model",
+    "mode",
+    "prompt_tokens",
+    "max_tokens",
+    "concurrency",
+    "rate",
+    "warmup",
+    "iterations",
+    "seed",
+    "prefix_share",
+    "prefix_cache",
+    "fabric",
+    "hostnames",
+    "began",
+    "ended",
+    "time_zone",
+    "versions",
+    "servers",
+    "nodes",
+    "client",
+    "url",
+}
 """Metadata that is measured, not given."""
 
 
@@ -97,9 +115,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for option, metavar, said in LISTS:
         parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
     parser.add_argument(
-        "--fabric", default="", metavar="NAME",
+        "--fabric",
+        default="",
+        metavar="NAME",
         help="the fabric that the KV cache should cross (efa, tcp, ...); network counters verify it",
-    )  # fmt: skip
+    )
     parser.add_argument("--no-circumstances", action="store_true", help="do not sample the machine meanwhile")
     parser.add_argument("--constant", action="store_true", help="open loop: uniform, not Poisson")
     parser.add_argument("--text", action="store_true", help="send prompts as text instead of token ids")
@@ -128,15 +148,34 @@ def main(args: argparse.Namespace) -> int:
         if unknown:
             raise ValueError(f"--slo {unknown.pop()}: expected ttft, tpot or e2e")
         settings = Settings(
-            args.url, args.model, args.prompt_tokens, args.output_tokens, args.requests, args.warmup,
-            args.concurrency, args.request_rate, not args.constant, args.prefix_share, args.text,
-            timeout=args.timeout, processes=args.processes, seed=args.seed,
-            until_precision=args.until_precision, most_requests=args.most_requests or 10 * args.requests,
-            failures=args.max_failures, lag=args.max_lag,
-            slo=slo, prefill=args.prefill, decode=args.decode, unified=args.unified, nodes=args.node,
-            fabric=args.fabric, circumstances=not args.no_circumstances, metadata=dict(map(_pair, args.meta)),
+            args.url,
+            args.model,
+            args.prompt_tokens,
+            args.output_tokens,
+            args.requests,
+            args.warmup,
+            args.concurrency,
+            args.request_rate,
+            not args.constant,
+            args.prefix_share,
+            args.text,
+            timeout=args.timeout,
+            processes=args.processes,
+            seed=args.seed,
+            until_precision=args.until_precision,
+            most_requests=args.most_requests or 10 * args.requests,
+            failures=args.max_failures,
+            lag=args.max_lag,
+            slo=slo,
+            prefill=args.prefill,
+            decode=args.decode,
+            unified=args.unified,
+            nodes=args.node,
+            fabric=args.fabric,
+            circumstances=not args.no_circumstances,
+            metadata=dict(map(_pair, args.meta)),
             api_key=os.environ.get(KEY, ""),
-        )  # fmt: skip
+        )
         for url in (args.url, *args.prefill, *args.decode, *args.unified, *args.node):
             parse(url, settings.api_key)
         if args.fabric:

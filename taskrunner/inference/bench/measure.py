@@ -33,9 +33,17 @@ from .precision import Enough, Target
 from .prompts import Shape, bodies, framed, prompts, vocabulary
 
 NOT_TOLD = (
-    "metadata", "prefill", "decode", "unified", "nodes", "circumstances", "slo", "output_tokens",
-    "prefix_share", "api_key",
-)  # fmt: skip
+    "metadata",
+    "prefill",
+    "decode",
+    "unified",
+    "nodes",
+    "circumstances",
+    "slo",
+    "output_tokens",
+    "prefix_share",
+    "api_key",
+)
 
 
 @dataclass
@@ -157,9 +165,12 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     results = result(samples, last - first, limits, lag, deltas, bool(settings.decode))
     results["invalid_because"] += unread
     return {
-        "version": VERSION, "metadata": about, "results": results, "requests": rows(samples, first),
+        "version": VERSION,
+        "metadata": about,
+        "results": results,
+        "requests": rows(samples, first),
         "circumstances": _circumstances(settings, servers, nodes, samplers.missing, about, results),
-    }  # fmt: skip
+    }
 
 
 def _scraped(
@@ -309,10 +320,16 @@ def _metadata(settings: Settings, model: str, began: float, ended: float) -> dic
     if settings.rate == math.inf:
         about["rate"] = "inf"  # JSON has no such number
     return {
-        **about, "model": model, "max_tokens": settings.output_tokens, "iterations": settings.requests,
+        **about,
+        "model": model,
+        "max_tokens": settings.output_tokens,
+        "iterations": settings.requests,
         "mode": "disaggregated" if settings.decode else "unified",
-        "prefix_share": settings.prefix_share, "hostnames": [socket.gethostname()],
+        "prefix_share": settings.prefix_share,
+        "hostnames": [socket.gethostname()],
         "versions": _versions(),
         "client": {"python": platform.python_version(), "kernel": platform.release()},
-        "began": round(began, 3), "ended": round(ended, 3), "time_zone": time.strftime("%z"),
-    }  # fmt: skip
+        "began": round(began, 3),
+        "ended": round(ended, 3),
+        "time_zone": time.strftime("%z"),
+    }

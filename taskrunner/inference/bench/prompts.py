@@ -54,10 +54,14 @@ def bodies(shape: Shape, tokens: Sequence[list[int]], server: Endpoint, text: bo
     OSError.
     """
     about: dict[str, Any] = {
-        "model": shape.model, "max_tokens": shape.output_tokens, "min_tokens": shape.output_tokens,
-        "ignore_eos": True, "temperature": shape.temperature, "stream": True,
+        "model": shape.model,
+        "max_tokens": shape.output_tokens,
+        "min_tokens": shape.output_tokens,
+        "ignore_eos": True,
+        "temperature": shape.temperature,
+        "stream": True,
         "stream_options": {"include_usage": True},
-    }  # fmt: skip
+    }
     return [
         json.dumps({"prompt": _text(server, shape.model, prompt) if text else prompt, **about}).encode()
         for prompt in tokens

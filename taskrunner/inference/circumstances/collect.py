@@ -123,9 +123,10 @@ class Samplers:
                 told = json.loads(get(node.server, path, PATIENCE))
                 told["servers"] = {}
                 told["clock"] = {
-                    "unit": "ms", "ahead": [node.ahead * 1e3, ended.ahead * 1e3],
+                    "unit": "ms",
+                    "ahead": [node.ahead * 1e3, ended.ahead * 1e3],
                     "error": max(node.error, ended.error) * 1e3,
-                }  # fmt: skip
+                }
                 found[node.name] = told
                 told["servers"] = json.loads(get(node.server, "/servers", PATIENCE))
             except (OSError, NotServed, ValueError, TypeError) as error:

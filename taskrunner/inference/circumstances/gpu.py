@@ -10,10 +10,13 @@ from .. import nvidia_smi
 PATIENCE_S = 10.0
 """For one answer of it: where a GPU is lost, it may give none."""
 NUMBERS = {
-    "utilization": "utilization.gpu", "memory_mib": "memory.used", "sm_mhz": "clocks.sm",
-    "celsius": "temperature.gpu", "watts": "power.draw",
+    "utilization": "utilization.gpu",
+    "memory_mib": "memory.used",
+    "sm_mhz": "clocks.sm",
+    "celsius": "temperature.gpu",
+    "watts": "power.draw",
     "ecc_uncorrected": "ecc.errors.uncorrected.volatile.total",
-}  # fmt: skip
+}
 REASONS = {
     "hw_thermal": "hw_thermal_slowdown",
     "sw_thermal": "sw_thermal_slowdown",
@@ -27,8 +30,9 @@ def devices() -> list[dict[str, str]]:
     """Index, name and driver of each GPU."""
     return [
         {"index": row[0], "name": row[1], "driver": row[2]}
-        for row in nvidia_smi.gpus("index", "name", "driver_version", patience=PATIENCE_S) if len(row) == 3
-    ]  # fmt: skip
+        for row in nvidia_smi.gpus("index", "name", "driver_version", patience=PATIENCE_S)
+        if len(row) == 3
+    ]
 
 
 def workers() -> dict[int, str]:
@@ -55,8 +59,11 @@ class Watch:
         fields = [*NUMBERS.values(), *(prefix + of for of in REASONS.values() if prefix)]
         self._process = subprocess.Popen(
             [nvidia_smi.SMI, f"--query-gpu=index,{','.join(fields)}", nvidia_smi.FORMAT, "--loop=2"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:

@@ -121,9 +121,11 @@ def proof(
     received = {kind: sum(each.get("rx", 0) for each in devices.values()) for kind, devices in ways.items()}
     counted = [each for devices in ways.values() for each in devices.values()]
     proof = {
-        "fabric": named, "kv_bytes": kv_bytes, "received": received,
+        "fabric": named,
+        "kv_bytes": kv_bytes,
+        "received": received,
         "by": {each["name"]: each["rx"] for each in counted if each.get("rx")},
-    }  # fmt: skip
+    }
     broken = [each["name"] for each in counted if each.get("reset")]
     if kind in ways and not ways[kind]:
         return proof, [], [f"{no_proof}: {way.decode} has no counters of {NAMES[kind]}"]

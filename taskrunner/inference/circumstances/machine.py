@@ -13,9 +13,15 @@ NET, RDMA = Path("/sys/class/net"), Path("/sys/class/infiniband")
 RECEIVED = ("rdma_read_bytes", "rdma_write_recv_bytes", "recv_bytes")
 """What an EFA has received, by the kind of its operations; where none of these is, `rx_bytes` has all."""
 ERRORS = (
-    "rx_drops", "retrans_pkts", "retrans_timeout_events", "impaired_remote_conn_events",
-    "unresponsive_remote_events", "out_of_sequence", "packet_seq_err", "local_ack_timeout_err",
-)  # fmt: skip
+    "rx_drops",
+    "retrans_pkts",
+    "retrans_timeout_events",
+    "impaired_remote_conn_events",
+    "unresponsive_remote_events",
+    "out_of_sequence",
+    "packet_seq_err",
+    "local_ack_timeout_err",
+)
 """Of EFA and of mlx5."""
 IB_WORDS = 4
 """Bytes of a unit of port_rcv_data: InfiniBand Architecture Specification, PortCounters."""
@@ -91,12 +97,14 @@ def about() -> dict[str, Any]:
     cpus = [line for line in _text(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")]
     memory = _text(Path("/proc/meminfo")).partition("\n")[0].split()
     return {
-        "hostname": os.uname().nodename, "kernel": os.uname().release, "cores": os.cpu_count(),
+        "hostname": os.uname().nodename,
+        "kernel": os.uname().release,
+        "cores": os.cpu_count(),
         "cpu": cpus[0].partition(":")[2].strip() if cpus else "",
         "memory_gib": round(int(memory[1]) / 1048576, 1) if len(memory) > 1 else 0,
         "addresses": addresses(),
         "instance_type": _text(Path("/sys/devices/virtual/dmi/id/product_name")).strip(),
-    }  # fmt: skip
+    }
 
 
 def addresses() -> list[str]:

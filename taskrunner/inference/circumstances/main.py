@@ -28,9 +28,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="listen address (127.0.0.1)")
     parser.add_argument("--port", type=options.PORT, default=8390, metavar="N", help="port (8390; 0: any)")
     parser.add_argument(
-        "--server", type=options.PORT, action="append", default=[], metavar="PORT",
+        "--server",
+        type=options.PORT,
+        action="append",
+        default=[],
+        metavar="PORT",
         help="port of a server here that is measured: its processes are no foreign load",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--own", type=options.COUNT, action="append", default=[], metavar="PID", help=argparse.SUPPRESS
     )

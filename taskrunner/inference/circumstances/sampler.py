@@ -134,8 +134,10 @@ def summed(rows: list[Sample]) -> dict[str, Any]:
     ours = set(last.get("ours_pids", ()))
     found["gpu_foreign"] = {
         str(pid): name
-        for row in (first, last) for pid, name in row.get("gpu_workers", {}).items() if pid not in ours
-    }  # fmt: skip
+        for row in (first, last)
+        for pid, name in row.get("gpu_workers", {}).items()
+        if pid not in ours
+    }
     found["series"] = {
         "t": [round(row["t"] - first["t"], 2) for row in rows],
         "busy": [round(row["busy"] - first["busy"], 2) for row in rows] if "busy" in first else [],

@@ -40,9 +40,10 @@ def look(pid: int) -> dict[str, Any]:
         "argv": masked(argv),
         "env": {
             name: MASKED if SECRET.search(name) and value else IN_URL.sub(MASKED, value)
-            for name, value in sorted(environment.items()) if TOLD.fullmatch(name)
+            for name, value in sorted(environment.items())
+            if TOLD.fullmatch(name)
         },
-    }  # fmt: skip
+    }
     try:
         cwd = Path(os.readlink(folder / "cwd"))
     except OSError:

@@ -87,8 +87,9 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "stream": BOOL,
     "stream_options": Of(
         "an object of booleans",
-        lambda value: isinstance(value, dict)
-        and all(item is None or isinstance(item, bool) for item in value.values()),
+        lambda value: (
+            isinstance(value, dict) and all(item is None or isinstance(item, bool) for item in value.values())
+        ),
     ),
     "stream_interval": COUNT,
     "temperature": Number(0, 1e6),
@@ -108,20 +109,27 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "allowed_token_ids": TOKENS,
     "logit_bias": Of(
         "an object of numbers by token id",
-        lambda value: isinstance(value, dict)
-        and all(name.isascii() and name.isdigit() for name in value)
-        and all(map(Number(-1e6, 1e6), value.values())),
+        lambda value: (
+            isinstance(value, dict)
+            and all(name.isascii() and name.isdigit() for name in value)
+            and all(map(Number(-1e6, 1e6), value.values()))
+        ),
     ),
-    "echo": BOOL, "ignore_eos": BOOL, "include_stop_str_in_output": BOOL, "skip_special_tokens": BOOL,
-    "spaces_between_special_tokens": BOOL, "parallel_tool_calls": BOOL, "return_token_ids": BOOL,
+    "echo": BOOL,
+    "ignore_eos": BOOL,
+    "include_stop_str_in_output": BOOL,
+    "skip_special_tokens": BOOL,
+    "spaces_between_special_tokens": BOOL,
+    "parallel_tool_calls": BOOL,
+    "return_token_ids": BOOL,
     "return_tokens_as_token_ids": BOOL,
     "response_format": Of(
-        f'an object whose type is one of {", ".join(FORMATS)}',
+        f"an object whose type is one of {', '.join(FORMATS)}",
         lambda value: isinstance(value, dict) and value.get("type") in FORMATS,
     ),
     "structured_outputs": Of("an object", lambda value: isinstance(value, dict)),
     "vllm_xargs": Of("an object", lambda value: isinstance(value, dict)),
-}  # fmt: skip
+}
 """What does not go to prefill, so that prefill would not refuse it; null is as good as absent."""
 
 

@@ -160,9 +160,12 @@ class ClientConnection(asyncio.Protocol):
             return
         self._head = self._unread = 0
         request = self._coming = Request(
-            self._parser.get_method().decode("latin-1"), self._url.decode("latin-1"),
-            self._parser.get_http_version(), self._headers, self._parser.should_keep_alive(),
-        )  # fmt: skip
+            self._parser.get_method().decode("latin-1"),
+            self._url.decode("latin-1"),
+            self._parser.get_http_version(),
+            self._headers,
+            self._parser.should_keep_alive(),
+        )
         request.check()
         self.proxy.admit(request)
         length = int(request.header("content-length") or 0)

@@ -18,14 +18,21 @@ KEYS = ("kv_transfer_params", "ec_transfer_params")
 """Where a server is told to fetch what from which other one: nothing that a client may say."""
 KEY = KEYS[0]
 ASKED = {
-    "do_remote_decode": True, "do_remote_prefill": False, "remote_engine_id": None, "remote_block_ids": None,
-    "remote_host": None, "remote_port": None,
-}  # fmt: skip
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
 NEEDED = ("remote_engine_id", "remote_block_ids", "remote_host", "remote_port")
 ANSWER_ONLY = {
-    "logprobs", "logprob_token_ids", "best_of", "thinking_token_budget",
+    "logprobs",
+    "logprob_token_ids",
+    "best_of",
+    "thinking_token_budget",
     *checks.FIELDS.keys() - {"max_tokens", "max_completion_tokens"},
-}  # fmt: skip
+}
 """What shapes the answer and not the prompt: prefill has no use for it, and may refuse it."""
 
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])

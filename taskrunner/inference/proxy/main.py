@@ -35,9 +35,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, OPTIONS)
     add("--log", default="", metavar="FILE", help="write a JSON line with the timings of each request")
     add(
-        "--api-key-file", default="", metavar="FILE",
+        "--api-key-file",
+        default="",
+        metavar="FILE",
         help=f"file with the Bearer token required of clients and sent to the servers (${VLLM_KEY})",
-    )  # fmt: skip
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -52,9 +54,12 @@ def main(args: argparse.Namespace) -> int:
     try:
         limits = {option[2:].replace("-", "_") for option, *_ in OPTIONS}
         settings = Settings(
-            args.prefill, args.decode, log=args.log, api_key=_key(args.api_key_file),
+            args.prefill,
+            args.decode,
+            log=args.log,
+            api_key=_key(args.api_key_file),
             **{name: getattr(args, name) for name in limits},
-        )  # fmt: skip
+        )
         proxy = Proxy(settings)
     except (ValueError, OSError) as error:
         print(f"proxy: {error}", file=sys.stderr)

@@ -25,8 +25,9 @@ class Metrics:
             "decode_first_byte", "From sending to decode to the first byte of its body"
         )
         self.whole = self._histogram("request", "From receiving a request to passing on the last byte")
-        self.requests = Counter("proxy_requests", "Requests by stage and status", ["stage", "status"],
-                                registry=self.registry)  # fmt: skip
+        self.requests = Counter(
+            "proxy_requests", "Requests by stage and status", ["stage", "status"], registry=self.registry
+        )
         self.running = Gauge("proxy_running", "Requests in progress", registry=self.registry)
         self._log: IO[str] | None = open(log, "a", buffering=1) if log else None  # noqa: SIM115 - as long as it runs
 
@@ -40,9 +41,11 @@ class Metrics:
         """Take what became of a request; `times` are of time.perf_counter, by what happened."""
         self.requests.labels(stage, str(status)).inc()
         for histogram, begin, end in (
-            (self.prefill, "prefill_sent", "prefill_done"), (self.extract, "prefill_done", "extracted"),
-            (self.first, "decode_sent", "decode_first"), (self.whole, "received", "last"),
-        ):  # fmt: skip
+            (self.prefill, "prefill_sent", "prefill_done"),
+            (self.extract, "prefill_done", "extracted"),
+            (self.first, "decode_sent", "decode_first"),
+            (self.whole, "received", "last"),
+        ):
             if begin in times and end in times:
                 histogram.observe(times[end] - times[begin])
         if self._log is not None:

@@ -42,9 +42,9 @@ RELEASED_WITHIN = 10.0
 """Seconds that decode may take to fetch what nobody wants."""
 READ, WRITE = ("GET", "HEAD"), ("POST",)
 PASSED_ON = {
-    "/health": READ, "/metrics": READ, "/v1/models": READ, "/version": READ, "/ping": READ,
-    checks.COMPLETIONS: WRITE, checks.CHAT: WRITE, "/tokenize": WRITE, "/detokenize": WRITE,
-}  # fmt: skip
+    **dict.fromkeys(("/health", "/metrics", "/v1/models", "/version", "/ping"), READ),
+    **dict.fromkeys((checks.COMPLETIONS, checks.CHAT, "/tokenize", "/detokenize"), WRITE),
+}
 """All that there is, and its methods. Other paths of a server generate as well, or administer it."""
 OPEN = ("/health", "/metrics")
 """What needs no key, as with vLLM."""
@@ -170,9 +170,10 @@ class Proxy:
             scheme, _, token = request.header("authorization").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._key):
                 raise Refused(
-                    HTTPStatus.UNAUTHORIZED, "an API key is required: Authorization: Bearer KEY",
+                    HTTPStatus.UNAUTHORIZED,
+                    "an API key is required: Authorization: Bearer KEY",
                     [("WWW-Authenticate", "Bearer")],
-                )  # fmt: skip
+                )
         methods = PASSED_ON.get(request.path)
         if methods is None:
             known = ", ".join(PASSED_ON)

@@ -12,9 +12,16 @@ HOST = re.compile(r"(?:\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]*)(?::[0-9
 TARGET = re.compile(r"/[\x21\x24-\x7e\x22]*")
 ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 HOP_BY_HOP = {
-    "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te",
-    "trailer", "transfer-encoding", "upgrade",
-}  # fmt: skip
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
 """Headers that belong to a connection, not to a message (RFC 9110, section 7.6.1)."""
 NOT_PASSED_ON = HOP_BY_HOP | {"host", "content-length", "expect", "x-data-parallel-rank"}
 """The same of requests; the last one names an engine within a server, which differ from server to server."""

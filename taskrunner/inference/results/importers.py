@@ -71,9 +71,11 @@ def _record(source: str, samples: list[Sample], duration: float, ended: float, *
     }
     first = min((sample.began for sample in samples), default=0.0)
     return {
-        "version": VERSION, "metadata": metadata, "results": result(samples, duration, Limits()),
+        "version": VERSION,
+        "metadata": metadata,
+        "results": result(samples, duration, Limits()),
         "requests": rows(samples, first),
-    }  # fmt: skip
+    }
 
 
 def _broken_off(samples: Sequence[Sample]) -> None:
@@ -122,10 +124,15 @@ def _vllm(found: Any, path: str) -> Record:
     _broken_off(samples)
     ended = time.mktime(time.strptime(found["date"], "%Y%m%d-%H%M%S"))
     return _record(
-        "vllm bench serve", samples, found["duration"], ended,
-        model=found["model_id"], backend=found["backend"], rate=found["request_rate"],
+        "vllm bench serve",
+        samples,
+        found["duration"],
+        ended,
+        model=found["model_id"],
+        backend=found["backend"],
+        rate=found["request_rate"],
         concurrency=found.get("max_concurrency") or len(samples),
-    )  # fmt: skip
+    )
 
 
 def _guidellm(found: Any, path: str) -> Record:
@@ -148,12 +155,17 @@ def _guidellm(found: Any, path: str) -> Record:
     _broken_off(samples)
     samples.sort(key=lambda sample: sample.began)
     return _record(
-        "guidellm", samples, benchmark["duration"], benchmark["end_time"],
-        model=str(benchmark["config"]["backend"].get("model") or ""), backend="guidellm",
+        "guidellm",
+        samples,
+        benchmark["duration"],
+        benchmark["end_time"],
+        model=str(benchmark["config"]["backend"].get("model") or ""),
+        backend="guidellm",
         concurrency=int(strategy.get("streams") or strategy.get("max_concurrency") or 0),
-        rate=strategy.get("rate") or 0.0, cut_off=len(requests["incomplete"]),
+        rate=strategy.get("rate") or 0.0,
+        cut_off=len(requests["incomplete"]),
         notes=["the TTFT does not include connecting", "gaps between chunks are not recorded: no ITL"],
-    )  # fmt: skip
+    )
 
 
 def _of_guidellm(number: int, told: Record) -> Sample:
@@ -209,12 +221,22 @@ def _llmperf(found: Any, path: str) -> Record:
         samples.append(sample)
     completed, rate = (summary[f"results_num_completed_requests{of}"] for of in ("", "_per_min"))
     return _record(
-        "llmperf", samples, completed / rate * 60 if rate else 0.0, float(summary["timestamp"]),
-        model=summary["model"], backend="llmperf", concurrency=summary["num_concurrent_requests"], rate=0.0,
-        notes=["failed requests may be missing from the file", "chunks are counted as tokens",
-               "prompt lengths are the requested ones", "the throughput includes the start of Ray",
-               "gaps between chunks are not recorded: no ITL"],
-    )  # fmt: skip
+        "llmperf",
+        samples,
+        completed / rate * 60 if rate else 0.0,
+        float(summary["timestamp"]),
+        model=summary["model"],
+        backend="llmperf",
+        concurrency=summary["num_concurrent_requests"],
+        rate=0.0,
+        notes=[
+            "failed requests may be missing from the file",
+            "chunks are counted as tokens",
+            "prompt lengths are the requested ones",
+            "the throughput includes the start of Ray",
+            "gaps between chunks are not recorded: no ITL",
+        ],
+    )
 
 
 KNOWN: tuple[tuple[set[str], Callable[[Any, str], Record]], ...] = (

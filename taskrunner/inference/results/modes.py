@@ -32,8 +32,11 @@ def bimodal(values: Sequence[float]) -> dict[str, Any]:
     mean = float(data.mean()) if len(data) else 0.0
     found: dict[str, Any] = {
         "cv": float(data.std(ddof=1) / mean) if len(data) > 1 and mean else 0.0,
-        "is_bimodal": False, "dip": None, "p_value": None, "modes": [],
-    }  # fmt: skip
+        "is_bimodal": False,
+        "dip": None,
+        "p_value": None,
+        "modes": [],
+    }
     if len(data) < FEWEST or data.min() <= 0 or np.ptp(data) == 0:
         return found
     logs = np.sort(np.log(data))

@@ -66,9 +66,13 @@ def _of_version_1(found: dict[str, Any], path: str) -> dict[str, Any]:
         if "loop_lag" in results:
             lag = results["loop_lag"]
             results["loop_lag"] = {
-                "unit": "ms", "stalls": 0, "max": lag.get("max", 0.0), "p50": lag.get("p50", 0.0),
-                "p99": lag.get("p99", 0.0), "share": 0.0,
-            }  # fmt: skip
+                "unit": "ms",
+                "stalls": 0,
+                "max": lag.get("max", 0.0),
+                "p50": lag.get("p50", 0.0),
+                "p99": lag.get("p99", 0.0),
+                "share": 0.0,
+            }
         moved = dict(results.get("kv_transfer", {}))
         for old, new in (("transfer_seconds", "transfer_ms"), ("post_seconds", "post_ms")):
             if old in moved:

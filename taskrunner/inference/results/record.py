@@ -93,15 +93,19 @@ def rows(samples: Sequence[Sample], began: float) -> list[dict[str, Any]]:
     """
     return [
         {
-            "start": _round(sample.began - began), "ttft": _round(sample.ttft), "e2e": _round(sample.e2e),
+            "start": _round(sample.began - began),
+            "ttft": _round(sample.ttft),
+            "e2e": _round(sample.e2e),
             "tpot": None if sample.tpot is None else _round(sample.tpot),
             "itl": [_round(gap) for gap in sample.itl],
-            "prompt_tokens": sample.prompt_tokens, "output_tokens": sample.output_tokens,
-            "error": sample.error, "proxy_prefill_time": header(sample, PREFILL),
+            "prompt_tokens": sample.prompt_tokens,
+            "output_tokens": sample.output_tokens,
+            "error": sample.error,
+            "proxy_prefill_time": header(sample, PREFILL),
             "proxy_kv_extract_time": header(sample, EXTRACT),
         }
         for sample in sorted(samples, key=lambda sample: sample.began)
-    ]  # fmt: skip
+    ]
 
 
 def _round(seconds: float) -> float:

@@ -18,8 +18,13 @@ DISTRIBUTIONS = {
 """Those of many values, in milliseconds, each with its title in a table, if it has a row there."""
 STATISTICS = ("mean", "stdev", "p50", "p90", "p95", "p99")
 SCALARS = (
-    "throughput_rps", "throughput_tps", "throughput_total_tps", "goodput", "completed", "failed",
+    "throughput_rps",
+    "throughput_tps",
+    "throughput_total_tps",
+    "goodput",
+    "completed",
+    "failed",
     "duration_ms",
-)  # fmt: skip
+)
 TOO_SMALL: Final = "n too small"
 """Stands for the interval of a percentile of which the samples say nothing."""

@@ -59,7 +59,10 @@ def _figures(data: Any) -> dict[str, Any]:
     if not n:
         return {"n": 0}
     return {
-        "n": n, "mean": float(data.mean()), "stdev": float(data.std(ddof=1)) if n > 1 else 0.0,
-        "min": float(data.min()), "max": float(data.max()),
+        "n": n,
+        "mean": float(data.mean()),
+        "stdev": float(data.std(ddof=1)) if n > 1 else 0.0,
+        "min": float(data.min()),
+        "max": float(data.max()),
         **{f"p{p}": float(np.percentile(data, p)) for p in PERCENTILES},
-    }  # fmt: skip
+    }

@@ -58,8 +58,9 @@ class Server:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("mode", self.mode, get_args(Mode)), ("platform", self.platform, get_args(Platform)),
-        ):  # fmt: skip
+            ("mode", self.mode, get_args(Mode)),
+            ("platform", self.platform, get_args(Platform)),
+        ):
             if value not in known:
                 raise Refused(f"{name} {value!r}: expected one of {', '.join(known)}")
         if not self.model:

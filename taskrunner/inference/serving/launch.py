@@ -17,16 +17,26 @@ WHOLE_GPU = 0.9
 READY_TIMEOUT = 900
 """Seconds: 32B parameters take long to load."""
 FAIL_ON = (
-    "torch\\.OutOfMemoryError", "CUDA out of memory", "Cannot allocate memory",
+    "torch\\.OutOfMemoryError",
+    "CUDA out of memory",
+    "Cannot allocate memory",
     "KV cache is needed, which is larger than the available",
-    "No available memory for the cache blocks", "AssertionError: Error in memory profiling",
+    "No available memory for the cache blocks",
+    "AssertionError: Error in memory profiling",
     "is less than desired GPU memory utilization",
-    "ValueError: .*max.(model|seq).len", "RuntimeError: .*CUDA", "unrecognized arguments:",
-    "nixlNotFoundError", "validation errors? for KVTransferConfig", "Repo id must be in the form",
-    "is not a valid model identifier", "serve: model .*: no such folder",
-    "couldn't connect to 'https://huggingface.co' to load", "EngineCore failed to start",
-    "Engine core initialization failed", "EngineCore encountered a fatal error",
-)  # fmt: skip
+    "ValueError: .*max.(model|seq).len",
+    "RuntimeError: .*CUDA",
+    "unrecognized arguments:",
+    "nixlNotFoundError",
+    "validation errors? for KVTransferConfig",
+    "Repo id must be in the form",
+    "is not a valid model identifier",
+    "serve: model .*: no such folder",
+    "couldn't connect to 'https://huggingface.co' to load",
+    "EngineCore failed to start",
+    "Engine core initialization failed",
+    "EngineCore encountered a fatal error",
+)
 """Lines of the log after which there is nothing to wait for, those that tell the cause first. Not
 `Traceback`: vLLM logs harmless ones.
 """
@@ -56,8 +66,14 @@ def launch(server: Server, python: str = "python3") -> Launch:
     argv += ["--enable-prefix-caching" if cached else "--no-enable-prefix-caching"]
     if server.platform == "gpu":
         share = server.gpu_memory or WHOLE_GPU
-        argv += ["--gpu-memory-utilization", f"{share:g}", "--max-num-batched-tokens", "4096",
-                 "--enable-chunked-prefill", "--trust-remote-code"]  # fmt: skip
+        argv += [
+            "--gpu-memory-utilization",
+            f"{share:g}",
+            "--max-num-batched-tokens",
+            "4096",
+            "--enable-chunked-prefill",
+            "--trust-remote-code",
+        ]
     else:
         argv += ["--dtype", "bfloat16", "--distributed-executor-backend", "uni"]
     if server.kv_cache_bytes:
@@ -115,10 +131,12 @@ def _yarn(server: Server, length: int) -> dict[str, Any]:
     factor = max(4.0, -(-length // server.native_len))
     found: dict[str, Any] = {
         "rope_parameters": {
-            "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": server.native_len,
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": server.native_len,
             "rope_theta": server.rope_theta,
         }
-    }  # fmt: skip
+    }
     if has(server.vllm, "max_position_embeddings_for_yarn"):
         found["max_position_embeddings"] = length
     return found
@@ -148,9 +166,11 @@ def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
             " to the first token; measurements are of that, too"
         )
     found: dict[str, Any] = {
-        "kv_connector": "NixlConnector", "kv_role": f"kv_{server.mode}", "kv_buffer_device": device,
+        "kv_connector": "NixlConnector",
+        "kv_role": f"kv_{server.mode}",
+        "kv_buffer_device": device,
         "kv_connector_extra_config": extra,
-    }  # fmt: skip
+    }
     if has(server.vllm, "recompute_is_the_default"):
         found["kv_load_failure_policy"] = "fail"  # else decode computes a prompt itself, unseen
     return found
@@ -186,6 +206,9 @@ def service(server: Server, python: str = "python3") -> dict[str, Any]:
     found = launch(server, python)
     health = f"http://{bracketed(server.address)}:{server.listens}/health"
     return {
-        "name": f"vllm-{server.mode}", "command": found.argv, "env": found.env, "fail_on": list(FAIL_ON),
+        "name": f"vllm-{server.mode}",
+        "command": found.argv,
+        "env": found.env,
+        "fail_on": list(FAIL_ON),
         "ready": {"http": health, "timeout": READY_TIMEOUT},
-    }  # fmt: skip
+    }

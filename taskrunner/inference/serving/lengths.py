@@ -25,11 +25,12 @@ def cap(model: str, gpu: str, tensor_parallel: int) -> int:
     """The longest that is known to fit this GPU (at 0.9 of its memory); 0: not known."""
     return next(
         (
-            int(known["max_model_len"]) for known in _caps()
+            int(known["max_model_len"])
+            for known in _caps()
             if known["model"] in model and known["gpu"] in gpu and known["tensor_parallel"] == tensor_parallel
         ),
         0,
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -48,7 +49,8 @@ def kv_bytes_of(config: str | Path) -> int:
     about = json.loads(Path(config).read_text())
     heads = about["num_attention_heads"]
     return kv_bytes(
-        about["num_hidden_layers"], about.get("num_key_value_heads", heads),
+        about["num_hidden_layers"],
+        about.get("num_key_value_heads", heads),
         about.get("head_dim") or about["hidden_size"] // heads,
         about.get("dtype") or about.get("torch_dtype") or "bfloat16",
-    )  # fmt: skip
+    )

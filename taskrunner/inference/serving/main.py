@@ -145,9 +145,12 @@ def described(args: argparse.Namespace) -> Server:
         each = int(str(given.get("tensor_parallel", 1)))
         together = bool(args.peer) and args.peer == str(given.get("address", ""))
         chosen = gpus.place(
-            str(given.get("mode", "unified")), gpus.usable(len(found)), each, str(given.get("gpus", "")),
+            str(given.get("mode", "unified")),
+            gpus.usable(len(found)),
+            each,
+            str(given.get("gpus", "")),
             args.peer_gpus if together else None,
-        )  # fmt: skip
+        )
         given["gpus"] = chosen.gpus
         given.setdefault("gpu_memory", chosen.memory)
     try:

@@ -104,10 +104,16 @@ def main(args: argparse.Namespace) -> int:
             print(f"best for {tokens} tokens: {found['name']}, {found['gain']:.2f} times as fast as it is")
     if args.output:
         record = {
-            "version": 1, "fabric": args.fabric, "kv_bytes_per_token": per_token,
-            "descriptor_bytes": args.descriptor, "gpus": list(gpus), "variants": rows, "best": best,
-            "hostname": platform.node(), "measured": round(time.time(), 3),
-        }  # fmt: skip
+            "version": 1,
+            "fabric": args.fabric,
+            "kv_bytes_per_token": per_token,
+            "descriptor_bytes": args.descriptor,
+            "gpus": list(gpus),
+            "variants": rows,
+            "best": best,
+            "hostname": platform.node(),
+            "measured": round(time.time(), 3),
+        }
         write(args.output, json.dumps(record, indent=1))
     return 0 if any(best.values()) else _say("no setting has transferred anything", FAILED)
 

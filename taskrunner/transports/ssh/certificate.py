@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 FOR_HOSTS = 2
 FIELDS = {
-    "ssh-ed25519": 1, "ssh-rsa": 2, "ecdsa-sha2-nistp256": 2, "ecdsa-sha2-nistp384": 2,
+    "ssh-ed25519": 1,
+    "ssh-rsa": 2,
+    "ecdsa-sha2-nistp256": 2,
+    "ecdsa-sha2-nistp384": 2,
     "ecdsa-sha2-nistp521": 2,
-}  # fmt: skip
+}
 """How many fields the public key has, by its algorithm."""
 
 

@@ -20,15 +20,32 @@ WITHIN = 10.0
 NO_NAME = "No user exists for uid"
 REPEATABLE = ("identityfile", "certificatefile")
 UNSUPPORTED = {
-    "knownhostscommand": "none", "proxyusefdpass": "no", "pkcs11provider": "none", "revokedhostkeys": "none",
-    "bindaddress": "none", "bindinterface": "none", "addressfamily": "any",
-}  # fmt: skip
+    "knownhostscommand": "none",
+    "proxyusefdpass": "no",
+    "pkcs11provider": "none",
+    "revokedhostkeys": "none",
+    "bindaddress": "none",
+    "bindinterface": "none",
+    "addressfamily": "any",
+}
 """Settings that change who is trusted or how a host is reached, and the value at which they do not."""
 READ_HERE = {
-    "hostname", "port", "user", "identityfile", "certificatefile", "identitiesonly", "identityagent",
-    "proxyjump", "proxycommand", "userknownhostsfile", "globalknownhostsfile", "hostkeyalias",
-    "stricthostkeychecking", "include", "host",
-}  # fmt: skip
+    "hostname",
+    "port",
+    "user",
+    "identityfile",
+    "certificatefile",
+    "identitiesonly",
+    "identityagent",
+    "proxyjump",
+    "proxycommand",
+    "userknownhostsfile",
+    "globalknownhostsfile",
+    "hostkeyalias",
+    "stricthostkeychecking",
+    "include",
+    "host",
+}
 """What is understood where there is no ssh. What has nothing to do with a login is passed over."""
 OTHER = re.compile(
     "match|canonical.*|gssapi.*|pkcs11provider|knownhostscommand|securitykeyprovider|proxyusefdpass|tag|"
@@ -87,9 +104,14 @@ def _asked(
     words += ["-l", user] if user else []
     try:
         done = subprocess.run(
-            [*words, "--", alias], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=WITHIN, check=False,
-        )  # fmt: skip
+            [*words, "--", alias],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=WITHIN,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise UsageError(
             f"`ssh -G {alias}` does not finish", "check whether a `Match exec` in ~/.ssh/config hangs"
@@ -113,8 +135,7 @@ def _asked(
     if config is not None:
         # Its defaults are in the home that ssh knows of.
         theirs = f"{_home_of_ssh()}/.ssh/"
-        found = {name: [text.replace(theirs, "~/.ssh/") for text in values]
-                 for name, values in found.items()}  # fmt: skip
+        found = {name: [text.replace(theirs, "~/.ssh/") for text in values] for name, values in found.items()}
     return found
 
 

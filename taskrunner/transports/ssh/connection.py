@@ -83,8 +83,13 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
     import paramiko
 
     began = time.monotonic()
-    log.debug("ssh.connect", host=endpoint.host, port=endpoint.port, user=endpoint.user,
-              proxy=endpoint.proxy_command or ",".join(endpoint.proxy_jump))  # fmt: skip
+    log.debug(
+        "ssh.connect",
+        host=endpoint.host,
+        port=endpoint.port,
+        user=endpoint.user,
+        proxy=endpoint.proxy_command or ",".join(endpoint.proxy_jump),
+    )
     transport: Transport | None = None
     sock: Heard | None = None
     words = LastWords()
@@ -159,8 +164,11 @@ def _proxied(endpoint: Endpoint, errors: IO[bytes]) -> socket.socket:
     try:
         process = subprocess.Popen(
             ["/bin/sh", "-c", "exec " + endpoint.proxy_command],
-            stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=errors, start_new_session=True,
-        )  # fmt: skip
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=errors,
+            start_new_session=True,
+        )
         _proxies.append(process)
     except OSError:
         ours.close()
@@ -179,8 +187,10 @@ def _jump(hops: tuple[str, ...], target: Endpoint, timeout: float, behind: tuple
     """The connection to the last of these hosts; every target behind it shares it."""
     host = endpoints.resolve(hops[-1], accept_new=target.accept_asked)
     if host.alias in behind:
-        raise UsageError(f"~/.ssh/config: ProxyJump for {host.alias} goes in a circle: "
-                         + " -> ".join((*behind, host.alias)))  # fmt: skip
+        raise UsageError(
+            f"~/.ssh/config: ProxyJump for {host.alias} goes in a circle: "
+            + " -> ".join((*behind, host.alias))
+        )
     if hops[:-1]:
         host = host._replace(proxy_jump=hops[:-1], proxy_command="")
     with _jump_locks.setdefault(host, threading.Lock()):
@@ -201,11 +211,13 @@ def _last_line(errors: IO[bytes] | None) -> str:
 
 
 NETWORK = {
-    errno.ECONNREFUSED: ("connection refused: nothing listens there",
-                         "check that sshd runs, and check the port and the security group"),
+    errno.ECONNREFUSED: (
+        "connection refused: nothing listens there",
+        "check that sshd runs, and check the port and the security group",
+    ),
     errno.EHOSTUNREACH: ("no route to host", "check the address, and that the node is up"),
     errno.ENETUNREACH: ("the network is unreachable", "check that this machine is online"),
-}  # fmt: skip
+}
 
 
 def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: str) -> TargetError:

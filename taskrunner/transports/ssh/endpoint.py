@@ -90,8 +90,12 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
         agent = ""
     elif agent.startswith("$") and not agent.startswith("${"):
         agent = os.environ.get(agent[1:], "")
-    hosts = [path for name in ("userknownhostsfile", "globalknownhostsfile")
-             for value in known.get(name, DEFAULTS[name]) for path in _paths(value)]  # fmt: skip
+    hosts = [
+        path
+        for name in ("userknownhostsfile", "globalknownhostsfile")
+        for value in known.get(name, DEFAULTS[name])
+        for path in _paths(value)
+    ]
     command = _one(known, "proxycommand")
     return Endpoint(
         alias=alias,
@@ -154,6 +158,17 @@ def _tokens(alias: str, host: str, port: int, user: str, key: str, jump: str) ->
     own, short = _own_name(), name.partition(".")[0]
     hashed = hashlib.sha1(f"{name}{host}{port}{user}{jump}".encode(), usedforsecurity=False).hexdigest()
     return {
-        "%": "%", "C": hashed, "d": os.path.expanduser("~"), "h": host, "i": str(os.getuid()), "j": jump,
-        "k": key, "L": short, "l": name, "n": alias, "p": str(port), "r": user, "u": own,
-    }  # fmt: skip
+        "%": "%",
+        "C": hashed,
+        "d": os.path.expanduser("~"),
+        "h": host,
+        "i": str(os.getuid()),
+        "j": jump,
+        "k": key,
+        "L": short,
+        "l": name,
+        "n": alias,
+        "p": str(port),
+        "r": user,
+        "u": own,
+    }

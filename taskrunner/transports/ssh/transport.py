@@ -180,8 +180,12 @@ class SshTransport(RemoteTransport):
                 self._quietly("unfollow", feed=number)
 
     def _connection(self, state: str, detail: str, at: Cursor) -> Chunk:
-        event = {"type": "connection", "time": round(time.time() + self.session.skew, 3),
-                 "state": state, "detail": detail}  # fmt: skip
+        event = {
+            "type": "connection",
+            "time": round(time.time() + self.session.skew, 3),
+            "state": state,
+            "detail": detail,
+        }
         return Chunk("", json.dumps(event).encode() + b"\n", at)
 
     @property

@@ -126,9 +126,11 @@ class Bucket:
     def signed(self, key: str) -> str:
         """A URL that gives this object to whoever has it."""
         try:
-            return str(self.client().generate_presigned_url(
-                "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=LIFE
-            ))  # fmt: skip
+            return str(
+                self.client().generate_presigned_url(
+                    "get_object", {"Bucket": self.name, "Key": key}, ExpiresIn=LIFE
+                )
+            )
         except Exception as error:
             raise self._explained(error) from error
 
@@ -137,19 +139,19 @@ class Bucket:
         if self._grant is None or anew or time.monotonic() - self._grant[0] > FRESH:
             try:
                 signed = self.client().generate_presigned_post(
-                    self.name, self.session + "${filename}",
+                    self.name,
+                    self.session + "${filename}",
                     Conditions=[
-                        ["starts-with", "$key", self.session], ["content-length-range", 0, LARGEST_SEGMENT],
+                        ["starts-with", "$key", self.session],
+                        ["content-length-range", 0, LARGEST_SEGMENT],
                     ],
                     ExpiresIn=LIFE,
-                )  # fmt: skip
+                )
             except Exception as error:
                 raise self._explained(error) from error
             fields = {name: value for name, value in signed["fields"].items() if name != "key"}
             self._used = True
-            self._grant = (
-                time.monotonic(), {"url": signed["url"], "fields": fields, "prefix": self.session}
-            )  # fmt: skip
+            self._grant = (time.monotonic(), {"url": signed["url"], "fields": fields, "prefix": self.session})
         return self._grant[1]
 
     def segments(self, token: str, first: int, last: int) -> Iterator[bytes]:

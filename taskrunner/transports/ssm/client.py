@@ -51,9 +51,15 @@ class InstanceClient:
     """One instance, as one user. `timeout` is the time, in seconds, in which it must answer at first."""
 
     def __init__(
-        self, instance: str, user: str, python: str, state: str, dispatcher: Dispatcher,
-        bucket: Bucket | None, timeout: float,
-    ) -> None:  # fmt: skip
+        self,
+        instance: str,
+        user: str,
+        python: str,
+        state: str,
+        dispatcher: Dispatcher,
+        bucket: Bucket | None,
+        timeout: float,
+    ) -> None:
         self.instance, self.user, self.python, self.state = instance, user, python, state
         self.dispatcher = dispatcher
         self.bucket = bucket
@@ -113,10 +119,15 @@ class InstanceClient:
         """What brings the engine; what needs it may be sent at the same time, with some patience."""
         shared = self.shared("ping")
         return [
-            Request(self.instance, self.python, {**shared, "engine": {**shared["engine"], "part": part}},
-                {"about": {}}, REQUEST_TIMEOUT_S)
+            Request(
+                self.instance,
+                self.python,
+                {**shared, "engine": {**shared["engine"], "part": part}},
+                {"about": {}},
+                REQUEST_TIMEOUT_S,
+            )
             for part in enumerate(_parts(_packed_engine()))
-        ]  # fmt: skip
+        ]
 
     def send_parts(self, data: bytes, digest: str) -> int:
         """Bring something in parts of commands; how many these are. Raises what `request` raises."""

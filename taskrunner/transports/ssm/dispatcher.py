@@ -24,8 +24,18 @@ DOCUMENT = "AWS-RunShellScript"
 AT_ONCE = 50
 """Instances that one SendCommand may name, and invocations on a page of a listing."""
 PLACES = 3
-OVER = {"Success", "Failed", "TimedOut", "Cancelled", "Undeliverable", "Terminated", "DeliveryTimedOut",
-        "ExecutionTimedOut", "InvalidPlatform", "AccessDenied"}  # fmt: skip
+OVER = {
+    "Success",
+    "Failed",
+    "TimedOut",
+    "Cancelled",
+    "Undeliverable",
+    "Terminated",
+    "DeliveryTimedOut",
+    "ExecutionTimedOut",
+    "InvalidPlatform",
+    "AccessDenied",
+}
 UNDELIVERED = {"DeliveryTimedOut", "Undeliverable", "InvalidPlatform", "AccessDenied"}
 
 
@@ -122,8 +132,11 @@ class Dispatcher:
             if ask.instance in batch or not self._free(ask):
                 continue
             same = (ask.python, ask.shared, ask.timeout, ask.delivery) == (
-                first.python, first.shared, first.timeout, first.delivery
-            )  # fmt: skip
+                first.python,
+                first.shared,
+                first.timeout,
+                first.delivery,
+            )
             if same and len(batch) < AT_ONCE:
                 batch[ask.instance] = ask
                 if len(batch) > 1 and len(_text([*batch.values()])) > command.LIMIT:
@@ -166,8 +179,12 @@ class Dispatcher:
                 time.sleep(pause)
                 pause = min(pause * 2, pacing.RETRY_MAX_S)
         self._trouble(batch, None)
-        log.info("ssm.command", id=found["Command"]["CommandId"], do=batch[0].shared.get("do"),
-                 instances=",".join(ask.instance for ask in batch))  # fmt: skip
+        log.info(
+            "ssm.command",
+            id=found["Command"]["CommandId"],
+            do=batch[0].shared.get("do"),
+            instances=",".join(ask.instance for ask in batch),
+        )
         with self._condition:
             id = found["Command"]["CommandId"]
             self._sent[id] = {ask.instance: ask for ask in batch}

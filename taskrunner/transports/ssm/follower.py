@@ -115,19 +115,28 @@ class Follower:
         ends = time.time() + seconds
         ships = wait and self.mode == "s3" and not self.client.ungranted
         about = {
-            "run": self.run, "output": self.output, "at": self._at, "wait": round(seconds, 1),
-            "who": self.who, "pace": pacing.SEGMENT_S if ships else 0.0, "expected": beginning is not None,
+            "run": self.run,
+            "output": self.output,
+            "at": self._at,
+            "wait": round(seconds, 1),
+            "who": self.who,
+            "pace": pacing.SEGMENT_S if ships else 0.0,
+            "expected": beginning is not None,
             "until": round(ends + self.client.skew, 1),
-        }  # fmt: skip
+        }
 
         joins = pacing.join_window(time.monotonic() - self._news)
 
         def post() -> Request:
             return self.client.post(
-                "follow", about, grant=self.mode != "poll",
-                timeout=pacing.REQUEST_TIMEOUT_S + int(pacing.LONG_POLL_S), since=self._news,
-                ends=ends if several and wait else 0.0, joins=joins if several else 0.0,
-            )  # fmt: skip
+                "follow",
+                about,
+                grant=self.mode != "poll",
+                timeout=pacing.REQUEST_TIMEOUT_S + int(pacing.LONG_POLL_S),
+                since=self._news,
+                ends=ends if several and wait else 0.0,
+                joins=joins if several else 0.0,
+            )
 
         ask = post()
         try:

@@ -50,9 +50,11 @@ def _unregistered(account: Account, instance: str) -> Stage:
     except Exception as error:
         if code_of(error) in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
             return Stage(
-                False, f"there is no instance {instance} in {account.region}",
-                "check the id and the region (--region)", True,
-            )  # fmt: skip
+                False,
+                f"there is no instance {instance} in {account.region}",
+                "check the id and the region (--region)",
+                True,
+            )
         wrong = explained(error)
         if isinstance(wrong, CredentialsError):
             raise wrong from error

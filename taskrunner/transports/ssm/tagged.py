@@ -41,10 +41,15 @@ def members(account: Account, text: str) -> list[Member]:
             .paginate(Filters=[wanted], PaginationConfig={"PageSize": 50})
         )
         found = [
-            Member(entry["InstanceId"], entry.get("ComputerName", ""), entry.get("IPAddress", ""),
-                   entry["PingStatus"])
-            for page in pages for entry in page["InstanceInformationList"]
-        ]  # fmt: skip
+            Member(
+                entry["InstanceId"],
+                entry.get("ComputerName", ""),
+                entry.get("IPAddress", ""),
+                entry["PingStatus"],
+            )
+            for page in pages
+            for entry in page["InstanceInformationList"]
+        ]
     except Exception as error:
         raise explained(error) from error
     if not found:

@@ -138,8 +138,12 @@ class SsmTransport(RemoteTransport):
         plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
         with_plan = self._with_plan(plan, bool(secrets))
         about = {
-            "run": run, "output": ALL, "at": Cursor(), "wait": pacing.FIRST_NEWS_S, "who": self._who,
-        }  # fmt: skip
+            "run": run,
+            "output": ALL,
+            "at": Cursor(),
+            "wait": pacing.FIRST_NEWS_S,
+            "who": self._who,
+        }
 
         def post() -> Request:
             whole = {**about, **with_plan()}
