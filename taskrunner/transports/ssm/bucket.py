@@ -84,13 +84,13 @@ class Bucket:
                 digest.update(block)
         key = f"{self.prefix}/{kind}/{digest.hexdigest()}"
         with self._lock:
-            known = self._urls.get(key)
-        if known is None or time.monotonic() - known[0] > FRESH:
+            url = self._urls.get(key)
+        if url is None or time.monotonic() - url[0] > FRESH:
             if key not in self._there:
                 self._upload(key, data, kind)
                 self._there.add(key)
-            known = self._urls[key] = (time.monotonic(), self.signed(key))
-        return known[1]
+            url = self._urls[key] = (time.monotonic(), self.signed(key))
+        return url[1]
 
     def sign_anew(self) -> None:
         """Give no URL again that was given already."""
@@ -170,10 +170,10 @@ class Bucket:
 
     def _get(self, key: str) -> bytes:
         try:
-            found = self.client().get_object(**self._ours(), Key=key)
-            if found["ContentLength"] > LARGEST_SEGMENT:
+            answer = self.client().get_object(**self._ours(), Key=key)
+            if answer["ContentLength"] > LARGEST_SEGMENT:
                 raise TargetError(f"bucket {self.name}: {key} is too large to be from a node")
-            return bytes(found["Body"].read())
+            return bytes(answer["Body"].read())
         except TargetError:
             raise
         except Exception as error:
@@ -183,10 +183,10 @@ class Bucket:
         """How many segments of an answer are there, from one on without a gap. Raises TargetError."""
         start = {"StartAfter": self._key(token, after - 1)} if after else {}
         try:
-            found = self.client().list_objects_v2(**self._ours(), Prefix=f"{self.session}{token}/", **start)
+            answer = self.client().list_objects_v2(**self._ours(), Prefix=f"{self.session}{token}/", **start)
         except Exception as error:
             raise self._explained(error) from error
-        keys = {entry["Key"] for entry in found.get("Contents", ())}
+        keys = {entry["Key"] for entry in answer.get("Contents", ())}
         while self._key(token, after) in keys:
             after += 1
         return after
@@ -203,8 +203,8 @@ class Bucket:
             return
         self._used = False
         with contextlib.suppress(Exception):
-            found = self.client().list_objects_v2(**self._ours(), Prefix=self.session)
-            self.delete([entry["Key"] for entry in found.get("Contents", ())])
+            answer = self.client().list_objects_v2(**self._ours(), Prefix=self.session)
+            self.delete([entry["Key"] for entry in answer.get("Contents", ())])
 
     def _explained(self, error: BaseException) -> TargetError:
         return explained(error, f"bucket {self.name}")

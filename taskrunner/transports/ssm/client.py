@@ -21,7 +21,7 @@ from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.bucket import Bucket
 from taskrunner.transports.ssm.dispatcher import UNDELIVERED, Dispatcher
 from taskrunner.transports.ssm.pacing import IDLE_S, REQUEST_DELIVERY_S, REQUEST_TIMEOUT_S
-from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.request import Pending, Request
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class InstanceClient:
     def post(
         self,
         do: str,
-        about: Mapping[str, Any],
+        fields: Mapping[str, Any],
         *,
         grant: bool = False,
         timeout: int = REQUEST_TIMEOUT_S,
@@ -86,16 +86,26 @@ class InstanceClient:
         ends: float = 0.0,
         since: float = 0.0,
         joins: float = 0.0,
-    ) -> Request:
+    ) -> Pending:
         """Send a question, without waiting. Raises TargetError. For the options see Request."""
-        ask = Request(self.instance, self.python, self.shared(do, grant), {"about": dict(about)}, timeout)
-        ask.delivery = delivery or REQUEST_DELIVERY_S
-        ask.ends, ask.since, ask.joins = ends, since, joins
+        shared = self.shared(do, grant)
         if self.bucket is None and not self._has_engine():
             for part in self.parts_of_engine():
                 self.dispatcher.post(part)
-            ask.shared["engine"]["patience"] = REQUEST_DELIVERY_S
-        return self.dispatcher.post(ask)
+            shared["engine"]["patience"] = REQUEST_DELIVERY_S
+        return self.dispatcher.post(
+            Request(
+                self.instance,
+                self.python,
+                shared,
+                {"about": dict(fields)},
+                timeout,
+                delivery or REQUEST_DELIVERY_S,
+                ends=ends,
+                since=since,
+                joins=joins,
+            )
+        )
 
     def shared(self, do: str, grant: bool = False) -> dict[str, Any]:
         """What a request has in common with those to other instances."""
@@ -110,17 +120,17 @@ class InstanceClient:
             shared["grant"] = self.bucket.grant()
         return shared
 
-    def fits(self, do: str, about: Mapping[str, Any]) -> bool:
+    def fits(self, do: str, fields: Mapping[str, Any]) -> bool:
         """Whether a question is short enough for a command."""
-        request = {**self.shared(do), "own": {self.instance: {"about": about}}}
+        request = {**self.shared(do), "own": {self.instance: {"about": fields}}}
         return len(command.script(self.python, request)) < command.LIMIT - SPARE
 
-    def parts_of_engine(self) -> list[Request]:
+    def parts_of_engine(self, instance: str | None = None) -> list[Request]:
         """What brings the engine; what needs it may be sent at the same time, with some patience."""
         shared = self.shared("ping")
         return [
             Request(
-                self.instance,
+                self.instance if instance is None else instance,
                 self.python,
                 {**shared, "engine": {**shared["engine"], "part": part}},
                 {"about": {}},
@@ -138,8 +148,8 @@ class InstanceClient:
             self.post("part", {"digest": digest, "number": number, "data": text})
             for number, text in enumerate(_parts(data))
         ]
-        for ask in asks:
-            drained(self.wait(lambda: ask, ask))  # noqa: B023 - it is waited for at once
+        for pending in asks:
+            drained(self.wait(lambda: pending, pending))  # noqa: B023 - it is waited for at once
         return len(asks)
 
     def too_large(self, size: int) -> NoReturn:
@@ -153,28 +163,30 @@ class InstanceClient:
         """Ask, and wait for the answer; bytes where it is bytes. Raises Lost, StateError, TargetError."""
         return self.finish(lambda: self.post(do, about, grant=True))
 
-    def finish(self, post: Callable[[], Request]) -> Any:
+    def finish(self, post: Callable[[], Pending]) -> Any:
         """The value of a question."""
-        found = drained(self.wait(post))
-        payload = found.payload
-        for message, data in found.frames:
+        answer = drained(self.wait(post))
+        payload = answer.payload
+        for message, data in answer.frames:
             if "payload" in message:
                 payload = data  # it was too long to stand in the answer itself
-        return replies.value(self.name, found.message, payload)
+        return replies.value(self.name, answer.message, payload)
 
-    def wait(self, post: Callable[[], Request], ask: Request | None = None) -> Generator[None, None, Answer]:
+    def wait(
+        self, post: Callable[[], Pending], pending: Pending | None = None
+    ) -> Generator[None, None, Answer]:
         """Wait for an answer, and yield while it does not come; the Answer is the generator's value.
 
         Raises Lost, StateError, TargetError.
         """
-        ask = ask or post()
+        pending = pending or post()
         for again in range(3):
-            output = yield from self._output(ask)
+            output = yield from self._output(pending)
             messages = list(replies.messages(self.name, output, compressed=False))
             last, payload = messages[-1]
             if "need" in last:
                 self._mark(False)
-                ask = post()
+                pending = post()
                 continue
             if "failed" in last and last["failed"].get("path") == "S3" and self.bucket is not None:
                 if again == 2:
@@ -183,7 +195,7 @@ class InstanceClient:
                         "check its route to S3 (NAT gateway or gateway endpoint), or use --bucket ''",
                     )
                 self.bucket.sign_anew()
-                ask = post()
+                pending = post()
                 continue
             if "failed" in last:
                 raise refused(self.name, self.python, last["failed"])
@@ -192,51 +204,53 @@ class InstanceClient:
                 whole = yield from self._rest(last, payload)
                 messages = list(replies.messages(self.name, whole))
                 last, payload = messages[-1]
-            return self._understood(ask, messages)
+            return self._understood(pending, messages)
         raise TargetError(
             f"{self.name}: the engine does not arrive there", "check the disk of its state folder"
         )
 
-    def _output(self, ask: Request) -> Generator[None, None, bytes]:
+    def _output(self, pending: Pending) -> Generator[None, None, bytes]:
         began = time.monotonic()
-        while not ask.done.is_set():
+        while not pending.done.is_set():
             yield None
-            if ask.done.wait(IDLE_S):
+            if pending.done.wait(IDLE_S):
                 break
-            if self.hello or ask.running or ask.fanned:
+            if self.hello or pending.running or pending.request.fanned:
                 continue
             # The first contact: what does not go well now, goes wrong.
             waited = time.monotonic() - began
-            trouble = ask.trouble
+            trouble = pending.trouble
             if trouble is not None and (waited > self.timeout or not isinstance(trouble, Throttled)):
-                self.dispatcher.cancel(ask)
+                self.dispatcher.cancel(pending)
                 raise trouble
             if waited > self.timeout:
-                self.dispatcher.cancel(ask)
+                self.dispatcher.cancel(pending)
                 raise NotRegistered(
                     f"{self.name}: the command was not delivered within {self.timeout:g} s",
                     "`runner wait-ready` shows what is missing; --connect-timeout allows more time",
                 )
-        if ask.error is None:
-            return ask.output
-        if isinstance(ask.error, NeverRanError):
-            raise ask.error
-        if not (ask.command or ask.cancelled or (self.hello and isinstance(ask.error, NotRegistered))):
-            raise ask.error  # it was never sent, and would not be if it were tried again
-        if "exit status 127" in ask.said:
+        if pending.error is None:
+            return pending.output
+        if isinstance(pending.error, NeverRanError):
+            raise pending.error
+        if not (
+            pending.command or pending.cancelled or (self.hello and isinstance(pending.error, NotRegistered))
+        ):
+            raise pending.error  # it was never sent, and would not be if it were tried again
+        if "exit status 127" in pending.printed:
             raise TargetError(
-                f"{self.name}: there is no {self.python} on the node ({ask.said.splitlines()[-1]})",
+                f"{self.name}: there is no {self.python} on the node ({pending.printed.splitlines()[-1]})",
                 "install Python 3.8 or later there, or set `python` in the nodes file",
             )
-        if ask.status in UNDELIVERED and not self.hello:
-            raise NotRegistered(str(ask.error), "`runner wait-ready` shows what is missing")
-        self._mute += ask.running
+        if pending.status in UNDELIVERED and not self.hello:
+            raise NotRegistered(str(pending.error), "`runner wait-ready` shows what is missing")
+        self._mute += pending.running
         if self._mute >= MUTE and not self.hello:
             raise TargetError(
-                f"{self.name}: {str(ask.error).removeprefix(f'{self.instance}: ')}",
+                f"{self.name}: {str(pending.error).removeprefix(f'{self.instance}: ')}",
                 f"check that `{self.python} -c pass` works there for this user",
             )
-        raise Lost(str(ask.error))
+        raise Lost(str(pending.error))
 
     def _rest(self, last: dict[str, Any], payload: bytes) -> Generator[None, None, bytes]:
         """The whole of an answer that was kept on the node, fetched piece by piece."""
@@ -246,19 +260,19 @@ class InstanceClient:
             for offset in range(step, min(replies.number(self.name, last["whole"]), LARGEST_PAYLOAD), step)
         ]
         pieces = [payload]
-        for ask in asks:
-            output = yield from self._output(ask)
+        for pending in asks:
+            output = yield from self._output(pending)
             message, piece = list(replies.messages(self.name, output, compressed=False))[-1]
             if not piece:
                 raise Lost(f"{self.name}: part of its reply is missing: {message}")
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _understood(self, ask: Request, messages: list[tuple[dict[str, Any], bytes]]) -> Answer:
+    def _understood(self, pending: Pending, messages: list[tuple[dict[str, Any], bytes]]) -> Answer:
         last, payload = messages[-1]
         ok = last.get("ok")
         if isinstance(ok, dict) and "hello" in ok:
-            self._note(ask, ok["hello"])
+            self._note(pending, ok["hello"])
         if last.get("refused"):
             self._refusals += 1
             if self._refusals > 1 or self.bucket is None:
@@ -271,16 +285,16 @@ class InstanceClient:
 
         def frames() -> Iterator[tuple[dict[str, Any], bytes]]:
             if last.get("segments") and self.bucket is not None:
-                for segment in self.bucket.segments(ask.key, ask.segments, last["segments"]):
+                for segment in self.bucket.segments(pending.request.key, pending.segments, last["segments"]):
                     yield from replies.messages(self.name, segment)
             yield from messages[:-1]
 
         return Answer(last, payload, frames())
 
-    def _note(self, ask: Request, hello: dict[str, Any]) -> None:
+    def _note(self, pending: Pending, hello: dict[str, Any]) -> None:
         self.hello = hello = replies.known(self.name, hello, replies.HELLO)
         # It was said at some time between the sending and now.
-        early, late = ask.began - hello["time"], time.time() - hello["time"]
+        early, late = pending.began - hello["time"], time.time() - hello["time"]
         self.skew = -early if early > 0 else -late if late < 0 else 0.0
 
     def _marked(self) -> str:

@@ -44,10 +44,10 @@ def script(python: str, request: dict[str, Any]) -> str:
 
 def answer(output: str) -> bytes | None:
     """The frames that stand in a command's output; None where they are not there, or cut off."""
-    found = ANSWER.search(output)
-    if found is None or len(found[2]) != int(found[1]):
+    match = ANSWER.search(output)
+    if match is None or len(match[2]) != int(match[1]):
         return None
-    return zlib.decompress(base64.b64decode(found[2]))
+    return zlib.decompress(base64.b64decode(match[2]))
 
 
 def begun(output: str) -> bool:

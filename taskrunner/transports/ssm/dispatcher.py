@@ -18,7 +18,7 @@ from taskrunner import log
 from taskrunner.aws.session import Account, CredentialsError, Throttled, code_of, explained
 from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports.ssm import command, pacing
-from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.request import Pending, Request
 
 DOCUMENT = "AWS-RunShellScript"
 AT_ONCE = 50
@@ -45,8 +45,8 @@ class Dispatcher:
     def __init__(self, account: Account) -> None:
         self.account = account
         self._condition = threading.Condition()
-        self._waiting: list[Request] = []
-        self._sent: dict[str, dict[str, Request]] = {}
+        self._waiting: list[Pending] = []
+        self._sent: dict[str, dict[str, Pending]] = {}
         self._looks: dict[str, float] = {}
         self._busy: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(6, "ssm")
@@ -55,48 +55,55 @@ class Dispatcher:
         self.followed: set[str] = set()
         """Instances whose news are waited for in this process."""
 
-    def post(self, ask: Request) -> Request:
+    def post(self, request: Request) -> Pending:
         """Send it when there is a place for it on the instance."""
+        pending = Pending(request)
         with self._condition:
-            ask.due = time.monotonic() + max(pacing.BATCH_WINDOW_S, ask.joins)
-            self._waiting.append(ask)
+            pending.due = time.monotonic() + max(pacing.BATCH_WINDOW_S, pending.request.joins)
+            self._waiting.append(pending)
             self._awake()
-        return ask
+        return pending
 
-    def cancel(self, ask: Request) -> None:
+    def cancel(self, pending: Pending) -> None:
         """See to it that what was not delivered yet is not."""
         with self._condition:
-            ask.cancelled = True
-            if ask in self._waiting:
-                self._waiting.remove(ask)
-                ask.status = "Cancelled"
-                ask.end(error=TargetError(f"{ask.instance}: cancelled before it was sent"))
+            pending.cancelled = True
+            if pending in self._waiting:
+                self._waiting.remove(pending)
+                pending.status = "Cancelled"
+                pending.end(error=TargetError(f"{pending.instance}: cancelled before it was sent"))
                 return
-        if ask.command:
+        if pending.command:
             with contextlib.suppress(Exception):
-                self.account.client("ssm").cancel_command(CommandId=ask.command, InstanceIds=[ask.instance])
+                self.account.client("ssm").cancel_command(
+                    CommandId=pending.command, InstanceIds=[pending.instance]
+                )
 
-    def send_to(self, targets: Sequence[dict[str, Any]], ask: Request, concurrency: str, errors: str) -> str:
+    def send_to(
+        self, targets: Sequence[dict[str, Any]], request: Request, concurrency: str, errors: str
+    ) -> str:
         """Send one request to all instances that match, as AWS goes about it; returns the command's id.
 
         Raises TargetError.
         """
         try:
-            found = self.account.client("ssm").send_command(
-                Targets=list(targets), MaxConcurrency=concurrency, MaxErrors=errors, **_content(ask, [ask])
+            answer = self.account.client("ssm").send_command(
+                Targets=list(targets), MaxConcurrency=concurrency, MaxErrors=errors, **_content([request])
             )
-            return str(found["Command"]["CommandId"])
+            return str(answer["Command"]["CommandId"])
         except Exception as error:
             raise explained(error) from error
 
-    def expect(self, ask: Request, sent: str) -> None:
+    def expect(self, request: Request, sent: str) -> Pending:
         """Look for the answer of an instance to a command that was sent to many."""
+        pending = Pending(request)
         with self._condition:
-            ask.command, ask.sent = sent, time.monotonic()
-            self._sent.setdefault(sent, {})[ask.instance] = ask
+            pending.command, pending.sent = sent, time.monotonic()
+            self._sent.setdefault(sent, {})[pending.instance] = pending
             self._looks.setdefault(sent, time.monotonic() + self._first)
-            self._busy[ask.instance] += 1
+            self._busy[pending.instance] += 1
             self._awake()
+        return pending
 
     def _awake(self) -> None:
         self._threads = [thread for thread in self._threads if thread.is_alive()]
@@ -112,96 +119,93 @@ class Dispatcher:
         while True:
             with self._condition:
                 while not (batch := self._batch()):
-                    due = min((ask.due for ask in self._waiting), default=0.0) - time.monotonic()
+                    due = min((pending.due for pending in self._waiting), default=0.0) - time.monotonic()
                     self._condition.wait(due if due > 0 else 1.0)
-                for ask in batch:
-                    self._waiting.remove(ask)
-                    self._busy[ask.instance] += 1
+                for pending in batch:
+                    self._waiting.remove(pending)
+                    self._busy[pending.instance] += 1
             self._pool.submit(self._send, batch)
 
-    def _batch(self) -> list[Request]:
+    def _batch(self) -> list[Pending]:
         """Requests that can go in one command now: one that is due, with others of the same kind, each for
         another instance.
         """
         now = time.monotonic()
-        batch: dict[str, Request] = {}
-        first = next((ask for ask in self._waiting if ask.due <= now and self._free(ask)), None)
+        batch: dict[str, Pending] = {}
+        first = next(
+            (pending for pending in self._waiting if pending.due <= now and self._free(pending)), None
+        )
         if first is None:
             return []
-        for ask in self._waiting:
-            if ask.instance in batch or not self._free(ask):
+        for pending in self._waiting:
+            if pending.instance in batch or not self._free(pending):
                 continue
-            same = (ask.python, ask.shared, ask.timeout, ask.delivery) == (
-                first.python,
-                first.shared,
-                first.timeout,
-                first.delivery,
-            )
-            if same and len(batch) < AT_ONCE:
-                batch[ask.instance] = ask
-                if len(batch) > 1 and len(_text([*batch.values()])) > command.LIMIT:
-                    del batch[ask.instance]
+            if pending.request.batch_key == first.request.batch_key and len(batch) < AT_ONCE:
+                batch[pending.instance] = pending
+                if len(batch) > 1 and len(_text([each.request for each in batch.values()])) > command.LIMIT:
+                    del batch[pending.instance]
                     break
         return list(batch.values())
 
-    def _free(self, ask: Request) -> bool:
-        return self._busy[ask.instance] < PLACES
+    def _free(self, pending: Pending) -> bool:
+        return self._busy[pending.instance] < PLACES
 
-    def _send(self, batch: list[Request]) -> None:
+    def _send(self, batch: list[Pending]) -> None:
         pause = 0.5
         while True:
             try:
-                found = self.account.client("ssm").send_command(
-                    InstanceIds=[ask.instance for ask in batch], **_content(batch[0], batch)
+                answer = self.account.client("ssm").send_command(
+                    InstanceIds=[pending.instance for pending in batch],
+                    **_content([pending.request for pending in batch]),
                 )
                 break
             except Exception as error:
                 wrong = explained(error, "SendCommand" if not code_of(error) else "")
                 if code_of(error) == "InvalidInstanceId" and len(batch) > 1:
                     # One of them spoils it for all.
-                    for ask in batch:
-                        self._send([ask])
+                    for pending in batch:
+                        self._send([pending])
                     return
                 if not _passes(error, wrong):
                     with self._condition:
-                        for ask in batch:
-                            self._busy[ask.instance] -= 1
-                            ask.end(error=wrong)
+                        for pending in batch:
+                            self._busy[pending.instance] -= 1
+                            pending.end(error=wrong)
                     return
                 if isinstance(wrong, CredentialsError):
                     self.account.renew()
                 log.warning("ssm.retry", instances=len(batch), error=str(wrong), pause=pause)
                 self._trouble(batch, wrong)
-                if all(ask.cancelled for ask in batch):
-                    for ask in batch:
-                        ask.end(error=wrong)
+                if all(pending.cancelled for pending in batch):
+                    for pending in batch:
+                        pending.end(error=wrong)
                     return
                 time.sleep(pause)
                 pause = min(pause * 2, pacing.RETRY_MAX_S)
         self._trouble(batch, None)
         log.info(
             "ssm.command",
-            id=found["Command"]["CommandId"],
-            do=batch[0].shared.get("do"),
-            instances=",".join(ask.instance for ask in batch),
+            id=answer["Command"]["CommandId"],
+            do=batch[0].request.shared.get("do"),
+            instances=",".join(pending.instance for pending in batch),
         )
         with self._condition:
-            id = found["Command"]["CommandId"]
-            self._sent[id] = {ask.instance: ask for ask in batch}
-            for ask in batch:
-                ask.command, ask.sent = id, time.monotonic()
+            id = answer["Command"]["CommandId"]
+            self._sent[id] = {pending.instance: pending for pending in batch}
+            for pending in batch:
+                pending.command, pending.sent = id, time.monotonic()
             self._looks[id] = time.monotonic() + self._first
             self._condition.notify_all()
-        for ask in batch:
-            if ask.cancelled:
-                self.cancel(ask)
+        for pending in batch:
+            if pending.cancelled:
+                self.cancel(pending)
 
-    def _trouble(self, batch: list[Request], wrong: TargetError | None) -> None:
+    def _trouble(self, batch: list[Pending], wrong: TargetError | None) -> None:
         """Note what keeps these from being sent; it keeps those that wait for their places, too."""
-        instances = {ask.instance for ask in batch}
+        instances = {pending.instance for pending in batch}
         with self._condition:
-            for ask in [*batch, *(ask for ask in self._waiting if ask.instance in instances)]:
-                ask.trouble = wrong
+            for pending in [*batch, *(pending for pending in self._waiting if pending.instance in instances)]:
+                pending.trouble = wrong
 
     def _look_all(self) -> None:
         while True:
@@ -220,37 +224,43 @@ class Dispatcher:
     def _look(self, id: str) -> None:
         began = time.monotonic()
         with self._condition:
-            asks = dict(self._sent.get(id, {}))
-        age = began - min((ask.sent for ask in asks.values()), default=began)
-        quiet = began - max((ask.since or ask.sent for ask in asks.values()), default=began)
-        most = min((ask.late for ask in asks.values()), default=pacing.POLL_MAX_S)
-        ends = max((ask.ends for ask in asks.values()), default=0.0)
+            replies = dict(self._sent.get(id, {}))
+        age = began - min((pending.sent for pending in replies.values()), default=began)
+        quiet = began - max(
+            (pending.request.since or pending.sent for pending in replies.values()), default=began
+        )
+        most = min((pending.late for pending in replies.values()), default=pacing.POLL_MAX_S)
+        ends = max((pending.request.ends for pending in replies.values()), default=0.0)
         pause = pacing.poll_pause(quiet, most, ends - time.time())
         try:
-            found = {entry["InstanceId"]: entry for entry in self._state(id, list(asks))}
-            missing = [ask for ask in asks.values() if ask.fanned and ask.instance not in found]
+            entries = {entry["InstanceId"]: entry for entry in self._state(id, list(replies))}
+            missing = [
+                pending
+                for pending in replies.values()
+                if pending.request.fanned and pending.instance not in entries
+            ]
             passed_by = bool(missing) and age > pacing.VISIBLE_WITHIN_S and self._ended(id)
-            for ask in asks.values():
-                ask.trouble = None
-                if ask in missing:
+            for pending in replies.values():
+                pending.trouble = None
+                if pending in missing:
                     if passed_by:
-                        ask.end(error=NeverRanError("AWS skipped it: too many of the others had failed"))
+                        pending.end(error=NeverRanError("AWS skipped it: too many of the others had failed"))
                     continue
-                self._judge(ask, found.get(ask.instance))
+                self._judge(pending, entries.get(pending.instance))
         except Exception as error:
             wrong = explained(error)
             if isinstance(wrong, CredentialsError):
                 self.account.renew()
-            for ask in asks.values():
-                ask.trouble = wrong
+            for pending in replies.values():
+                pending.trouble = wrong
             pause = max(pause, pacing.RETRY_MAX_S)
             log.warning("ssm.retry", command=id, error=str(wrong), pause=pause)
         with self._condition:
             left = self._sent.get(id, {})
-            for ask in asks.values():
-                if ask.done.is_set() and left.get(ask.instance) is ask:
-                    del left[ask.instance]
-                    self._busy[ask.instance] -= 1
+            for pending in replies.values():
+                if pending.done.is_set() and left.get(pending.instance) is pending:
+                    del left[pending.instance]
+                    self._busy[pending.instance] -= 1
             if left:
                 self._looks[id] = began + pause
             else:
@@ -278,40 +288,46 @@ class Dispatcher:
                 yield self._whole(id, instance)
 
     def _ended(self, id: str) -> bool:
-        found = self.account.client("ssm").list_commands(CommandId=id)["Commands"]
-        return bool(found) and found[0]["Status"] in OVER
+        commands = self.account.client("ssm").list_commands(CommandId=id)["Commands"]
+        return bool(commands) and commands[0]["Status"] in OVER
 
     def _whole(self, id: str, instance: str) -> dict[str, Any]:
-        found = self.account.client("ssm").get_command_invocation(CommandId=id, InstanceId=instance)
-        return {**found, "Output": found["StandardOutputContent"]}
+        invocation = self.account.client("ssm").get_command_invocation(CommandId=id, InstanceId=instance)
+        return {**invocation, "Output": invocation["StandardOutputContent"]}
 
-    def _judge(self, ask: Request, found: dict[str, Any] | None) -> None:
-        if ask.done.is_set():
+    def _judge(self, pending: Pending, invocation: dict[str, Any] | None) -> None:
+        if pending.done.is_set():
             return
-        late = time.monotonic() - ask.sent
-        if found is None:
+        late = time.monotonic() - pending.sent
+        if invocation is None:
             if late > pacing.VISIBLE_WITHIN_S:
-                ask.end(error=TargetError(f"{ask.instance}: AWS has lost command {ask.command}"))
+                pending.end(error=TargetError(f"{pending.instance}: AWS has lost command {pending.command}"))
             return
-        status = found["Status"]
-        ask.status = details = found.get("StatusDetails", status).replace(" ", "")
-        ask.running = ask.running or status not in ("Pending", "Delayed", "Cancelling", "Cancelled")
+        status = invocation["Status"]
+        pending.status = details = invocation.get("StatusDetails", status).replace(" ", "")
+        pending.running = pending.running or status not in ("Pending", "Delayed", "Cancelling", "Cancelled")
         if status not in OVER and details not in OVER:
-            if late > ask.timeout + ask.delivery:
-                ask.end(error=TargetError(f"{ask.instance}: no result of command {ask.command} ({details})"))
+            if late > pending.request.timeout + pending.request.delivery:
+                pending.end(
+                    error=TargetError(
+                        f"{pending.instance}: no result of command {pending.command} ({details})"
+                    )
+                )
             return
         # The exit status says nothing: what counts stands in the output, or it did not come so far.
-        output = command.answer(found["Output"])
+        output = command.answer(invocation["Output"])
         if output is not None:
             self._first = pacing.first_poll(self._first, late)
-            log.debug("ssm.answered", instance=ask.instance, command=ask.command, seconds=round(late, 2))
-            ask.end(output)
+            log.debug(
+                "ssm.answered", instance=pending.instance, command=pending.command, seconds=round(late, 2)
+            )
+            pending.end(output)
             return
-        ask.said = f"{found.get('StandardErrorContent', '')}\n{found['Output']}".strip()
-        lines = ask.said.splitlines()
+        pending.printed = f"{invocation.get('StandardErrorContent', '')}\n{invocation['Output']}".strip()
+        lines = pending.printed.splitlines()
         telling = [line for line in lines if not line.startswith("failed to run commands")] or lines
         last = f": {telling[-1]}" if telling else ""
-        ask.end(error=TargetError(f"{ask.instance}: the command ended with status {details}{last}"))
+        pending.end(error=TargetError(f"{pending.instance}: the command ended with status {details}{last}"))
 
 
 def _passes(error: Exception, wrong: TargetError) -> bool:
@@ -326,21 +342,21 @@ def _passes(error: Exception, wrong: TargetError) -> bool:
 
 def _text(batch: Sequence[Request]) -> str:
     first = batch[0]
-    own = {ask.instance: ask.own for ask in batch}
-    return command.script(first.python, {**first.shared, "own": own})
+    # One that names no instance is for all that AWS finds: what it says of its own is for them all.
+    own = {"own": {each.instance: each.message for each in batch}} if first.instance else first.message
+    return command.script(first.python, {**first.shared, **own})
 
 
-def _content(first: Request, batch: Sequence[Request]) -> dict[str, Any]:
+def _content(batch: Sequence[Request]) -> dict[str, Any]:
     """What SendCommand is given, but for whom it is for."""
-    text = _text(batch) if first.instance else command.script(first.python, {**first.shared, **first.own})
+    first = batch[0]
+    comment = f"taskrunner {first.shared['do']} {first.own.get('about', {}).get('run', '')}".strip()
     return {
         "DocumentName": DOCUMENT,
-        "Comment": f"taskrunner {first.shared['do']} {first.own.get('about', {}).get('run', '')}".strip()[
-            :100
-        ],
+        "Comment": comment[:100],
         "TimeoutSeconds": max(30, min(first.delivery, 2_592_000)),
         "Parameters": {
-            "commands": text.split("\n"),
+            "commands": _text(batch).split("\n"),
             "executionTimeout": [str(max(60, min(first.timeout, 172_800)))],
         },
     }
@@ -353,7 +369,7 @@ _lock = threading.Lock()
 def dispatcher(region: str, profile: str) -> Dispatcher:
     """The one of a region and a profile, shared by all transports of this process."""
     with _lock:
-        known = _dispatchers.get((region, profile))
-        if known is None:
-            known = _dispatchers[region, profile] = Dispatcher(Account(region, profile))
-        return known
+        existing = _dispatchers.get((region, profile))
+        if existing is None:
+            existing = _dispatchers[region, profile] = Dispatcher(Account(region, profile))
+        return existing

@@ -14,7 +14,7 @@ from typing import Any
 from taskrunner.errors import UsageError
 from taskrunner.transports import replies
 from taskrunner.transports.ssm.client import PARTS_LIMIT, InstanceClient, drained
-from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.request import Pending
 from taskrunner.transports.staging import Files
 
 AT_ONCE = 200
@@ -29,8 +29,8 @@ def send(client: InstanceClient, root: str, files: Files) -> int:
     sent = 0
     for first in range(0, len(files), AT_ONCE):
         some = files[first : first + AT_ONCE]
-        found = client.request("missing", root=root, files=[file for _, file in some])
-        wanted = [some[index] for index, _ in replies.missing(client.name, found, some)]
+        reply = client.request("missing", root=root, files=[file for _, file in some])
+        wanted = [some[index] for index, _ in replies.missing(client.name, reply, some)]
         if wanted:
             with tempfile.TemporaryDirectory(prefix="taskrunner-") as folder:
                 _bring(client, root, wanted, Path(folder) / "files.zip")
@@ -46,11 +46,11 @@ def _bring(client: InstanceClient, root: str, wanted: Files, archive: Path) -> N
                 whole.write(path, file["digest"])
             except OSError as error:
                 raise UsageError(f"{path}: {error.strerror}") from error
-    about: dict[str, Any] = {"root": root, "files": [file for _, file in wanted]}
+    fields: dict[str, Any] = {"root": root, "files": [file for _, file in wanted]}
     if client.bucket is not None:
         key = client.bucket.once(archive)
         try:
-            client.request("unbundle", **about, digest=Path(key).name, url=client.bucket.signed(key))
+            client.request("unbundle", **fields, digest=Path(key).name, url=client.bucket.signed(key))
         finally:
             client.bucket.delete([key])
         return
@@ -58,7 +58,7 @@ def _bring(client: InstanceClient, root: str, wanted: Files, archive: Path) -> N
         client.too_large(archive.stat().st_size)
     data = zlib.compress(archive.read_bytes(), 1)
     digest = hashlib.sha256(data).hexdigest()
-    client.request("unbundle", **about, digest=digest, parts=client.send_parts(data, digest))
+    client.request("unbundle", **fields, digest=digest, parts=client.send_parts(data, digest))
 
 
 class Reader:
@@ -76,15 +76,15 @@ class Reader:
 
     def content(self, path: str, offset: int) -> Iterator[bytes | str]:
         """A file from an offset on, in pieces, then the digest of the whole."""
-        found = self._coming if not offset else iter(())
-        first = next(found, None)
+        data = self._coming if not offset else iter(())
+        first = next(data, None)
         if first is None or first[0] != path:
             # It is asked for once more, or from its middle on; so are those that were to follow.
-            self._coming = found = self._files([path], offset)
-            first = next(found)
+            self._coming = data = self._files([path], offset)
+            first = next(data)
         yield first[1]
         while isinstance(first[1], bytes):
-            first = next(found)
+            first = next(data)
             yield first[1]
 
     def _files(self, paths: list[str], offset: int) -> Iterator[tuple[str, bytes | str]]:
@@ -100,5 +100,5 @@ class Reader:
             number, offset = answer.message["ok"]
             paths = paths[number:]
 
-    def _ask(self, paths: list[str], offset: int) -> Request:
+    def _ask(self, paths: list[str], offset: int) -> Pending:
         return self._client.post("send", {"paths": paths[:AT_ONCE], "offset": offset}, grant=True)

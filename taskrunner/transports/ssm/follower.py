@@ -12,19 +12,19 @@ from taskrunner.errors import NeverRanError, TargetError
 from taskrunner.transports import replies
 from taskrunner.transports.ssm import pacing
 from taskrunner.transports.ssm.client import Answer, InstanceClient, Lost
-from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.request import Pending
 
 
 class PendingStart:
     """A run that is being started: `post` asks for it, as often as need be, until there is an `answer`."""
 
     def __init__(
-        self, post: Callable[[], Request], answered: Callable[[], object], whole: bool = False
+        self, post: Callable[[], Pending], answered: Callable[[], object], whole: bool = False
     ) -> None:
         self.whole = whole
         """Whether the answer comes with the end of the run only."""
         self.post = post
-        self.ask = post()
+        self.pending = post()
         self.answer: Answer | None = None
         self.cancelled = False
         self._answered = answered
@@ -51,7 +51,7 @@ class Follower:
     ) -> None:
         self.client, self.run, self.output, self.who = client, run, output, who
         self.mode = mode
-        self.said: str | None = None
+        self.end_status: str | None = None
         self._beginning = beginning
         self._patience = patience
         self._at = Cursor()
@@ -74,36 +74,36 @@ class Follower:
                     yield None
                     time.sleep(0.05)
                 continue
-            told = answer.message["ok"]
-            if told.get("never"):
+            reply = answer.message["ok"]
+            if reply.get("never"):
                 raise NeverRanError(f"run {self.run} was cancelled before it reached the node")
-            self._at = Cursor(*told["at"])
+            self._at = Cursor(*reply["at"])
             if self.client.ungranted and not self._warned:
                 self._warned = True
                 said = f"{self.client.name} cannot upload output to the bucket ({self.client.ungranted})"
                 yield self._event("warning", message=f"{said}; it comes through Run Command, which is slow")
-            if told["over"]:
-                self.said = told["said"]
+            if reply["over"]:
+                self.end_status = reply["said"]
                 return
-            if not wait and not told["more"]:
+            if not wait and not reply["more"]:
                 return
 
     def _begun(self, beginning: PendingStart) -> Generator[Chunk | None, None, Answer]:
-        ask = beginning.ask
-        if ask.done.is_set() and ask.error is not None:
-            if beginning.cancelled and not ask.running:
+        pending = beginning.pending
+        if pending.done.is_set() and pending.error is not None:
+            if beginning.cancelled and not pending.running:
                 raise NeverRanError(f"run {self.run} was cancelled before it was delivered")
-            beginning.ask = beginning.post()
-        return beginning.keep((yield from self._waited(beginning.ask, beginning.post, 0.0)))
+            beginning.pending = beginning.post()
+        return beginning.keep((yield from self._waited(beginning.pending, beginning.post, 0.0)))
 
     def _answer(self, wait: bool) -> Generator[Chunk | None, None, Answer]:
         beginning = self._beginning if self._at == Cursor() else None
         if beginning is not None and beginning.whole:
-            while not (beginning.ask.running or beginning.ask.done.is_set()):
+            while not (beginning.pending.running or beginning.pending.done.is_set()):
                 yield None
                 time.sleep(0.05)
-            if isinstance(beginning.ask.error, NeverRanError):
-                raise beginning.ask.error
+            if isinstance(beginning.pending.error, NeverRanError):
+                raise beginning.pending.error
         elif beginning is not None:
             answer = beginning.answer or (yield from self._begun(beginning))
             self._beginning = None  # it has said all that it will, even if nothing had happened yet
@@ -114,7 +114,7 @@ class Follower:
         seconds = pacing.news_wait(time.time(), several) if wait else 0.0
         ends = time.time() + seconds
         ships = wait and self.mode == "s3" and not self.client.ungranted
-        about = {
+        fields = {
             "run": self.run,
             "output": self.output,
             "at": self._at,
@@ -127,10 +127,10 @@ class Follower:
 
         joins = pacing.join_window(time.monotonic() - self._news)
 
-        def post() -> Request:
+        def post() -> Pending:
             return self.client.post(
                 "follow",
-                about,
+                fields,
                 grant=self.mode != "poll",
                 timeout=pacing.REQUEST_TIMEOUT_S + int(pacing.LONG_POLL_S),
                 since=self._news,
@@ -138,31 +138,31 @@ class Follower:
                 joins=joins if several else 0.0,
             )
 
-        ask = post()
+        pending = post()
         try:
             if ships:
-                ask.late = pacing.POLL_STREAMED_S
-                yield from self._shipped(ask)
-            return (yield from self._waited(ask, post, seconds + pacing.NO_ANSWER_S))
+                pending.late = pacing.POLL_STREAMED_S
+                yield from self._shipped(pending)
+            return (yield from self._waited(pending, post, seconds + pacing.NO_ANSWER_S))
         finally:
             dispatcher.followed.discard(instance)
 
-    def _shipped(self, ask: Request) -> Iterator[Chunk | None]:
+    def _shipped(self, pending: Pending) -> Iterator[Chunk | None]:
         """What a node puts into the bucket, until it has answered."""
         bucket = self.client.bucket
         assert bucket is not None
         pause, wake = pacing.LIST_MIN_S, 0.0
-        while not ask.done.is_set():
+        while not pending.done.is_set():
             if time.monotonic() < wake:
                 yield None
                 time.sleep(0.05)
                 continue
             try:
-                there = bucket.listed(ask.key, ask.segments)
-                for segment in bucket.segments(ask.key, ask.segments, there):
+                there = bucket.listed(pending.request.key, pending.segments)
+                for segment in bucket.segments(pending.request.key, pending.segments, there):
                     for message, data in replies.messages(self.client.name, segment):
                         yield from self._chunk(message, data)
-                    ask.segments += 1
+                    pending.segments += 1
                     pause = pacing.LIST_MIN_S
                 yield from self._back()
             except TargetError as error:
@@ -178,12 +178,12 @@ class Follower:
             yield chunk
 
     def _waited(
-        self, ask: Request, post: Callable[[], Request], patience: float
+        self, pending: Pending, post: Callable[[], Pending], patience: float
     ) -> Generator[Chunk | None, None, Answer]:
         """An answer; Lost when it does not come in its time."""
         began = time.monotonic()
         troubled = 0.0
-        waiting = self.client.wait(post, ask)
+        waiting = self.client.wait(post, pending)
         while True:
             try:
                 next(waiting)
@@ -191,20 +191,20 @@ class Follower:
                 answer: Answer = stop.value
                 return answer
             yield None
-            if ask.trouble is None:
+            if pending.trouble is None:
                 if troubled:
                     yield from self._back()
                 troubled = 0.0
                 if patience and time.monotonic() - began > patience:
-                    self.client.dispatcher.cancel(ask)
+                    self.client.dispatcher.cancel(pending)
                     raise Lost(f"{self.client.name}: no response from its agent")
                 continue
             troubled = troubled or time.monotonic()
             if time.monotonic() - troubled > pacing.TELL_AFTER_S:
                 try:
-                    yield from self._away(ask.trouble)
+                    yield from self._away(pending.trouble)
                 except TargetError:
-                    self.client.dispatcher.cancel(ask)
+                    self.client.dispatcher.cancel(pending)
                     raise
 
     def _away(self, error: TargetError) -> Iterator[Chunk]:

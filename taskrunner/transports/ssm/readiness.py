@@ -17,7 +17,7 @@ class Stage(NamedTuple):
     """How far an instance is. `hopeless`: waiting will not change it."""
 
     ready: bool
-    said: str
+    detail: str
     hint: str = ""
     hopeless: bool = False
 
@@ -29,15 +29,17 @@ def registered(account: Account, instance: str) -> Stage:
     """
     wanted = [{"Key": "InstanceIds", "Values": [instance]}]
     try:
-        found = account.client("ssm").describe_instance_information(Filters=wanted)["InstanceInformationList"]
+        instances = account.client("ssm").describe_instance_information(Filters=wanted)[
+            "InstanceInformationList"
+        ]
     except Exception as error:
         raise explained(error) from error
-    if not found:
+    if not instances:
         return _unregistered(account, instance)
-    ping = found[0]["PingStatus"]
+    ping = instances[0]["PingStatus"]
     if ping != "Online":
         return Stage(False, f"registered, but not responding ({ping})", f"it may be stopped; {AGENT}")
-    return Stage(True, f"registered, agent {found[0].get('AgentVersion', '')}")
+    return Stage(True, f"registered, agent {instances[0].get('AgentVersion', '')}")
 
 
 def _unregistered(account: Account, instance: str) -> Stage:
@@ -46,7 +48,7 @@ def _unregistered(account: Account, instance: str) -> Stage:
         return Stage(False, f"not registered in {account.region}", "check the region of its activation")
     try:
         pages = account.client("ec2").describe_instances(InstanceIds=[instance])
-        found: dict[str, Any] = pages["Reservations"][0]["Instances"][0]
+        described: dict[str, Any] = pages["Reservations"][0]["Instances"][0]
     except Exception as error:
         if code_of(error) in ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"):
             return Stage(
@@ -59,11 +61,11 @@ def _unregistered(account: Account, instance: str) -> Stage:
         if isinstance(wrong, CredentialsError):
             raise wrong from error
         return Stage(False, f"not registered with Systems Manager in {account.region}", f"{ROLE}; {AGENT}")
-    state = found["State"]["Name"]
+    state = described["State"]["Name"]
     if state in ("shutting-down", "terminated"):
         return Stage(False, f"the instance is {state}", "start another one", True)
     if state in ("stopping", "stopped"):
         return Stage(False, f"the instance is {state}", f"aws ec2 start-instances --instance-ids {instance}")
-    if not found.get("IamInstanceProfile"):
+    if not described.get("IamInstanceProfile"):
         return Stage(False, f"{state}, but without a role: its agent cannot register", ROLE)
     return Stage(False, f"{state}, but not registered with Systems Manager", f"{AGENT}; for the role: {ROLE}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from taskrunner.aws.session import Account, explained
@@ -11,7 +12,7 @@ from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.transports.ssm import command
 from taskrunner.transports.ssm.client import InstanceClient
 from taskrunner.transports.ssm.pacing import LONGEST_COMMAND_S, REQUEST_DELIVERY_S, REQUEST_TIMEOUT_S
-from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.request import Pending, Request
 
 
 class Member(NamedTuple):
@@ -40,7 +41,7 @@ def members(account: Account, text: str) -> list[Member]:
             .get_paginator("describe_instance_information")
             .paginate(Filters=[wanted], PaginationConfig={"PageSize": 50})
         )
-        found = [
+        nodes = [
             Member(
                 entry["InstanceId"],
                 entry.get("ComputerName", ""),
@@ -52,12 +53,12 @@ def members(account: Account, text: str) -> list[Member]:
         ]
     except Exception as error:
         raise explained(error) from error
-    if not found:
+    if not nodes:
         raise NotFoundError(
             f"no instance with {text} is registered with Systems Manager in {account.region}",
             "check the tag, the region and the agent; `runner wait-ready` checks one instance by its id",
         )
-    return sorted(found)
+    return sorted(nodes)
 
 
 class Group:
@@ -73,36 +74,40 @@ class Group:
         self._concurrency, self._errors = concurrency, errors
         self.waits = waits
         self._lock = threading.Lock()
-        self._asked: set[str] = set()
+        self._sent_requested: set[str] = set()
         self._sent = ""
-        self._ask: Request | None = None
+        self._sent_request: Request | None = None
 
-    def ask(self, client: InstanceClient, about: Mapping[str, Any]) -> Request:
+    def ask(self, client: InstanceClient, fields: Mapping[str, Any]) -> Pending:
         """The question to this instance: a part of the one command, which the first to ask sends. Who asks
         again, because of no answer, sends one of its own.
         """
         with self._lock:
-            if client.instance in self._asked:
-                return client.post("start", about)
-            self._asked.add(client.instance)
-            if self._ask is None:
-                self._ask = self._send(client, about)
-        ask = Request(client.instance, client.python, self._ask.shared, {}, self._ask.timeout)
-        ask.token, ask.delivery, ask.fanned = self._ask.token, LONGEST_COMMAND_S, True
-        client.dispatcher.expect(ask, self._sent)
-        return ask
+            if client.instance in self._sent_requested:
+                return client.post("start", fields)
+            self._sent_requested.add(client.instance)
+            if self._sent_request is None:
+                self._sent_request = self._send(client, fields)
+        own = replace(
+            self._sent_request, instance=client.instance, own={}, delivery=LONGEST_COMMAND_S, fanned=True
+        )
+        return client.dispatcher.expect(own, self._sent)
 
-    def _send(self, client: InstanceClient, about: Mapping[str, Any]) -> Request:
+    def _send(self, client: InstanceClient, fields: Mapping[str, Any]) -> Request:
         if client.bucket is None:
-            for part in client.parts_of_engine():
-                part.instance = ""
+            for part in client.parts_of_engine(instance=""):
                 client.dispatcher.send_to(self._targets, part, "100%", "100%")
         shared = client.shared("start")
         shared["engine"]["patience"] = REQUEST_DELIVERY_S
-        limit = LONGEST_COMMAND_S if self.waits else REQUEST_TIMEOUT_S
-        ask = Request("", client.python, shared, {"about": {**about, "whole": self.waits}}, limit)
-        ask.delivery = REQUEST_TIMEOUT_S
-        if len(command.script(client.python, {**shared, **ask.own})) > command.LIMIT:
+        request = Request(
+            "",
+            client.python,
+            shared,
+            {"about": {**fields, "whole": self.waits}},
+            LONGEST_COMMAND_S if self.waits else REQUEST_TIMEOUT_S,
+            REQUEST_TIMEOUT_S,
+        )
+        if len(command.script(client.python, {**shared, **request.message})) > command.LIMIT:
             client.too_large(command.LIMIT)
-        self._sent = client.dispatcher.send_to(self._targets, ask, self._concurrency, self._errors)
-        return ask
+        self._sent = client.dispatcher.send_to(self._targets, request, self._concurrency, self._errors)
+        return request

@@ -25,7 +25,7 @@ from taskrunner.transports.ssm.client import InstanceClient, Lost
 from taskrunner.transports.ssm.dispatcher import dispatcher
 from taskrunner.transports.ssm.follower import Follower, PendingStart
 from taskrunner.transports.ssm.readiness import registered
-from taskrunner.transports.ssm.request import Request
+from taskrunner.transports.ssm.request import Pending
 from taskrunner.transports.ssm.tagged import Group
 from taskrunner.transports.ssm.target import parse
 
@@ -58,25 +58,25 @@ class SsmTransport(RemoteTransport):
         stream: str = "",
     ) -> None:
         super().__init__(target)
-        about = parse(target)
-        self._dispatcher = dispatcher(region or about.region, profile or about.profile)
+        parsed = parse(target)
+        self._dispatcher = dispatcher(region or parsed.region, profile or parsed.profile)
         named = os.environ.get("TASKRUNNER_BUCKET", "") if bucket is None else bucket
-        named = about.bucket or named
-        self.mode = stream or about.stream or "auto"
+        named = parsed.bucket or named
+        self.mode = stream or parsed.stream or "auto"
         if self.mode not in STREAMS:
             raise UsageError(f"--stream {self.mode}: expected one of {', '.join(STREAMS)}")
         if self.mode == "s3" and not named:
             raise UsageError("--stream s3 needs a bucket", "set --bucket NAME or TASKRUNNER_BUCKET")
         self.bucket = Bucket(self._dispatcher.account, named) if named else None
         self.client = InstanceClient(
-            about.instance, about.user, python, state, self._dispatcher, self.bucket, connect_timeout
+            parsed.instance, parsed.user, python, state, self._dispatcher, self.bucket, connect_timeout
         )
         self._patience = reconnect_timeout
         self.group: Group | None = None
         """The command that starts the run on this instance and others."""
         self._who = uuid.uuid4().hex
         self._beginnings: dict[str, PendingStart] = {}
-        self._cancels: dict[str, Request] = {}
+        self._cancels: dict[str, Pending] = {}
         self._secret: list[str] = []
 
     @property
@@ -115,12 +115,12 @@ class SsmTransport(RemoteTransport):
         stage = registered(self._dispatcher.account, self.client.instance)
         if not stage.ready:
             kind = HopelessError if stage.hopeless else NotRegistered
-            raise kind(f"{self.client.name}: {stage.said}", stage.hint)
+            raise kind(f"{self.client.name}: {stage.detail}", stage.hint)
 
     def close(self) -> None:
         """Leave the node. Runs go on."""
-        for ask in self._cancels.values():
-            ask.done.wait(10)
+        for pending in self._cancels.values():
+            pending.done.wait(10)
         self._forget_secrets()
         if self.bucket is not None:
             self.bucket.close()
@@ -137,7 +137,7 @@ class SsmTransport(RemoteTransport):
             )
         plan = staging.stage(plan, f"{STATE}/runs/{run}", self._place)
         with_plan = self._with_plan(plan, bool(secrets))
-        about = {
+        fields = {
             "run": run,
             "output": ALL,
             "at": Cursor(),
@@ -145,8 +145,8 @@ class SsmTransport(RemoteTransport):
             "who": self._who,
         }
 
-        def post() -> Request:
-            whole = {**about, **with_plan()}
+        def post() -> Pending:
+            whole = {**fields, **with_plan()}
             if self.group is not None:
                 return self.group.ask(self.client, whole)
             return self.client.post("start", whole, delivery=max(30, int(self.client.timeout)))
@@ -186,7 +186,7 @@ class SsmTransport(RemoteTransport):
                 if chunk is None or not chunk.log or output != NONE:
                     yield chunk
             self._beginnings.pop(run, None)
-            self._said[run] = following.said
+            self._said[run] = following.end_status
         finally:
             self._followed.discard(run)
 
@@ -194,7 +194,7 @@ class SsmTransport(RemoteTransport):
         beginning = self._beginnings.get(run)
         if beginning is not None and beginning.answer is None:
             beginning.cancelled = True
-            self._dispatcher.cancel(beginning.ask)
+            self._dispatcher.cancel(beginning.pending)
         token = uuid.uuid4().hex
         if run not in self._followed:
             return bool(self._ask("cancel", run=run, token=token))

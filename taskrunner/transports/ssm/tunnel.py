@@ -53,13 +53,13 @@ def connect(target: str, *, region: str = "", profile: str = "", **options: Any)
 
 def plugin() -> str:
     """The program that carries sessions. Raises NotFoundError."""
-    found = shutil.which(SESSION_MANAGER_PLUGIN)
-    if found is None:
+    path = shutil.which(SESSION_MANAGER_PLUGIN)
+    if path is None:
         raise NotFoundError(
             "a session needs AWS's Session Manager plugin, which is not installed here",
             'search for "Install the Session Manager plugin" in the Systems Manager User Guide',
         )
-    return found
+    return path
 
 
 def session(account: Account, instance: str, document: str = "", **parameters: list[str]) -> NoReturn:
@@ -70,7 +70,7 @@ def session(account: Account, instance: str, document: str = "", **parameters: l
         request.update(DocumentName=document, Parameters=parameters)
     client = account.client("ssm")
     try:
-        found = client.start_session(**request)
+        answer = client.start_session(**request)
     except Exception as error:
         if code_of(error) == "TargetNotConnected":
             raise TargetError(
@@ -78,8 +78,8 @@ def session(account: Account, instance: str, document: str = "", **parameters: l
                 "`runner wait-ready` shows what is missing",
             ) from error
         raise explained(error, instance) from error
-    found.pop("ResponseMetadata", None)
-    words = [json.dumps(found), account.region, "StartSession", account.profile, json.dumps(request)]
+    answer.pop("ResponseMetadata", None)
+    words = [json.dumps(answer), account.region, "StartSession", account.profile, json.dumps(request)]
     sys.stdout.flush()
     os.execv(program, [program, *words, client.meta.endpoint_url])
 
