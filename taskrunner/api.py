@@ -239,7 +239,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UsageError(f"{path}: {reason}") from error
-    found = {}
+    values = {}
     for line in parse_stream(io.StringIO(text)):
         name = line.key or ""
         if line.error or (name and (line.value is None or not name.isidentifier() or not name.isascii())):
@@ -247,5 +247,5 @@ def read_env_file(path: Path) -> dict[str, str]:
             number = line.original.line + len(line.original.string) - len(line.original.string.lstrip("\n"))
             raise UsageError(f"{path}:{number}:1: expected NAME=value")
         if name:
-            found[name] = line.value or ""
-    return found
+            values[name] = line.value or ""
+    return values

@@ -114,13 +114,13 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(unique, key=lambda problem: (files.index(problem.file), problem.line, problem.column))
 
 
-def closest(name: str, known: Iterable[str]) -> str:
+def closest(name: str, choices: Iterable[str]) -> str:
     """A "did you mean" for a name that is not known, or ""."""
     import difflib
 
-    names = list(dict.fromkeys(islice(known, 1000)))
+    names = list(dict.fromkeys(islice(choices, 1000)))
     if len(names) > 300:
         # To compare with all of very many takes longer than a reader would.
         names = [other for other in names if other[:1] == name[:1]][:50]
-    found = difflib.get_close_matches(name, names, n=3, cutoff=0.55)
-    return "did you mean " + " or ".join(found) + "?" if found else ""
+    matches = difflib.get_close_matches(name, names, n=3, cutoff=0.55)
+    return "did you mean " + " or ".join(matches) + "?" if matches else ""

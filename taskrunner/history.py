@@ -40,7 +40,7 @@ class RunInfo(NamedTuple):
 
 def past_runs(limit: int = 20, transport: Transport | None = None, *, live: bool = False) -> list[RunInfo]:
     """The last runs, the newest first; with `live`, of those that are under way."""
-    return [RunInfo(**known) for known in (transport or LocalTransport()).infos(limit, live)]
+    return [RunInfo(**fields) for fields in (transport or LocalTransport()).infos(limit, live)]
 
 
 def remember_last(path: str) -> None:

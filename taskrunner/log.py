@@ -72,9 +72,9 @@ def protect(plan: Mapping[str, Any]) -> None:
     from taskrunner.engine.run.masking import secrets_of
 
     with _lock:
-        known = len(_secrets)
+        before = len(_secrets)
         _secrets.update(secrets_of(plan, os.environ))
-        if len(_secrets) > known:
+        if len(_secrets) > before:
             _mask()
 
 
@@ -98,11 +98,11 @@ def warning(event: str, **about: object) -> None:
     _log("warning", event, about)
 
 
-def _log(level: Level, event: str, about: dict[str, object]) -> None:
+def _log(level: Level, event: str, fields: dict[str, object]) -> None:
     if _logger is not None:
         # A full disk or a closed stream costs the log, never the run.
         with contextlib.suppress(OSError, ValueError):
-            getattr(_logger, level)(event, **about)
+            getattr(_logger, level)(event, **fields)
 
 
 def _masked(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

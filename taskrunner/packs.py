@@ -51,13 +51,13 @@ def find(name: str, others: Iterable[str] = ()) -> Path:
     for path in (given, Path(f"{name}.json"), Path("tasks") / given, Path("tasks") / f"{name}.json"):
         if path.is_file() or path.is_fifo() or path.is_char_device():
             return path
-    known = {pack.name: pack.path for pack in packs()}
+    by_name = {pack.name: pack.path for pack in packs()}
     stem = given.name.removesuffix(".json")
     # `tasks/NAME.json` means the pack also where there is no folder of that name.
-    if stem in known and given.parent.name in ("", "tasks"):
-        return known[stem]
+    if stem in by_name and given.parent.name in ("", "tasks"):
+        return by_name[stem]
     if given.is_dir():
         raise NotFoundError(f"{name} is a folder, not a task file")
     nearby = [path.stem for path in [*Path().glob("*.json"), *Path("tasks").glob("*.json")]]
-    hint = closest(stem, [*known, *nearby, *others]) or "`taskrunner packs` lists the packs"
+    hint = closest(stem, [*by_name, *nearby, *others]) or "`taskrunner packs` lists the packs"
     raise NotFoundError(f"no such task file or pack: {name!r}", hint)

@@ -238,9 +238,9 @@ class Run:
         self.close()
 
     def _lost(self) -> EngineDiedError:
-        said = self.transport.last_words(self.id) or "its engine was killed, or the machine went down"
+        words = self.transport.last_words(self.id) or "its engine was killed, or the machine went down"
         return EngineDiedError(
-            f"run {self.id} was interrupted: {said}",
+            f"run {self.id} was interrupted: {words}",
             "run the same command again: it resumes after the last step that finished",
         )
 
@@ -290,9 +290,9 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
     same = bool(theirs and theirs["fingerprint"] == plan["fingerprint"])
     if same and not transport.followed(holder):
         transport.join(holder)
-        found = Run(holder, transport, attached=True)
-        found.plan = refused.plan  # it says the same, and was made here
-        return found
+        other = Run(holder, transport, attached=True)
+        other.plan = refused.plan  # it says the same, and was made here
+        return other
     why = (
         "with other steps or variables"
         if theirs and theirs["fingerprint"] != plan["fingerprint"]
@@ -308,13 +308,13 @@ def _instead(refused: Run, plan: Plan, holder: str) -> Run:
 def attach(run: str, transport: Transport | None = None) -> Run:
     """A run by its id (or its beginning, or "last"). Raises NotFoundError."""
     transport = transport or LocalTransport()
-    known = transport.runs()
-    found = known[:1] if run == "last" else [name for name in known if name.startswith(run)]
-    if run in known:
-        found = [run]
-    if len(found) != 1:
-        hint = closest(run, known) or "`taskrunner history` lists the runs"
-        what = "several runs start with" if found else "no such run:"
+    names = transport.runs()
+    matching = names[:1] if run == "last" else [name for name in names if name.startswith(run)]
+    if run in names:
+        matching = [run]
+    if len(matching) != 1:
+        hint = closest(run, names) or "`taskrunner history` lists the runs"
+        what = "several runs start with" if matching else "no such run:"
         raise NotFoundError(f"{what} {run!r}", hint)
-    transport.join(found[0])
-    return Run(found[0], transport, attached=True)
+    transport.join(matching[0])
+    return Run(matching[0], transport, attached=True)

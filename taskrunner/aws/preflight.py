@@ -43,7 +43,7 @@ class Check(NamedTuple):
 
     name: str
     ok: bool | None
-    said: str
+    detail: str
     hint: str = ""
 
 
@@ -57,21 +57,21 @@ def checks(account: Account, wanted: Wanted) -> Iterator[Check]:
 
         def size() -> Check:
             nonlocal vcpus
-            (told,) = account.client("ec2").describe_instance_types(InstanceTypes=[wanted.type])[
+            (described,) = account.client("ec2").describe_instance_types(InstanceTypes=[wanted.type])[
                 "InstanceTypes"
             ]
-            vcpus = int(told["VCpuInfo"]["DefaultVCpus"])
+            vcpus = int(described["VCpuInfo"]["DefaultVCpus"])
             lacks = [
                 name
                 for name, has in (
-                    ("EFA", told["NetworkInfo"].get("EfaSupported")),
-                    ("accelerators", told.get("GpuInfo") or told.get("NeuronInfo")),
+                    ("EFA", described["NetworkInfo"].get("EfaSupported")),
+                    ("accelerators", described.get("GpuInfo") or described.get("NeuronInfo")),
                 )
                 if not has
             ]
-            said = f"{wanted.type}: {vcpus} vCPUs, " + (f"no {' and no '.join(lacks)}" if lacks else "EFA")
+            detail = f"{wanted.type}: {vcpus} vCPUs, " + (f"no {' and no '.join(lacks)}" if lacks else "EFA")
             hint = "g6e.8xlarge and larger, p4d, p5 and p6 have both" if lacks else ""
-            return Check("instance type", not lacks, said, hint)
+            return Check("instance type", not lacks, detail, hint)
 
         yield _asked("instance type", size)
         if vcpus:
@@ -92,8 +92,10 @@ def _asked(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except (BotoCoreError, ClientError, TaskrunnerError) as error:
-        told = error if isinstance(error, TaskrunnerError) else explained(error)
-        return Check(name, None if code_of(error) in DENIED else False, str(told), told.hint)
+        taskrunner_error = error if isinstance(error, TaskrunnerError) else explained(error)
+        return Check(
+            name, None if code_of(error) in DENIED else False, str(taskrunner_error), taskrunner_error.hint
+        )
 
 
 def _identity(account: Account) -> Check:
@@ -108,16 +110,16 @@ def _quota(account: Account, wanted: Wanted, vcpus: int) -> Check:
     if not code:
         return Check("vCPU quota", None, f"unknown quota for {wanted.type}", "see Service Quotas, Amazon EC2")
     title, types = QUOTAS[code]
-    told = account.client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
-    limit, used = int(told["Quota"]["Value"]), _running(account, types)
+    quota = account.client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)
+    limit, used = int(quota["Quota"]["Value"]), _running(account, types)
     needed = wanted.instances * vcpus
-    said = f"{needed} vCPUs needed, {limit - used} of {limit} free (On-Demand {title}, {code})"
+    detail = f"{needed} vCPUs needed, {limit - used} of {limit} free (On-Demand {title}, {code})"
     enough = needed <= limit - used
     ask = (
         "aws service-quotas request-service-quota-increase --service-code ec2"
         f" --quota-code {code} --desired-value {used + needed}"
     )
-    return Check("vCPU quota", enough, said, "" if enough else ask)
+    return Check("vCPU quota", enough, detail, "" if enough else ask)
 
 
 def _running(account: Account, types: str) -> int:
@@ -127,15 +129,15 @@ def _running(account: Account, types: str) -> int:
     count = Counter(name for name in names if re.match(types, name))
     if not count:
         return 0
-    told = account.client("ec2").describe_instance_types(InstanceTypes=list(count))["InstanceTypes"]
-    return sum(count[one["InstanceType"]] * int(one["VCpuInfo"]["DefaultVCpus"]) for one in told)
+    described = account.client("ec2").describe_instance_types(InstanceTypes=list(count))["InstanceTypes"]
+    return sum(count[one["InstanceType"]] * int(one["VCpuInfo"]["DefaultVCpus"]) for one in described)
 
 
 def _zones(account: Account, wanted: Wanted) -> Check:
-    told = account.client("ec2").describe_instance_type_offerings(
+    offerings = account.client("ec2").describe_instance_type_offerings(
         LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [wanted.type]}]
     )
-    zones = sorted(offer["Location"] for offer in told["InstanceTypeOfferings"])
+    zones = sorted(offer["Location"] for offer in offerings["InstanceTypeOfferings"])
     if not zones:
         return Check(
             "zones",
@@ -143,40 +145,40 @@ def _zones(account: Account, wanted: Wanted) -> Check:
             f"{wanted.type} is not offered in {account.region}",
             "choose another region (--region)",
         )
-    told = account.client("ec2").describe_availability_zones()["AvailabilityZones"]
-    zone = wanted.zone or min(one["ZoneName"] for one in told if one.get("ZoneType", "") != "local-zone")
-    said = f"{wanted.type} is offered in {', '.join(zones)}"
+    offerings = account.client("ec2").describe_availability_zones()["AvailabilityZones"]
+    zone = wanted.zone or min(one["ZoneName"] for one in offerings if one.get("ZoneType", "") != "local-zone")
+    detail = f"{wanted.type} is offered in {', '.join(zones)}"
     if zone in zones:
-        return Check("zones", True, said)
+        return Check("zones", True, detail)
     taken = "" if wanted.zone else f", but not in {zone}, which the stack uses"
-    return Check("zones", False, said + taken, f"-c availabilityZone={zones[0]}")
+    return Check("zones", False, detail + taken, f"-c availabilityZone={zones[0]}")
 
 
 def _bootstrap(account: Account) -> Check:
     try:
-        told = account.client("ssm").get_parameter(Name=BOOTSTRAP)
+        parameter = account.client("ssm").get_parameter(Name=BOOTSTRAP)
     except Exception as error:
         if code_of(error) != "ParameterNotFound":
             raise
         who = account.client("sts").get_caller_identity()["Account"]
         command = f"npx {CDK_CLI} bootstrap aws://{who}/{account.region}"
         return Check("bootstrap", False, f"{account.region} is not bootstrapped for the CDK", command)
-    return Check("bootstrap", True, f"version {told['Parameter']['Value']}")
+    return Check("bootstrap", True, f"version {parameter['Parameter']['Value']}")
 
 
 def _tool(name: str, program: str, hint: str) -> Check:
-    found = shutil.which(program)
-    return Check(name, bool(found), found or "not installed", "" if found else hint)
+    path = shutil.which(program)
+    return Check(name, bool(path), path or "not installed", "" if path else hint)
 
 
 def _node() -> Check:
     hint = f"`npx {CDK_CLI}` needs Node.js {NODE} or later"
-    found = _tool("node", "node", hint)
-    if not found.ok:
-        return found
-    told = subprocess.run(
-        [found.said, "--version"], capture_output=True, text=True, check=False
+    node = _tool("node", "node", hint)
+    if not node.ok:
+        return node
+    printed = subprocess.run(
+        [node.detail, "--version"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    match = re.match(r"v(\d+)", told)
+    match = re.match(r"v(\d+)", printed)
     good = bool(match and int(match[1]) >= NODE)
-    return found._replace(ok=good, said=f"{found.said} {told}", hint="" if good else hint)
+    return node._replace(ok=good, detail=f"{node.detail} {printed}", hint="" if good else hint)

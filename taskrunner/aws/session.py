@@ -63,13 +63,13 @@ class Account:
     @property
     def region(self) -> str:
         """Raises UsageError when nobody has named one."""
-        found = self._given or self._opened().region_name
-        if not found:
+        region = self._given or self._opened().region_name
+        if not region:
             raise UsageError(
                 "no AWS region given",
                 "set --region us-east-1, AWS_REGION, or region= in ~/.aws/config",
             )
-        return str(found)
+        return str(region)
 
     def number(self) -> str:
         """The account's number. Raises TargetError."""
@@ -87,8 +87,8 @@ class Account:
 
         region = region or self.region
         with self._lock:
-            known = self._clients.get((service, region))
-            if known is None:
+            client = self._clients.get((service, region))
+            if client is None:
                 config = Config(
                     # Waits where AWS says that it is too much, with jitter; a lost answer is asked for again.
                     retries={"mode": "adaptive", "max_attempts": 4},
@@ -102,11 +102,11 @@ class Account:
                     response_checksum_validation="when_required",
                 )
                 try:
-                    known = self._opened().client(service, region_name=region, config=config)
+                    client = self._opened().client(service, region_name=region, config=config)
                 except (BotoCoreError, ValueError) as error:
                     raise explained(error) from error
-                self._clients[service, region] = known
-            return known
+                self._clients[service, region] = client
+            return client
 
     def renew(self) -> None:
         """Look for credentials anew: somebody may have logged in again."""
@@ -134,7 +134,7 @@ def code_of(error: BaseException) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-def explained(error: BaseException, about: str = "") -> TargetError:
+def explained(error: BaseException, context: str = "") -> TargetError:
     """An error of boto3 as one line with the cause, and what to do about it."""
     from botocore import exceptions as known
 
@@ -142,8 +142,8 @@ def explained(error: BaseException, about: str = "") -> TargetError:
         return error
     if isinstance(error, TaskrunnerError):
         return TargetError(str(error), error.hint)
-    code, where = code_of(error), f"{about}: " if about else ""
-    said = str(getattr(error, "response", {}).get("Error", {}).get("Message", "")) or str(error)
+    code, where = code_of(error), f"{context}: " if context else ""
+    message = str(getattr(error, "response", {}).get("Error", {}).get("Message", "")) or str(error)
     login = "run `aws sso login` or set new keys; `aws sts get-caller-identity` shows the current identity"
     if code in EXPIRED or isinstance(
         error, (known.UnauthorizedSSOTokenError, known.SSOTokenLoadError, known.TokenRetrievalError)
@@ -153,15 +153,15 @@ def explained(error: BaseException, about: str = "") -> TargetError:
         error, (known.NoCredentialsError, known.PartialCredentialsError, known.CredentialRetrievalError)
     ):
         return CredentialsError(
-            f"{where}no AWS credentials found ({said})",
+            f"{where}no AWS credentials found ({message})",
             "run `aws configure` or `aws sso login`, or set AWS_PROFILE=NAME",
         )
     if isinstance(error, known.ProfileNotFound):
-        return TargetError(f"{where}{said}", "`aws configure list-profiles` lists the existing ones")
+        return TargetError(f"{where}{message}", "`aws configure list-profiles` lists the existing ones")
     if code in INVALID:
         return CredentialsError(f"{where}AWS rejected these credentials ({code})", login)
     if code in DENIED or code == "403":
-        action = ACTION.search(said)
+        action = ACTION.search(message)
         missing = action[1] if action else getattr(error, "operation_name", "the call")
         return TargetError(
             f"{where}AWS denies {missing}",
@@ -169,12 +169,13 @@ def explained(error: BaseException, about: str = "") -> TargetError:
         )
     if code in THROTTLED:
         return Throttled(
-            f"{where}AWS throttled the request ({said or code})", "use fewer nodes at a time, or --stream s3"
+            f"{where}AWS throttled the request ({message or code})",
+            "use fewer nodes at a time, or --stream s3",
         )
     if code in ("NoSuchBucket", "404"):
         return TargetError(f"{where}no such bucket", "check --bucket and TASKRUNNER_BUCKET, or use no bucket")
     if code == "InvalidInstanceId":
-        return NotRegistered(f"{where}Run Command rejected it: {said}")
+        return NotRegistered(f"{where}Run Command rejected it: {message}")
     if isinstance(
         error,
         (
@@ -184,5 +185,5 @@ def explained(error: BaseException, about: str = "") -> TargetError:
             known.HTTPClientError,
         ),
     ):
-        return TargetError(f"{where}cannot reach AWS: {said}", "check the network and the region")
-    return TargetError(f"{where}{code + ': ' if code else ''}{said}")
+        return TargetError(f"{where}cannot reach AWS: {message}", "check the network and the region")
+    return TargetError(f"{where}{code + ': ' if code else ''}{message}")

@@ -34,16 +34,16 @@ class Stack(NamedTuple):
 def read(account: Account, name: str) -> Stack:
     """What a stack has made. Raises NotFoundError with the closest names, TargetError."""
     try:
-        found = account.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
+        stack = account.client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
     except Exception as error:
         if code_of(error) == "ValidationError" and "does not exist" in str(error):
-            known = _names(account)
-            hint = closest(name, known) or (
-                f"existing stacks: {', '.join(known[:10])}" if known else "no stacks exist there"
+            stacks = _names(account)
+            hint = closest(name, stacks) or (
+                f"existing stacks: {', '.join(stacks[:10])}" if stacks else "no stacks exist there"
             )
             raise NotFoundError(f"there is no stack {name} in {account.region}", hint) from error
         raise explained(error, name) from error
-    outputs = {told["OutputKey"]: told["OutputValue"] for told in found.get("Outputs", ())}
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
     nodes = _of_outputs(outputs) or _of_tags(account, name)
     if not nodes:
         raise NotFoundError(
@@ -59,16 +59,16 @@ def _of_outputs(outputs: Mapping[str, str]) -> dict[str, Instance]:
         if match := OUTPUT.fullmatch(key):
             numbered.setdefault(int(match[1]), {})[match[2]] = value
     return {
-        f"node{number}": Instance(told["Id"], told.get("PrivateIp", ""))
-        for number, told in sorted(numbered.items())
-        if "Id" in told
+        f"node{number}": Instance(fields["Id"], fields.get("PrivateIp", ""))
+        for number, fields in sorted(numbered.items())
+        if "Id" in fields
     }
 
 
 def _of_tags(account: Account, name: str) -> dict[str, Instance]:
     """The instances of a stack without outputs, in the order of their names."""
     try:
-        found = list(instances(account, ALIVE, **{f"tag:{TAG}": name}))
+        members = list(instances(account, ALIVE, **{f"tag:{TAG}": name}))
     except Exception as error:
         raise explained(error, name) from error
 
@@ -78,13 +78,13 @@ def _of_tags(account: Account, name: str) -> dict[str, Instance]:
 
     return {
         f"node{number}": Instance(told["InstanceId"], told.get("PrivateIpAddress", ""))
-        for number, told in enumerate(sorted(found, key=title), 1)
+        for number, told in enumerate(sorted(members, key=title), 1)
     }
 
 
 def _names(account: Account) -> list[str]:
     try:
         pages = account.client("cloudformation").get_paginator("describe_stacks").paginate()
-        return [told["StackName"] for page in pages for told in page["Stacks"]]
+        return [stack["StackName"] for page in pages for stack in page["Stacks"]]
     except Exception:
         return []  # what is wrong is said without them

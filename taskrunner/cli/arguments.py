@@ -25,10 +25,10 @@ class Parser(argparse.ArgumentParser):
 
 def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespace:
     """The arguments; `handler` names the function to call. Exits with 2 and one line when they are wrong."""
-    known = PROGRAMS[program]
+    entry = PROGRAMS[program]
     if program == "runner":
         argv = _command_first(argv)
-    if argv and argv[0] in known.commands:
+    if argv and argv[0] in entry.commands:
         name, rest = argv[0], list(argv[1:])
     elif program == "runner" and argv and argv[0].startswith("run-"):
         # `runner run-node1 FILE`
@@ -40,10 +40,10 @@ def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespac
         parser.exit(USAGE)
     elif program == "runner":
         kind = "option" if argv[0].startswith("-") else "command"
-        Parser(program).error(_unknown(kind, argv[0], known.commands))
+        Parser(program).error(_unknown(kind, argv[0], entry.commands))
     else:
         name, rest = "run", list(argv)
-    command = known.commands[name]
+    command = entry.commands[name]
     prog = program if name == "run" and argv[0] != "run" and program == "taskrunner" else f"{program} {name}"
     while rest and rest[0] in command.commands:
         prog, command, rest = f"{prog} {rest[0]}", command.commands[rest[0]], rest[1:]
@@ -65,7 +65,7 @@ def parse(argv: Sequence[str], program: str = "taskrunner") -> argparse.Namespac
         parser.error(f"expected a command: {', '.join(command.commands)}")
     args, unexpected = parser.parse_known_intermixed_args(rest, args)
     if unexpected:
-        commands = known.commands if prog == program else {}
+        commands = entry.commands if prog == program else {}
         parser.error(_unexpected(parser, unexpected[0], rest[0], commands))
     return args
 
@@ -82,10 +82,10 @@ def _unexpected(parser: Parser, word: str, first: str, commands: Iterable[str]) 
     return f"unexpected argument {word!r}; `{parser.prog} --help` shows the usage"
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def _unknown(kind: str, name: str, names: Iterable[str]) -> str:
     from taskrunner.errors import closest
 
-    return f"unknown {kind} {name!r}; {closest(name, known) or '--help lists them'}"
+    return f"unknown {kind} {name!r}; {closest(name, names) or '--help lists them'}"
 
 
 def _command_first(argv: Sequence[str]) -> list[str]:
@@ -100,16 +100,16 @@ def overview(program: str = "taskrunner") -> Parser:
     """The parser with every command, for --help and for shell completion."""
     from taskrunner._version import __version__
 
-    about = PROGRAMS[program]
+    entry = PROGRAMS[program]
     parser = Parser(
         prog=program,
-        usage=about.usage,
-        description=about.description,
-        epilog=about.epilog,
+        usage=entry.usage,
+        description=entry.description,
+        epilog=entry.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
-    _add(parser, about.commands)
+    _add(parser, entry.commands)
     return parser
 
 

@@ -94,14 +94,14 @@ def command(program: str = "taskrunner") -> NoReturn:
 def _report(error: TaskrunnerError, as_json: bool, program: str) -> None:
     if as_json:
         problems = error.problems if isinstance(error, TaskFileError) else []
-        said = {
+        report = {
             "type": "error",
             "message": str(error),
             "hint": error.hint,
             "exit": error.exit_status,
             "problems": [problem.as_dict() for problem in problems],
         }
-        print(json.dumps(said), flush=True)
+        print(json.dumps(report), flush=True)
         return
     if isinstance(error, TaskFileError):
         for problem in error.problems:

@@ -89,6 +89,7 @@ def run(parser: Parser) -> None:
 def target(parser: Parser) -> None:
     group = parser.add_argument_group("another machine")
     group.add_argument("--on", metavar="TARGET", help="the target: ssh://user@host:port, or ssm://i-...")
+    parser.set_defaults(node="")
     _connection(parser, group)
 
 
@@ -146,6 +147,10 @@ def one_node(parser: Parser) -> None:
 def all_nodes(parser: Parser) -> None:
     parser.set_defaults(node="all")
     nodes_file(parser)
+
+
+def setup_environment(parser: Parser) -> None:
+    parser.set_defaults(file="setup-environment")
 
 
 def some_nodes(parser: Parser) -> None:

@@ -121,7 +121,8 @@ COMMANDS = {
 _ON_NODES = "variables selection run parallel connection shown"
 
 RUNNER_COMMANDS = {
-    "setup": Command("set up the nodes: run setup-environment", "nodes_run:setup", "some_nodes " + _ON_NODES),
+    "setup": Command("set up the nodes: run setup-environment", "nodes_run:run",
+                     "some_nodes setup_environment " + _ON_NODES),
     "run": Command("run a task file on nodes; also `runner run-NODE FILE`", "nodes_run:run",
                    "nodes optional_file " + _ON_NODES, RUNNER_EXAMPLES),
     "run-all": Command("run a task file on all nodes", "nodes_run:run",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from taskrunner.cli import typed
 from taskrunner.errors import TaskrunnerError, UsageError
 from taskrunner.transports import ReachOptions, Transport, connect
 from taskrunner.transports.local import LocalTransport
@@ -15,31 +15,33 @@ from taskrunner.transports.local import LocalTransport
 if TYPE_CHECKING:
     from taskrunner.fleet.nodes import Node, Nodes
 
+T = TypeVar("T")
 
-def transport_of(args: Namespace) -> Transport:
+
+def transport_of(args: typed.Target) -> Transport:
     """The target of `--on`, of the one node of `runner`, or this machine."""
-    if getattr(args, "node", None):
-        return one(args).connect(**connect_options(args))
+    if args.node:
+        return one(cast("typed.Nodes", args)).connect(**connect_options(args))
     if args.on is not None:
         return connect(args.on, **connect_options(args))
     return LocalTransport()
 
 
-def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
+def nodes_of(args: typed.Nodes) -> tuple[Nodes, list[Node]]:
     """All nodes, and those that are named: by name, or by a tag."""
     from taskrunner.fleet.nodes import Nodes, load_nodes, of_stack, tagged
 
     if args.stack is not None and (args.tag or args.nodes or not args.stack):
         raise UsageError("--stack needs one stack name, and excludes --target and --nodes")
     if args.tag:
-        found = tagged(args.tag, region=args.region or "", profile=args.profile or "")
-        if args.node not in ("", *found):
+        tagged_nodes = tagged(args.tag, region=args.region or "", profile=args.profile or "")
+        if args.node not in ("", *tagged_nodes):
             # There is no NODE then; what stands in its place is what follows it.
             for next_one in ("file", "run"):
                 if getattr(args, next_one, None) in (None, "last"):
                     setattr(args, next_one, args.node)
             args.node = ""
-        nodes = Nodes({name: _as_asked(args, node) for name, node in found.items()}, {})
+        nodes = Nodes({name: _as_asked(args, node) for name, node in tagged_nodes.items()}, {})
         return nodes, nodes.select(args.node or "all")
     if not args.node:
         raise UsageError(
@@ -53,41 +55,41 @@ def nodes_of(args: Namespace) -> tuple[Nodes, list[Node]]:
     return nodes, [_as_asked(args, node) for node in nodes.select(args.node)]
 
 
-def _as_asked(args: Namespace, node: Node) -> Node:
+def _as_asked(args: typed.Nodes, node: Node) -> Node:
     return node._replace(via=args.via or node.via, user=args.user or node.user)
 
 
-def one(args: Namespace) -> Node:
+def one(args: typed.Nodes) -> Node:
     """The one node that is named. Raises UsageError when several are."""
-    found = nodes_of(args)[1]
-    if len(found) != 1:
-        names = ", ".join(node.name for node in found)
-        raise UsageError(f"{args.node} matches {len(found)} nodes: {names}", "name one of them")
-    return found[0]
+    nodes = nodes_of(args)[1]
+    if len(nodes) != 1:
+        names = ", ".join(node.name for node in nodes)
+        raise UsageError(f"{args.node} matches {len(nodes)} nodes: {names}", "name one of them")
+    return nodes[0]
 
 
-def only(args: Namespace, node: str, **more: Any) -> Namespace:
+def only(args: T, node: str, **more: Any) -> T:
     """The same arguments for one node."""
-    return Namespace(**{**vars(args), "node": node, **more})
+    return typed.changed(args, node=node, **more)
 
 
-def about_node(args: Namespace) -> dict[str, str]:
+def about_node(args: typed.Target) -> dict[str, str]:
     """What tells machines of which node something is; nothing where there is none."""
-    return {"node": args.node} if getattr(args, "node", None) else {}
+    return {"node": args.node} if args.node else {}
 
 
-def report(error: TaskrunnerError, node: str, args: Namespace) -> None:
+def report(error: TaskrunnerError, node: str, args: object) -> None:
     """Say what is wrong with one of several nodes."""
-    said = str(error).removeprefix(f"{node}: ")
+    message = str(error).removeprefix(f"{node}: ")
     if getattr(args, "json", False):
-        print(json.dumps({"type": "error", "node": node, "message": said, "hint": error.hint}), flush=True)
+        print(json.dumps({"type": "error", "node": node, "message": message, "hint": error.hint}), flush=True)
         return
-    print(f"{node}: {said}", file=sys.stderr)
+    print(f"{node}: {message}", file=sys.stderr)
     for line in error.hint.splitlines():
         print(f"  {line}", file=sys.stderr)
 
 
-def connect_options(args: Namespace) -> ReachOptions:
+def connect_options(args: typed.Target) -> ReachOptions:
     """How to reach a target, as the command line says."""
     given: ReachOptions = {"accept_new_host_keys": args.accept_new_host_keys}
     if args.connect_timeout is not None:
@@ -100,12 +102,12 @@ def connect_options(args: Namespace) -> ReachOptions:
     return given
 
 
-def again(args: Namespace, verb: str, *words: str) -> str:
+def again(args: typed.Target, verb: str, *words: str) -> str:
     """A command for the same target, as it can be typed; "" for `verb` is to run a file."""
-    if getattr(args, "node", None):
-        nodes = ["--nodes", args.nodes] if args.nodes else []
-        for name in ("stack", "region", "profile", "user", "via"):
-            if getattr(args, name, None):
+    if args.node:
+        nodes: list[str] = []
+        for name in ("nodes", "stack", "region", "profile", "user", "via"):
+            if getattr(args, name):
                 nodes += [f"--{name}", getattr(args, name)]
         return shlex.join(["runner", verb or "run", args.node, *words, *nodes])
     on = ["--on", args.on] if args.on else []

@@ -90,7 +90,7 @@ class Nodes(NamedTuple):
         Raises NotFoundError with the closest names.
         """
         wanted = names.split(",") if isinstance(names, str) else names
-        found: dict[str, Node] = {}
+        selected: dict[str, Node] = {}
         for name in (name.strip() for name in wanted):
             if name in self.nodes:
                 members: Iterable[str] = (name,)
@@ -99,31 +99,31 @@ class Nodes(NamedTuple):
             elif name == ALL and self.nodes:
                 members = self.nodes
             elif INSTANCE.fullmatch(name):
-                found[name] = Node(name, id=name)
+                selected[name] = Node(name, id=name)
                 continue
             else:
                 what = f"unknown node or group {name!r}" if self.nodes else "no nodes are defined"
                 raise NotFoundError(what, self._hint(name))
-            found.update((member, self.nodes[member]) for member in members)
-        if not found:
+            selected.update((member, self.nodes[member]) for member in members)
+        if not selected:
             raise NotFoundError(f"{names}: contains no nodes")
-        return list(found.values())
+        return list(selected.values())
 
     def variables(self) -> dict[str, str]:
         """What task files may use of every node: NODE1_IP, NODE1_PRIVATE, NODE1_ID, ..."""
-        known = {}
+        variables = {}
         for node in self.nodes.values():
             for field in KNOWN:
                 value = str(getattr(node, field) or "")
                 if value:
-                    known[f"{prefix(node.name)}_{'IP' if field == 'address' else field.upper()}"] = value
-        return known
+                    variables[f"{prefix(node.name)}_{'IP' if field == 'address' else field.upper()}"] = value
+        return variables
 
     def _hint(self, name: str) -> str:
-        known = [*self.nodes, *self.groups]
-        if not known:
+        names = [*self.nodes, *self.groups]
+        if not names:
             return "define nodes: NODE1_IP=... in the environment, or a nodes.toml here (--nodes FILE)"
-        return closest(name, known) or "known: " + ", ".join(known[:20])
+        return closest(name, names) or "known: " + ", ".join(names[:20])
 
 
 def prefix(name: str) -> str:
@@ -139,11 +139,11 @@ def load_nodes(file: str | Path | None = None, environ: Mapping[str, str] = os.e
     """
     if file is None:
         file = next((name for name in FILES if os.path.exists(name)), None)
-    found = _read(Path(file)) if file is not None else Nodes({}, {})
-    nodes = dict(found.nodes)
+    loaded = _read(Path(file)) if file is not None else Nodes({}, {})
+    nodes = dict(loaded.nodes)
     for name, fields in sorted(_of_environment(environ).items(), key=lambda item: int(item[0][4:])):
         nodes[name] = nodes.get(name, Node(name))._replace(**fields)
-    return Nodes(nodes, found.groups)
+    return Nodes(nodes, loaded.groups)
 
 
 def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
@@ -156,7 +156,7 @@ def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
         from taskrunner.transports.ssm.tagged import members
     except ModuleNotFoundError as error:
         raise UsageError("--target needs boto3", "pip install 'taskrunner[aws]'") from error
-    found = members(session.Account(region, profile), target)
+    instances = members(session.Account(region, profile), target)
     return {
         member.instance: Node(
             member.instance,
@@ -166,7 +166,7 @@ def tagged(target: str, region: str = "", profile: str = "") -> dict[str, Node]:
             profile=profile,
             via="ssm",
         )
-        for member in found
+        for member in instances
     }
 
 
@@ -180,26 +180,26 @@ def of_stack(name: str, region: str = "", profile: str = "") -> Nodes:
         from taskrunner.aws.session import Account
     except ModuleNotFoundError as error:
         raise UsageError("--stack needs boto3", "pip install 'taskrunner[aws]'") from error
-    found = stack.read(Account(region, profile), name)
-    variables = {"MLFLOW_TRACKING_ARN": found.mlflow} if found.mlflow else {}
+    deployed = stack.read(Account(region, profile), name)
+    variables = {"MLFLOW_TRACKING_ARN": deployed.mlflow} if deployed.mlflow else {}
     nodes = {
         node: Node(
             node,
-            id=told.id,
-            private=told.private,
+            id=fields.id,
+            private=fields.private,
             region=region,
             profile=profile,
             via="ssm",
-            bucket=found.bucket,
+            bucket=deployed.bucket,
             variables=variables,
         )
-        for node, told in found.nodes.items()
+        for node, fields in deployed.nodes.items()
     }
     return Nodes(nodes, {})
 
 
 def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, dict[str, Any]] = {}
     for variable, value in environ.items():
         match = FROM_ENVIRONMENT.fullmatch(variable)
         if match is None or not value:
@@ -211,9 +211,9 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             raise UsageError(f"{variable}={value}: expected ssh or ssm")
         if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
             raise UsageError(f"{variable}={value}: expected a port, 1 to 65535")
-        found.setdefault(match[1].lower(), {})[field] = int(value) if field == "port" else value
+        nodes.setdefault(match[1].lower(), {})[field] = int(value) if field == "port" else value
     # An address for the other nodes alone names no node to run on.
-    return {name: fields for name, fields in found.items() if "address" in fields or "id" in fields}
+    return {name: fields for name, fields in nodes.items() if "address" in fields or "id" in fields}
 
 
 def _read(path: Path) -> Nodes:

@@ -158,14 +158,14 @@ class Fleet:
         try:
             with self._connecting:
                 transport.open()
-            told = False
+            cancelled = False
 
             def idle(run: Run) -> None:
-                nonlocal told
+                nonlocal cancelled
                 if self._left.is_set():
                     raise _Left
-                if self._stopping.is_set() and not told:
-                    told = run.cancel()
+                if self._stopping.is_set() and not cancelled:
+                    cancelled = run.cancel()
 
             with work.begin(transport, idle) as run:
                 ended["run"] = run.id

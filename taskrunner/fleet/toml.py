@@ -37,10 +37,10 @@ class TomlDocument(Document):
         """Offsets of each table and key that has a line of its own; inline values are at their key."""
         places: dict[Place, tuple[int, int]] = {(): (0, 0)}
         table: Place = ()
-        found = sorted(
+        matches = sorted(
             [*HEADER.finditer(self.text), *KEY.finditer(self.text)], key=lambda match: match.start()
         )
-        for match in found:
+        for match in matches:
             parts = tuple(part.strip(" \t\"'") for part in match[1].split("."))
             if match.re is HEADER:
                 table = parts

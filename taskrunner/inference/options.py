@@ -22,8 +22,8 @@ def number(
             return value
         if not low <= value <= high or (above and value == low):
             least = f"more than {low:g}" if above else f"at least {low:g}"
-            said = least if value < high else f"at most {high:g}"
-            raise argparse.ArgumentTypeError(f"expected {said}{' or inf' if infinite else ''}, got {text}")
+            limit = least if value < high else f"at most {high:g}"
+            raise argparse.ArgumentTypeError(f"expected {limit}{' or inf' if infinite else ''}, got {text}")
         return value
 
     kind = "whole " if whole else ""
@@ -47,13 +47,13 @@ Option = tuple[str, Callable[[str], Any], Any, str, str]
 
 def add(parser: argparse.ArgumentParser, table: Iterable[Option]) -> None:
     """Add options; their help shows the default."""
-    for option, kind, default, metavar, said in table:
+    for option, kind, default, metavar, text in table:
         shown = (
             ""
             if default in ("", None)
             else f" ({default if isinstance(default, str) else f'{default:.10g}'})"
         )
-        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=said + shown)
+        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=text + shown)
 
 
 COUNT = number(1, whole=True)

@@ -131,10 +131,10 @@ def templates(document: Document, variables: Variables) -> tuple[list[Problem], 
         for place, text, rest, literal in var.task_strings(task, ("tasks", index)):
             if "<<" not in text and "{{" not in text:
                 continue
-            for found in var.templates(text, rest, literal):
-                if found.name not in variables.values:
-                    values[found.name] = found.name
-                    problems.append(var.undefined(document, place, found, variables.values))
+            for template in var.templates(text, rest, literal):
+                if template.name not in variables.values:
+                    values[template.name] = template.name
+                    problems.append(var.undefined(document, place, template, variables.values))
         when = task.get("when")
         for name in when if isinstance(when, dict) else ():
             if name not in variables.values and not name.startswith("_"):
@@ -144,14 +144,14 @@ def templates(document: Document, variables: Variables) -> tuple[list[Problem], 
     return problems, values
 
 
-def kept(document: Document, known: Container[str]) -> Iterator[Problem]:
+def kept(document: Document, names: Container[str]) -> Iterator[Problem]:
     """Templates of known variables inside of quoted here-documents, where nothing is replaced."""
     for index, task in _tasks(document):
         commands = [text if isinstance(text, str) else "" for text in task.get("commands") or ()]
         for element, spans in enumerate(literals(commands)):
             for start, end in spans:
                 for mark in var.TEMPLATE.finditer(commands[element], start, end):
-                    if (mark["new"] or mark["old"]) in known and not mark["escape"]:
+                    if (mark["new"] or mark["old"]) in names and not mark["escape"]:
                         message = f"{mark[0]} in a quoted here-document is not replaced"
                         hint = "unquote the delimiter, or read the variable from the environment"
                         place = ("tasks", index, "commands", element)
@@ -160,12 +160,12 @@ def kept(document: Document, known: Container[str]) -> Iterator[Problem]:
 
 def unused(document: Document, explicit: Mapping[str, str]) -> list[Problem]:
     """Names given with --env that mean nothing to this file: most likely a misspelling."""
-    known = var.declared(document)
+    declared = var.declared(document)
     problems = []
     for name in explicit:
-        if name in known or var.NODE.fullmatch(name) or re.search(rf"\b{name}\b", document.text):
+        if name in declared or var.NODE.fullmatch(name) or re.search(rf"\b{name}\b", document.text):
             continue
-        hint = closest(name, known) or "its variables: " + (", ".join(known) or "none")
+        hint = closest(name, declared) or "its variables: " + (", ".join(declared) or "none")
         problems.append(document.problem(("variables",), f"--env {name}: no such variable", hint))
     return problems
 

@@ -92,8 +92,8 @@ def compile_plan(
         raise TaskFileError(in_order(checks.masked(problems, variables)))
     valid.remember()
 
-    known = [task["id"] for task in tasks]
-    skips = _selected(known, selection)
+    ids = [task["id"] for task in tasks]
+    skips = _selected(ids, selection)
     folder = path.resolve().parent if path else Path.cwd()
     steps: list[Step] = []
     for index, (task, own) in enumerate(zip(tasks, commands, strict=True)):
@@ -107,7 +107,7 @@ def compile_plan(
     known_as = identity
     if path and elsewhere:
         known_as = f"{project.name}:{os.path.relpath(identity, project.folder)}:{title(document)}"
-    forgotten = None if reset else _forgotten(known, selection)
+    forgotten = None if reset else _forgotten(ids, selection)
     folder_there = str(cwd or ("~" if elsewhere else Path.cwd()))
     return {
         "format": VERSION,
@@ -233,23 +233,23 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _selected(known: Sequence[str], selection: Selection) -> dict[str, Skip]:
+def _selected(ids: Sequence[str], selection: Selection) -> dict[str, Skip]:
     """The steps that are passed over, and why. Raises NotFoundError for an unknown id, UsageError."""
     for name in (selection.start, selection.until, *selection.only):
-        if name is not None and name not in known:
-            hint = closest(name, known) or "the steps are " + ", ".join(known[:20])
+        if name is not None and name not in ids:
+            hint = closest(name, ids) or "the steps are " + ", ".join(ids[:20])
             raise NotFoundError(f"unknown step {name!r}", hint)
     if selection.only and (selection.start or selection.until):
         raise UsageError(
             "--only cannot be combined with --from or --until",
             "use --only alone, or --from and --until",
         )
-    first = known.index(selection.start) if selection.start else 0
-    last = known.index(selection.until) if selection.until else len(known) - 1
+    first = ids.index(selection.start) if selection.start else 0
+    last = ids.index(selection.until) if selection.until else len(ids) - 1
     if selection.start and last < first:
         raise UsageError(f"--until {selection.until} comes before --from {selection.start}")
     skips: dict[str, Skip] = {}
-    for index, name in enumerate(known):
+    for index, name in enumerate(ids):
         if selection.only and name not in selection.only:
             skips[name] = {"reason": "only", "detail": "--only " + " ".join(selection.only)}
         elif index < first:
@@ -259,14 +259,14 @@ def _selected(known: Sequence[str], selection: Selection) -> dict[str, Skip]:
     return skips
 
 
-def _forgotten(known: Sequence[str], selection: Selection) -> list[str]:
+def _forgotten(ids: Sequence[str], selection: Selection) -> list[str]:
     """Asked for by name, a step is run again whatever the journal says; one that is left out keeps its
     entry.
     """
     if not selection.start:
-        return [name for name in known if name in selection.only]
-    last = known.index(selection.until) if selection.until else len(known) - 1
-    return list(known[known.index(selection.start) : last + 1])
+        return [name for name in ids if name in selection.only]
+    last = ids.index(selection.until) if selection.until else len(ids) - 1
+    return list(ids[ids.index(selection.start) : last + 1])
 
 
 def _when(task: dict[str, Any], values: Mapping[str, str]) -> Skip | None:

@@ -72,9 +72,9 @@ class Document:
 
         def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             nonlocal duplicates
-            found = dict(pairs)
-            duplicates = duplicates or len(found) < len(pairs)
-            return found
+            table = dict(pairs)
+            duplicates = duplicates or len(table) < len(pairs)
+            return table
 
         try:
             data = json.loads(self.text, object_pairs_hook=members, parse_constant=_refuse)
@@ -169,13 +169,13 @@ class Document:
             for match in islice(ESCAPE.finditer(self.text, offset + 1), at):
                 offset = match.end()
         line, column = self.line_column(offset)
-        found = Problem(self.name, line, column, show(place), message, hint, rule)
+        reported = Problem(self.name, line, column, show(place), message, hint, rule)
         if not rule:
-            self._told.append(found)
+            self._told.append(reported)
             if len(self._told) > MOST_PROBLEMS:
                 rest = Problem(self.name, line, column, "", "more problems exist; these are the first")
                 raise TaskFileError([*in_order(self._told[:-1]), rest])
-        return found
+        return reported
 
     def _duplicate(self, offset: int, first: int) -> Problem:
         line, column = self.line_column(offset)

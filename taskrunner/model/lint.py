@@ -82,14 +82,14 @@ def _own_rules(document: Document) -> Iterator[Problem]:
         background = BACKGROUND.search(joined)
         for element, text in enumerate(commands):
             where = (*place, "commands", element)
-            if found := KILL.search(text):
-                message = f"{found[1].split()[0]} hits every process that matches"
+            if match := KILL.search(text):
+                message = f"{match[1].split()[0]} hits every process that matches"
                 hint = 'stop a service with {"service": {"name": ..., "state": "stopped"}}'
-                yield document.problem(where, message, hint, at=found.start(1), rule="kill-by-pattern")
-            if background and (found := SLEEP.search(text)):
+                yield document.problem(where, message, hint, at=match.start(1), rule="kill-by-pattern")
+            if background and (match := SLEEP.search(text)):
                 message = "a fixed sleep cannot tell when the server is ready"
                 hint = "use a service with `ready`, or wait_for"
-                yield document.problem(where, message, hint, at=found.start(), rule="sleep-for-server")
+                yield document.problem(where, message, hint, at=match.start(), rule="sleep-for-server")
             for nested in NESTED.finditer(text):
                 for mark in TEMPLATE.finditer(nested[1]):
                     if not (mark["new_q"] or mark["old_q"]):
@@ -176,9 +176,9 @@ def _run(program: str, text: str) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _program() -> str:
-    found = Path(sysconfig.get_path("scripts")) / "shellcheck"
-    if found.exists():
-        return str(found)
+    path = Path(sysconfig.get_path("scripts")) / "shellcheck"
+    if path.exists():
+        return str(path)
     import shutil
 
     elsewhere = shutil.which("shellcheck")

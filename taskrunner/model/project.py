@@ -34,10 +34,10 @@ def _origin(git: Path) -> str:
             git = git.parent / git.read_text().partition("gitdir:")[2].strip()
             common = git / "commondir"
             git = git / common.read_text().strip() if common.exists() else git
-        found = ORIGIN.search((git / "config").read_text(errors="replace"))
+        match = ORIGIN.search((git / "config").read_text(errors="replace"))
     except (OSError, UnicodeDecodeError):
         return ""
-    return _same_for_all(found[1]) if found else ""
+    return _same_for_all(match[1]) if match else ""
 
 
 def _same_for_all(url: str) -> str:

@@ -58,17 +58,17 @@ def _translate(document: Document, error: Any) -> Iterator[Problem]:
     if kind in ("anyOf", "oneOf"):
         yield from _any_of(document, error)
     elif kind == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
+        names = list(error.schema.get("properties", {}))
         for name in value:
-            if name not in known and not name.startswith("_"):
-                if not known:
+            if name not in names and not name.startswith("_"):
+                if not names:
                     pattern = next(iter(error.schema.get("patternProperties", {NAME: {}})))
                     message = f'"{name}" is not {_meaning(pattern)}'
                     yield document.problem((*place, name), message, key=True)
                     continue
                 inside = " in " + _what(place)
                 yield document.problem(
-                    (*place, name), f'unknown key "{name}"{inside}', _suggest(name, known), key=True
+                    (*place, name), f'unknown key "{name}"{inside}', _suggest(name, names), key=True
                 )
     elif kind == "required":
         # One error for each missing name, all with the same list; the message alone tells which.
@@ -182,8 +182,8 @@ ALIASES = {
 """What the same thing is called in the tools that people come from."""
 
 
-def _suggest(name: str, known: list[str]) -> str:
+def _suggest(name: str, names: list[str]) -> str:
     alias = ALIASES.get(name.lower())
-    if alias in known:
+    if alias in names:
         return f"did you mean {alias}?"
-    return closest(name, known) or "known keys: " + ", ".join(known)
+    return closest(name, names) or "known keys: " + ", ".join(names)

@@ -165,8 +165,8 @@ def _complaint(text: str) -> str:
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
         check=False,
     )
-    said = result.stderr.decode("utf-8", "replace").strip()
-    if result.returncode == 0 and not said:
+    complaint = result.stderr.decode("utf-8", "replace").strip()
+    if result.returncode == 0 and not complaint:
         return ""
-    line = next((line for line in said.splitlines() if line.strip()), f"exit {result.returncode}")
+    line = next((line for line in complaint.splitlines() if line.strip()), f"exit {result.returncode}")
     return re.sub(r"^bash: (?:warning: )?(?:line \d+: )?(?:warning: )?", "", line)

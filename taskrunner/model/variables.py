@@ -62,9 +62,9 @@ def templates(text: str, rest: Container[str] = (), literal: Sequence[Span] = ()
 
     `<<EOF>>file` is a here-document, not a template, when a line with the delimiter follows.
     """
-    for found in _marks(text, rest, literal):
-        if not found.escaped:
-            yield found
+    for mark in _marks(text, rest, literal):
+        if not mark.escaped:
+            yield mark
 
 
 def _marks(text: str, rest: Container[str], literal: Sequence[Span]) -> Iterator[Template]:
@@ -101,14 +101,14 @@ def render(
     if "<<" not in text and "{{" not in text:
         return text
     pieces, last, grown = [], 0, len(text)
-    for found in _marks(text, rest, literal):
-        if found.escaped:
-            pieces.append(text[last : found.start])
-            last = found.start + 1
-        elif found.name in values:
-            value = values[found.name]
-            pieces += [text[last : found.start], quote(value) if found.quoted else value]
-            last = found.end
+    for mark in _marks(text, rest, literal):
+        if mark.escaped:
+            pieces.append(text[last : mark.start])
+            last = mark.start + 1
+        elif mark.name in values:
+            value = values[mark.name]
+            pieces += [text[last : mark.start], quote(value) if mark.quoted else value]
+            last = mark.end
             grown += len(value)
             if grown > most:
                 raise TooLong
@@ -196,7 +196,7 @@ def render_task(task: dict[str, Any], values: Mapping[str, str], room: Room | No
 
 def declared(document: Document) -> dict[str, dict[str, Any]]:
     """The declared variables in their long form."""
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     section = document.data.get("variables") if isinstance(document.data, dict) else None
     for name, value in section.items() if isinstance(section, dict) else ():
         if name.startswith("_"):
@@ -207,8 +207,8 @@ def declared(document: Document) -> dict[str, dict[str, Any]]:
             # The older way to say that it must be given.
             entry = {**entry, "required": True}
             del entry["default"]
-        found[name] = entry
-    return found
+        entries[name] = entry
+    return entries
 
 
 def inherits(entry: Mapping[str, Any]) -> bool:
@@ -242,23 +242,23 @@ def resolve(
     that must mean something (`--env`); the later wins. With `placeholders`, a required variable
     without a value has its own name for a value, so that the rest can be checked.
     """
-    known = declared(document)
+    entries = declared(document)
     problems: list[Problem] = []
     raw: dict[str, str] = {}
     inherited = {
-        name: environ[name] for name, entry in known.items() if environ.get(name) and inherits(entry)
+        name: environ[name] for name, entry in entries.items() if environ.get(name) and inherits(entry)
     }
     given = {**inherited, **given}
-    for name, entry in known.items():
+    for name, entry in entries.items():
         if entry.get("default") is not None and not entry.get("required"):
             raw[name] = text_of(entry["default"])
     raw.update({**given, **explicit})
-    for name, entry in known.items():
+    for name, entry in entries.items():
         place = ("variables", name)
         if name not in raw:
             if entry.get("required") and not placeholders:
-                about = f": {entry['description']}" if entry.get("description") else ""
-                message = f"a value is needed for {name}{about}"
+                description = f": {entry['description']}" if entry.get("description") else ""
+                message = f"a value is needed for {name}{description}"
                 problems.append(document.problem(place, message, f"set it with --env {name}=...", key=True))
             raw[name] = name if entry.get("required") else ""
         choices = [text_of(choice) for choice in entry.get("choices") or ()]
@@ -272,11 +272,11 @@ def resolve(
             hint = "" if entry.get("secret") is True else closest(raw[name], choices)
             problems.append(document.problem(place, message, hint, key=True))
     values = _in_order(document, raw, {**given, **explicit}, problems)
-    secrets = {name for name, entry in known.items() if entry.get("secret") is True}
+    secrets = {name for name, entry in entries.items() if entry.get("secret") is True}
     used: dict[str, list[str]] = {}
-    for name in known:
-        for found in templates(raw.get(name, "")):
-            used.setdefault(found.name, []).append(name)
+    for name in entries:
+        for template in templates(raw.get(name, "")):
+            used.setdefault(template.name, []).append(name)
     todo = list(secrets)
     while todo:
         # What is made of a secret is one.
@@ -284,7 +284,7 @@ def resolve(
             if name not in secrets:
                 secrets.add(name)
                 todo.append(name)
-    return Variables(values, frozenset(secrets & set(values)), known), problems
+    return Variables(values, frozenset(secrets & set(values)), entries), problems
 
 
 def _in_order(
@@ -313,14 +313,14 @@ def _in_order(
             return
         text = raw[name]
         # A value that somebody gave is text; only what the file itself says is a template.
-        for found in templates(text) if name not in given else ():
-            if found.name in raw:
-                visit(found.name, (*path, name))
+        for template in templates(text) if name not in given else ():
+            if template.name in raw:
+                visit(template.name, (*path, name))
             else:
                 place: Place = ("variables", name)
                 if isinstance(document.data["variables"].get(name), dict):
                     place = (*place, "default")
-                problems.append(undefined(document, place, found, raw))
+                problems.append(undefined(document, place, template, raw))
         try:
             values[name] = render(text, values, most=LARGEST_VARIABLE) if name not in given else text
         except TooLong:
@@ -335,17 +335,17 @@ def _in_order(
     return values
 
 
-def undefined(document: Document, place: Place, found: Template, known: Mapping[str, Any]) -> Problem:
+def undefined(document: Document, place: Place, template: Template, entries: Mapping[str, Any]) -> Problem:
     """The problem of a template whose name has no value."""
-    message = f"the variable {found.name} is not defined"
-    if found.name.startswith("_"):
+    message = f"the variable {template.name} is not defined"
+    if template.name.startswith("_"):
         hint = "names that start with _ are comments"
     else:
-        hint = closest(found.name, known) or (
-            f"declare it in variables, or set it with --env {found.name}=...;"
+        hint = closest(template.name, entries) or (
+            f"declare it in variables, or set it with --env {template.name}=...;"
             " a backslash before it (two in JSON) keeps the text as is"
         )
-    return document.problem(place, message, hint, at=found.start)
+    return document.problem(place, message, hint, at=template.start)
 
 
 def environment_of_nodes(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -21,9 +21,9 @@ def check(uri: str, as_json: bool = False) -> bool:
     for number, (name, step) in enumerate(STEPS, 1):
         began = time.monotonic()
         try:
-            said, problem = step(state), ""
+            detail, problem = step(state), ""
         except Exception as error:
-            said, problem = "", store.short(error)
+            detail, problem = "", store.short(error)
         took = time.monotonic() - began
         if as_json:
             print(
@@ -32,14 +32,14 @@ def check(uri: str, as_json: bool = False) -> bool:
                         "step": number,
                         "name": name,
                         "ok": not problem,
-                        "said": problem or said,
+                        "detail": problem or detail,
                         "seconds": round(took, 3),
                     }
                 )
             )
         else:
             print(
-                f"{'✗' if problem else '✓'} {number}/{len(STEPS)} {name}  {problem or said}  {took:.1f}s",
+                f"{'✗' if problem else '✓'} {number}/{len(STEPS)} {name}  {problem or detail}  {took:.1f}s",
                 flush=True,
             )
         if problem:
@@ -88,16 +88,16 @@ def _read_back(state: dict[str, Any]) -> str:
     client.set_terminated(state["run"])
     data = client.get_run(state["run"]).data
     values = [metric.value for metric in client.get_metric_history(state["run"], "value")]
-    found = (data.params.get("mark"), values, data.tags.get("purpose"))
+    logged = (data.params.get("mark"), values, data.tags.get("purpose"))
     wanted = (state["mark"], [0.0, 1.5, 3.0], "connectivity")
-    if found != wanted:
-        raise ValueError(f"read back {found}, expected {wanted}")
+    if logged != wanted:
+        raise ValueError(f"read back {logged}, expected {wanted}")
     return "as written"
 
 
 def _list(state: dict[str, Any]) -> str:
-    found = state["client"].search_runs([state["experiment"]], f"params.mark = '{state['mark']}'")
-    if [run.info.run_id for run in found] != [state["run"]]:
+    matching = state["client"].search_runs([state["experiment"]], f"params.mark = '{state['mark']}'")
+    if [run.info.run_id for run in matching] != [state["run"]]:
         raise ValueError("a search by its parameter does not find the run")
     return "found by its parameter"
 

@@ -52,21 +52,19 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
     """The record of a result file. Raises UsageError."""
     try:
         text = Path(path).read_bytes()
-        found = load(path)
+        loaded = load(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
     except NoResult as error:
         raise UsageError(str(error), "`taskrunner bench -o FILE` writes a result") from error
-    about, results = found["metadata"], found["results"]
-    began, ended = int(about["began"] * 1000), int(about["ended"] * 1000)
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(about["began"]))
-    name = (
-        about.get("pattern_id")
-        or f"{about.get('backend', about['mode'])}-{about['prompt_tokens']}-c{about['concurrency']}"
-    )
+    metadata, results = loaded["metadata"], loaded["results"]
+    began, ended = int(metadata["began"] * 1000), int(metadata["ended"] * 1000)
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(metadata["began"]))
+    way = metadata.get("backend", metadata["mode"])
+    name = metadata.get("pattern_id") or f"{way}-{metadata['prompt_tokens']}-c{metadata['concurrency']}"
     tags = {
         _name(name): str(value)[:LONGEST_TAG]
-        for name, value in about.items()
+        for name, value in metadata.items()
         if name not in PARAMETERS and isinstance(value, (str, int, float, bool))
     }
     tags["valid"] = str(results["valid"]).lower()
@@ -74,7 +72,7 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
     for reasons in ("invalid_because", "doubtful_because"):
         if results.get(reasons):
             tags[reasons] = "; ".join(results[reasons])[:LONGEST_TAG]
-    parameters = {name: str(about[name])[:LONGEST] for name in PARAMETERS if name in about}
+    parameters = {name: str(metadata[name])[:LONGEST] for name in PARAMETERS if name in metadata}
     key = hashlib.sha256(text).hexdigest()
     named = f"{name}-{stamp}"
     return Record(key, experiment or EXPERIMENT, named, parameters, metrics(results), tags, began, ended)

@@ -59,8 +59,8 @@ def spool(
         shutil.copyfile(path, os.path.join(temporary, "files", "result.json"))
         for file in files:
             shutil.copy(file, os.path.join(temporary, "files"))
-        about = json.dumps({"to": to, "experiment": record.experiment})
-        fileio.write_atomic(os.path.join(temporary, "about.json"), about.encode())
+        destination = json.dumps({"to": to, "experiment": record.experiment})
+        fileio.write_atomic(os.path.join(temporary, "about.json"), destination.encode())
         with contextlib.suppress(OSError):
             os.rename(temporary, place)  # else another process was faster
     except OSError as error:
@@ -73,8 +73,11 @@ def spool(
 def _changed(place: Path, to: str, experiment: str, files: Sequence[str | Path]) -> None:
     try:
         with alone():
-            about = _about(place)
-            wish = {"to": to or about.get("to", ""), "experiment": experiment or about.get("experiment", "")}
+            destination = _about(place)
+            wish = {
+                "to": to or destination.get("to", ""),
+                "experiment": experiment or destination.get("experiment", ""),
+            }
             for file in files:
                 shutil.copy(file, place / "files")
             fileio.write_atomic(str(place / "about.json"), json.dumps(wish).encode())
@@ -85,12 +88,12 @@ def _changed(place: Path, to: str, experiment: str, files: Sequence[str | Path])
 
 def _about(place: Path) -> dict[str, str]:
     try:
-        found = json.loads((place / "about.json").read_text())
+        document = json.loads((place / "about.json").read_text())
     except (OSError, ValueError):
         return {}
     return (
-        {name: str(found[name]) for name in ("to", "experiment") if name in found}
-        if isinstance(found, dict)
+        {name: str(document[name]) for name in ("to", "experiment") if name in document}
+        if isinstance(document, dict)
         else {}
     )
 
@@ -98,8 +101,8 @@ def _about(place: Path) -> dict[str, str]:
 def pending() -> list[str]:
     """The keys of what is not sent yet, the oldest first."""
     place = Path(store.folder()) / "pending"
-    found = [entry for entry in place.glob("*") if not entry.name.endswith(".tmp")]
-    return [entry.name for entry in sorted(found, key=lambda entry: entry.stat().st_mtime)]
+    entries = [entry for entry in place.glob("*") if not entry.name.endswith(".tmp")]
+    return [entry.name for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime)]
 
 
 @contextlib.contextmanager
@@ -116,7 +119,7 @@ def alone() -> Iterator[None]:
         yield
 
 
-def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[Sent]:
+def sync(only: str = "", each: Callable[[Sent], object] | None = None) -> list[Sent]:
     """Send what is pending, each once. What cannot be reached keeps its results here. Raises UsageError."""
     done: list[Sent] = []
     deaf: dict[str, str] = {}
@@ -126,10 +129,10 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
             if only and key != only:
                 continue
             place = Path(store.folder()) / "pending" / key
-            about = _about(place)
-            name, to = key[:12], about.get("to", "")
+            destination = _about(place)
+            name, to = key[:12], destination.get("to", "")
             try:
-                record = record_of(place / "files" / "result.json", about.get("experiment", ""))
+                record = record_of(place / "files" / "result.json", destination.get("experiment", ""))
                 name = record.name
                 if to in deaf:
                     raise TargetError(deaf[to])
@@ -143,8 +146,8 @@ def sync(only: str = "", told: Callable[[Sent], object] | None = None) -> list[S
                 deaf[to] = str(error)
                 sent = Sent(name, "", str(error))
             done.append(sent)
-            if told is not None:
-                told(sent)
+            if each is not None:
+                each(sent)
         _remove_sent()
     return done
 
@@ -164,11 +167,11 @@ def send(record: Record, to: str, files: Path) -> str:
         client = store.client(to)
         experiment = experiment_of(client, record.experiment)
         wanted = f"tags.`{KEY}` = '{record.key}'"
-        known = client.search_runs([experiment], wanted, max_results=1)
-        if known and known[0].info.status == "FINISHED":
-            return str(known[0].info.run_id)
+        existing = client.search_runs([experiment], wanted, max_results=1)
+        if existing and existing[0].info.status == "FINISHED":
+            return str(existing[0].info.run_id)
         tags = {KEY: record.key}
-        run = known[0] if known else client.create_run(experiment, record.began, tags, record.name)
+        run = existing[0] if existing else client.create_run(experiment, record.began, tags, record.name)
         id = str(run.info.run_id)
         # Each of these does the same when it is done again.
         client.log_batch(
@@ -203,15 +206,15 @@ def experiment_of(client: Any, name: str) -> str:
     """The id of an experiment, which is made where it is not there."""
     from mlflow.exceptions import MlflowException
 
-    known = client.get_experiment_by_name(name)
-    if known is None:
+    existing = client.get_experiment_by_name(name)
+    if existing is None:
         try:
             place = None
             if client.tracking_uri.startswith("sqlite:"):
                 place = f"file://{os.path.dirname(client.tracking_uri.removeprefix('sqlite:///'))}/artifacts"
             return str(client.create_experiment(name, place))
         except MlflowException:
-            known = client.get_experiment_by_name(name)  # another process was faster
-            if known is None:
+            existing = client.get_experiment_by_name(name)  # another process was faster
+            if existing is None:
                 raise
-    return str(known.experiment_id)
+    return str(existing.experiment_id)

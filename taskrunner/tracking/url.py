@@ -28,13 +28,13 @@ def browser(uri: str) -> str:
     client: Any = boto3.client("sagemaker", region_name=region)
     try:
         if kind == "mlflow-app":
-            found = client.create_presigned_mlflow_app_url(Arn=uri, ExpiresInSeconds=LIFE)
+            answer = client.create_presigned_mlflow_app_url(Arn=uri, ExpiresInSeconds=LIFE)
         else:
-            found = client.create_presigned_mlflow_tracking_server_url(
+            answer = client.create_presigned_mlflow_tracking_server_url(
                 TrackingServerName=name, ExpiresInSeconds=LIFE
             )
     except Exception as error:
         raise TargetError(
             f"{uri}: {error}", "check that this identity may call sagemaker:CreatePresignedMlflow...Url"
         ) from error
-    return str(found["AuthorizedUrl"])
+    return str(answer["AuthorizedUrl"])

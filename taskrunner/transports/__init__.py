@@ -221,9 +221,9 @@ def connect(target: str, **options: Unpack[ConnectOptions]) -> Transport:
 def _registered(scheme: str) -> Any:
     from importlib.metadata import entry_points
 
-    found = {point.name: point for point in entry_points(group="taskrunner.transports")}
-    if scheme not in found:
-        known = sorted([*BUILT_IN, *found])
-        hint = closest(scheme, known) or "known: " + ", ".join(f"{name}://" for name in known)
+    plugins = {point.name: point for point in entry_points(group="taskrunner.transports")}
+    if scheme not in plugins:
+        names = sorted([*BUILT_IN, *plugins])
+        hint = closest(scheme, names) or "known: " + ", ".join(f"{name}://" for name in names)
         raise UsageError(f"unknown target scheme {scheme}://", hint)
-    return found[scheme].load()
+    return plugins[scheme].load()

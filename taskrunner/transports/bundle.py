@@ -49,21 +49,21 @@ def shipped() -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()[:32]
 
 
-def refused(name: str, python: str, about: dict[str, Any]) -> TargetError:
+def refused(name: str, python: str, answer: dict[str, Any]) -> TargetError:
     """Why the engine cannot begin on a node, in the words of bootstrap.py."""
-    if "python" in about:
+    if "python" in answer:
         return TargetError(
-            f"{name}: its {python} is {about['python']}; the engine needs 3.8 or later",
+            f"{name}: its {python} is {answer['python']}; the engine needs 3.8 or later",
             "set another one: `python` in the nodes file",
         )
-    if "user" in about:
+    if "user" in answer:
         return TargetError(
-            f"{name}: there is no user {about['user']} on the node",
+            f"{name}: there is no user {answer['user']} on the node",
             "set `user` in the nodes file or in the URL",
         )
-    full = about.get("errno") in (errno.ENOSPC, errno.EDQUOT)
+    full = answer.get("errno") in (errno.ENOSPC, errno.EDQUOT)
     return TargetError(
-        f"{name}: cannot use its state folder: {about.get('path', '')}: {about.get('error', '')}",
+        f"{name}: cannot use its state folder: {answer.get('path', '')}: {answer.get('error', '')}",
         "free up space there"
         if full
         else "choose another one that this user can write to: `state` in the nodes file",

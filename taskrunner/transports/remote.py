@@ -78,10 +78,10 @@ class RemoteTransport(ABC):
         return replies.info(self.name, self._ask("info", run=run))
 
     def infos(self, limit: int, live: bool = False) -> list[dict[str, Any]]:
-        found = self._ask("infos", limit=limit, live=live)
-        if not isinstance(found, list):
+        items = self._ask("infos", limit=limit, live=live)
+        if not isinstance(items, list):
             raise replies.strange(self.name)
-        return [about for about in (replies.info(self.name, item) for item in found) if about]
+        return [info for info in (replies.info(self.name, item) for item in items) if info]
 
     def discard(self, run: str) -> None:
         self._ask("discard", run=run)

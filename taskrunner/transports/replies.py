@@ -98,10 +98,10 @@ def number(name: str, found: object) -> int:
     return int(known(name, {"number": found}, {"number": int})["number"])
 
 
-def missing(name: str, found: object, files: Sequence[Any]) -> list[tuple[int, int]]:
+def missing(name: str, reply: object, files: Sequence[Any]) -> list[tuple[int, int]]:
     """Which files are to be sent, each from an offset on. Raises TargetError."""
     wanted = []
-    for item in found if isinstance(found, list) else [None]:
+    for item in reply if isinstance(reply, list) else [None]:
         if not (isinstance(item, list) and [type(part) for part in item] == [int, int]):
             raise strange(name)
         index, offset = item
@@ -111,67 +111,67 @@ def missing(name: str, found: object, files: Sequence[Any]) -> list[tuple[int, i
     return wanted
 
 
-def known(name: str, found: object, fields: Mapping[str, Any]) -> dict[str, Any]:
+def known(name: str, reply: object, fields: Mapping[str, Any]) -> dict[str, Any]:
     """An object that has at least these members, of these types; only they are kept. Raises TargetError."""
-    if not isinstance(found, dict):
+    if not isinstance(reply, dict):
         raise strange(name)
     for member, kind in fields.items():
-        got = found.get(member)
+        got = reply.get(member)
         if not fits(got, kind):
             raise strange(name, f"{member} is {got if isinstance(got, (int, float)) else type(got).__name__}")
-    return {member: found[member] for member in fields}
+    return {member: reply[member] for member in fields}
 
 
-def texts(name: str, found: object) -> list[str]:
+def texts(name: str, reply: object) -> list[str]:
     """A list of texts. Raises TargetError."""
-    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+    if not isinstance(reply, list) or not all(isinstance(item, str) for item in reply):
         raise strange(name)
-    return list(found)
+    return list(reply)
 
 
-def runs(name: str, found: object) -> list[str]:
+def runs(name: str, reply: object) -> list[str]:
     """Ids of runs. Raises TargetError."""
-    ids = texts(name, found)
+    ids = texts(name, reply)
     if not all(RUN.fullmatch(run) for run in ids):
         raise strange(name, "invalid run ids")
     return ids
 
 
-def info(name: str, found: object) -> dict[str, Any] | None:
+def info(name: str, reply: object) -> dict[str, Any] | None:
     """What is known of a run (see engine/store/runs.py). Raises TargetError."""
-    if found is None:
+    if reply is None:
         return None
-    about = known(name, found, INFO)
-    texts(name, about["failures"])
-    runs(name, [about["run"]])
-    if about["step"] is not None:
-        about["step"] = known(name, about["step"], STEP_AT)
-    return about
+    fields = known(name, reply, INFO)
+    texts(name, fields["failures"])
+    runs(name, [fields["run"]])
+    if fields["step"] is not None:
+        fields["step"] = known(name, fields["step"], STEP_AT)
+    return fields
 
 
-def plan(name: str, found: object) -> Plan | None:
+def plan(name: str, reply: object) -> Plan | None:
     """What a node tells of a plan (see engine/node/requests.py). Raises TargetError."""
-    if found is None:
+    if reply is None:
         return None
-    about = known(name, found, PLAN)
-    texts(name, about["secrets"])
-    given = found.get("given") if isinstance(found, dict) else None
+    fields = known(name, reply, PLAN)
+    texts(name, fields["secrets"])
+    given = reply.get("given") if isinstance(reply, dict) else None
     steps = []
-    for index, item in enumerate(about["steps"]):
+    for index, item in enumerate(fields["steps"]):
         step = {**known(name, item, STEP), "guard": item.get("guard")}
         if step["index"] != index:
             raise strange(name, "steps out of order")
         step["outputs"] = [known(name, output, OUTPUT) for output in step["outputs"]]
         steps.append(step)
     # As much of it as a node tells.
-    return cast("Plan", {**about, "given": texts(name, given or []), "steps": steps})
+    return cast("Plan", {**fields, "given": texts(name, given or []), "steps": steps})
 
 
-def listing(name: str, found: object) -> list[dict[str, Any]]:
+def listing(name: str, reply: object) -> list[dict[str, Any]]:
     """Files on a node: names are relative and stay below where they are put. Raises TargetError."""
-    if not isinstance(found, list):
+    if not isinstance(reply, list):
         raise strange(name)
-    files = [known(name, file, FILE) for file in found]
+    files = [known(name, file, FILE) for file in reply]
     for file in files:
         if "\0" in file["name"] or file["size"] < 0 or file["mode"] < 0:
             raise strange(name, f"invalid file {file['name']!r}")

@@ -62,11 +62,11 @@ def _pairs(step: str, wanted: FilePair, sent: dict[str, tuple[Path, dict[str, An
 def described(source: Path) -> Files:
     """The files at or below a path, with their digests. Raises UsageError."""
     try:
-        found = file_sync.listing(str(source))
-        for file in found:
+        entries = file_sync.listing(str(source))
+        for file in entries:
             folder = stat.S_ISDIR(file["mode"])
             file["digest"] = "" if folder else file_sync.digest(str(source / file["name"]))
-        return [(source / file["name"], file) for file in found]
+        return [(source / file["name"], file) for file in entries]
     except OSError as error:
         raise UsageError(f"{error.filename or source}: {error.strerror}") from error
 

@@ -135,9 +135,9 @@ def test_preflight(
     cloud.front.quotas["L-DB2E81BA"] = 128.0
     found = preflight(cli)
     assert all(told["ok"] for told in found.values()), found
-    assert "account 123456789012" in found["identity"]["said"]
-    assert found["vCPU quota"]["said"].startswith("96 vCPUs needed, 128 of 128 free")
-    assert "us-east-1a" in found["zones"]["said"]
+    assert "account 123456789012" in found["identity"]["detail"]
+    assert found["vCPU quota"]["detail"].startswith("96 vCPUs needed, 128 of 128 free")
+    assert "us-east-1a" in found["zones"]["detail"]
     ec2 = client(cloud, "ec2")
     image = ec2.describe_images()["Images"][0]["ImageId"]
     ec2.run_instances(
@@ -148,7 +148,7 @@ def test_preflight(
         CpuOptions={"CoreCount": 24, "ThreadsPerCore": 2},
     )
     quota = preflight(cli)["vCPU quota"]
-    assert (quota["ok"], "80 of 128 free" in quota["said"]) == (False, True), quota
+    assert (quota["ok"], "80 of 128 free" in quota["detail"]) == (False, True), quota
     assert "--quota-code L-DB2E81BA --desired-value 144" in quota["hint"]
 
 
@@ -156,18 +156,18 @@ def test_preflight_says_what_to_do(
     cloud: Aws, cli: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = preflight(cli, "--instance-type", "g6e.4xlarge", "--zone", "us-east-1z")
-    assert "no EFA" in found["instance type"]["said"]
-    assert "no accelerators" in preflight(cli, "--instance-type", "c5n.18xlarge")["instance type"]["said"]
+    assert "no EFA" in found["instance type"]["detail"]
+    assert "no accelerators" in preflight(cli, "--instance-type", "c5n.18xlarge")["instance type"]["detail"]
     assert preflight(cli, "--reserved")["vCPU quota"]["ok"]
     assert found["zones"]["hint"].startswith("-c availabilityZone=us-east-1")
     assert found["bootstrap"]["hint"] == f"npx {CDK_CLI} bootstrap aws://123456789012/us-east-1"
     assert found["vCPU quota"]["ok"] is False
     cloud.front.denied.add("servicequotas:GetServiceQuota")
     denied = preflight(cli)["vCPU quota"]
-    assert (denied["ok"], "AWS denies" in denied["said"]) == (None, True)
+    assert (denied["ok"], "AWS denies" in denied["detail"]) == (None, True)
     cloud.front.expired = True
     assert set(preflight(cli)) == {"identity", "region", "session-manager-plugin", "node"}
-    assert "expired" in preflight(cli)["identity"]["said"]
+    assert "expired" in preflight(cli)["identity"]["detail"]
     done = cli("aws", "preflight")
     assert "✗ identity" in done.stdout
     assert "aws sso login" in done.stderr

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 from importlib.util import find_spec
 
+from taskrunner.cli import typed
 from taskrunner.errors import UsageError
 
 MARKS = {True: "✓", False: "✗", None: "?"}
 
 
-def preflight(args: Namespace) -> int:
+def preflight(args: typed.Preflight) -> int:
     """Each check as it is done; 1 when one has failed."""
     if find_spec("boto3") is None:
         raise UsageError("this needs boto3", "pip install 'taskrunner[aws]'")
@@ -26,7 +26,7 @@ def preflight(args: Namespace) -> int:
         if args.json:
             print(json.dumps(check._asdict()), flush=True)
             continue
-        print(f"{MARKS[check.ok]} {check.name:<23} {check.said}", flush=True)
+        print(f"{MARKS[check.ok]} {check.name:<23} {check.detail}", flush=True)
         if check.hint:
             print(f"    {check.hint}", file=sys.stderr if check.ok is False else sys.stdout, flush=True)
     return int(failed)

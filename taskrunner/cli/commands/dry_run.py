@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from taskrunner import runs
 from taskrunner.api import LoadedFile
+from taskrunner.cli import typed
 from taskrunner.cli.output.format import runs_again, skipped
 from taskrunner.cli.output.streams import protect
 from taskrunner.cli.targets import about_node
@@ -46,8 +46,8 @@ def show_steps(file: LoadedFile, as_json: bool) -> int:
             }
             for name, entry in declared(document).items()
         }
-        about = {"name": title(document), "file": document.name, "tasks": listed, "variables": variables}
-        print(json.dumps(about, indent=2))
+        overview = {"name": title(document), "file": document.name, "tasks": listed, "variables": variables}
+        print(json.dumps(overview, indent=2))
         return 0
     print(f"{title(document)}  ({document.name})")
     width = max((len(task["id"]) for task in tasks), default=0)
@@ -63,8 +63,8 @@ def _show_variables(variables: dict[str, dict[str, Any]]) -> None:
         print("variables")
     width = max(map(len, variables), default=0)
     for name, entry in variables.items():
-        about = f"  {entry['description']}" if entry.get("description") else ""
-        print(f"  {name:<{width}}  {_origin(name, entry)}{about}")
+        text = f"  {entry['description']}" if entry.get("description") else ""
+        print(f"  {name:<{width}}  {_origin(name, entry)}{text}")
 
 
 def _origin(name: str, entry: dict[str, Any]) -> str:
@@ -81,7 +81,7 @@ def _origin(name: str, entry: dict[str, Any]) -> str:
     return f"from the environment (${name} is {'set' if os.environ.get(name) else 'not set'}), else {says}"
 
 
-def dry_run(plan: Plan, transport: Transport, args: Namespace) -> int:
+def dry_run(plan: Plan, transport: Transport, args: typed.Run) -> int:
     """Show every step, expanded and masked, and whether it would run; guards are evaluated."""
     masked = protect([plan]).value(plan)
     run = runs.Run(runs.new_id(), transport)
@@ -93,8 +93,8 @@ def dry_run(plan: Plan, transport: Transport, args: Namespace) -> int:
                 status = event["exit"]
             elif event["type"] == "step.planned":
                 if args.json:
-                    about = {**about_node(args), **event}
-                    print(json.dumps({**about, "definition": masked["steps"][event["index"]]}))
+                    line = {**about_node(args), **event}
+                    print(json.dumps({**line, "definition": masked["steps"][event["index"]]}))
                 else:
                     _show(masked["steps"][event["index"]], event)
     finally:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 
 from taskrunner import api
 from taskrunner import packs as packs_
+from taskrunner.cli import typed
 from taskrunner.cli.commands.run import options
 from taskrunner.cli.output.streams import protect
 from taskrunner.errors import NotFoundError, Problem
@@ -15,12 +15,12 @@ from taskrunner.errors import NotFoundError, Problem
 FINDINGS, INVALID = 1, 2
 
 
-def validate(args: Namespace) -> int:
+def validate(args: typed.Files) -> int:
     """Check files; every problem of each."""
     return _report(args, [problem for file in args.files for problem in api.validate(file)], INVALID)
 
 
-def lint(args: Namespace) -> int:
+def lint(args: typed.Files) -> int:
     """Check files for what is valid, but unwise."""
     from taskrunner.model.lint import lint as look
 
@@ -33,32 +33,32 @@ def lint(args: Namespace) -> int:
     return _report(args, found, status)
 
 
-def _report(args: Namespace, found: list[Problem], status: int) -> int:
+def _report(args: typed.Files, problems: list[Problem], status: int) -> int:
     if args.json:
-        print(json.dumps([problem.as_dict() for problem in found], indent=2))
+        print(json.dumps([problem.as_dict() for problem in problems], indent=2))
     else:
-        for problem in found:
+        for problem in problems:
             print(problem)
-        files, count = len(args.files), len(found)
-        said = f"{count} problem{'s'[: count != 1]}" if found else "no problems"
-        print(f"{said} in {files} file{'s'[: files != 1]}", file=sys.stderr)
-    return status if found else 0
+        files, count = len(args.files), len(problems)
+        summary = f"{count} problem{'s'[: count != 1]}" if problems else "no problems"
+        print(f"{summary} in {files} file{'s'[: files != 1]}", file=sys.stderr)
+    return status if problems else 0
 
 
-def packs(args: Namespace) -> int:
+def packs(args: typed.Json) -> int:
     """List the packs."""
-    found = list(packs_.packs())
+    all_packs = list(packs_.packs())
     if args.json:
-        listed = [{"name": p.name, "path": str(p.path), "description": p.description} for p in found]
+        listed = [{"name": p.name, "path": str(p.path), "description": p.description} for p in all_packs]
         print(json.dumps(listed, indent=2))
         return 0
-    width = max((len(pack.name) for pack in found), default=0)
-    for pack in found:
+    width = max((len(pack.name) for pack in all_packs), default=0)
+    for pack in all_packs:
         print(f"{pack.name:<{width}}  {pack.description}")
     return 0
 
 
-def schema(args: Namespace) -> int:
+def schema(args: typed.Schema) -> int:
     """Print the JSON Schema."""
     from taskrunner.inference.results.schema import SCHEMA
 
@@ -67,7 +67,7 @@ def schema(args: Namespace) -> int:
     return 0
 
 
-def compile_(args: Namespace) -> int:
+def compile_(args: typed.Compile) -> int:
     """Print the plan."""
     plan = api.compile(args.file, **options(args))
     masked = protect([plan]).value(plan)
@@ -76,7 +76,7 @@ def compile_(args: Namespace) -> int:
     return 0
 
 
-def completion(args: Namespace) -> int:
+def completion(args: typed.Completion) -> int:
     """Print the script for a shell."""
     try:
         import shtab

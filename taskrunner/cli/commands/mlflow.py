@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import Namespace
 
+from taskrunner.cli import typed
 from taskrunner.tracking import connectivity, spool, store
 from taskrunner.tracking.url import browser
 
 UNREACHABLE = 3
 
 
-def log(args: Namespace) -> int:
+def log(args: typed.Log) -> int:
     """Results are kept first; that they cannot be sent now is no failure of theirs."""
     store.ready()
     to = store.uri(args.to)
@@ -24,16 +24,16 @@ def log(args: Namespace) -> int:
     return 0
 
 
-def sync(args: Namespace) -> int:
+def sync(args: typed.Json) -> int:
     """Send what is kept here."""
     store.ready()
-    done = spool.sync(told=lambda sent: _show(args, sent))
+    done = spool.sync(each=lambda sent: _show(args, sent))
     if not done and not args.json:
         print("nothing is waiting to be sent", file=sys.stderr)
     return UNREACHABLE if any(sent.problem for sent in done) else 0
 
 
-def _show(args: Namespace, sent: spool.Sent) -> None:
+def _show(args: typed.Json, sent: spool.Sent) -> None:
     if args.json:
         print(json.dumps(sent._asdict()), flush=True)
     elif sent.problem:
@@ -43,13 +43,13 @@ def _show(args: Namespace, sent: spool.Sent) -> None:
         print(f"{sent.name}: run {sent.run}")
 
 
-def url(args: Namespace) -> int:
+def url(args: typed.Tracking) -> int:
     """Print where a browser finds the results."""
     print(browser(store.uri(args.to)))
     return 0
 
 
-def test(args: Namespace) -> int:
+def test(args: typed.TrackingTest) -> int:
     """Try each step that logging needs."""
     store.ready()
     return 0 if connectivity.check(store.uri(args.to), args.json) else 1

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,13 +20,14 @@ from taskrunner.errors import NotFoundError, TaskrunnerError
 from taskrunner.fleet.nodes import Node
 
 if TYPE_CHECKING:
+    from taskrunner.cli import typed
     from taskrunner.transports import NodeTransport
 
 AT_ONCE = 32
 
 
 def each(
-    args: Namespace, work: Callable[[Node, NodeTransport], Any]
+    args: typed.Nodes, work: Callable[[Node, NodeTransport], Any]
 ) -> Iterator[tuple[Node, Any, TaskrunnerError | None]]:
     """Do something on every node that is named, in parallel; what it gave, or the error, in order."""
 
@@ -50,14 +50,14 @@ def each(
 
 
 def show_each(
-    args: Namespace,
-    found: Iterator[tuple[Node, Any, TaskrunnerError | None]],
+    args: typed.Nodes,
+    answers: Iterator[tuple[Node, Any, TaskrunnerError | None]],
     show: Callable[[Node, Any], None],
     fail: Callable[[Node, TaskrunnerError], None] | None = None,
 ) -> int:
     """Show what there is of each node, and the errors of those that have none; the exit status."""
     status = 0
-    for node, value, error in found:
+    for node, value, error in answers:
         if error is None:
             show(node, value)
             continue
@@ -69,7 +69,7 @@ def show_each(
     return status
 
 
-def nodes(args: Namespace) -> int:
+def nodes(args: typed.NodesJson) -> int:
     """Which nodes there are: can they be reached, how fast, with which Python, and what runs there."""
 
     def look(node: Node, transport: NodeTransport) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def nodes(args: Namespace) -> int:
 
     lines: list[dict[str, Any]] = []
 
-    def show(node: Node, about: dict[str, Any]) -> None:
+    def show(node: Node, answer: dict[str, Any]) -> None:
         lines.append(
             {
                 "node": node.name,
@@ -100,7 +100,7 @@ def nodes(args: Namespace) -> int:
                 "private": node.private,
                 "id": node.id,
                 "reachable": True,
-                **about,
+                **answer,
             }
         )
 
@@ -119,21 +119,21 @@ def nodes(args: Namespace) -> int:
             print(f"✗ {start}  {line['error']}")
             print("".join(f"    {text}\n" for text in line["hint"].splitlines()), end="")
             continue
-        runs = "; ".join(_run(known) for known in line["runs"]) or "nothing is running"
+        runs = "; ".join(_run(run) for run in line["runs"]) or "nothing is running"
         clock = f"  clock {line['skew']:+.0f} s" if abs(line["skew"]) > 2 else ""
         print(f"✓ {start}  {line['latency'] * 1000:.1f} ms  Python {line['python']}{clock}  {runs}")
     return status
 
 
-def _run(known: dict[str, Any]) -> str:
-    step = known["step"]
-    at = f" at {step['id']} ({step['index'] + 1}/{known['steps']})" if step else ""
-    return f"{known['run']} {known['name']}{at}"
+def _run(run: dict[str, Any]) -> str:
+    step = run["step"]
+    at = f" at {step['id']} ({step['index'] + 1}/{run['steps']})" if step else ""
+    return f"{run['run']} {run['name']}{at}"
 
 
-def status(args: Namespace) -> int:
+def status(args: typed.NodesJson) -> int:
     """What runs on the nodes."""
-    found = each(args, lambda node, transport: (transport.infos(LIST_LIMIT, live=True), transport.infos(1)))
+    answers = each(args, lambda node, transport: (transport.infos(LIST_LIMIT, live=True), transport.infos(1)))
     listed: list[dict[str, Any]] = []
 
     def keep(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
@@ -144,20 +144,20 @@ def status(args: Namespace) -> int:
 
     def show(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
         live, last = value
-        for known in live:
-            print(f"{node.name}: {_run(known)}, since {stamp(known['started'])}")
+        for run in live:
+            print(f"{node.name}: {_run(run)}, since {stamp(run['started'])}")
         if not live:
-            ended = "; ".join(f"last: {known['run']} {known['name']} {known['status']}" for known in last)
+            ended = "; ".join(f"last: {run['run']} {run['name']} {run['status']}" for run in last)
             print(f"{node.name}: nothing is running" + (f"; {ended}" if ended else ""))
 
     if not args.json:
-        return show_each(args, found, show)
-    code = show_each(args, found, keep, fail)
+        return show_each(args, answers, show)
+    code = show_each(args, answers, keep, fail)
     print(json.dumps(listed, indent=2))
     return code
 
 
-def cancel(args: Namespace) -> int:
+def cancel(args: typed.CancelOnNodes) -> int:
     """Ask what runs on the nodes to stop, and wait until it has."""
     chosen = nodes_of(args)[1]
     if len(chosen) == 1:
@@ -180,17 +180,17 @@ def cancel(args: Namespace) -> int:
     )
 
 
-def put(args: Namespace) -> int:
+def put(args: typed.Copy) -> int:
     """Copy a file or folder to nodes."""
 
     def copy(node: Node, transport: NodeTransport) -> tuple[int, float]:
         began = time.monotonic()
         return transport.put(args.source, args.target), time.monotonic() - began
 
-    return show_each(args, each(args, copy), lambda node, done: _copied(args, node, "sent", *done))
+    return show_each(args, each(args, copy), lambda node, done: _copied(node, "sent", *done))
 
 
-def get(args: Namespace) -> int:
+def get(args: typed.Copy) -> int:
     """Copy a file or folder from nodes; from several, into a folder for each."""
     several = len(nodes_of(args)[1]) > 1
 
@@ -199,15 +199,15 @@ def get(args: Namespace) -> int:
         began = time.monotonic()
         return transport.get(args.source, target), time.monotonic() - began
 
-    return show_each(args, each(args, copy), lambda node, done: _copied(args, node, "fetched", *done))
+    return show_each(args, each(args, copy), lambda node, done: _copied(node, "fetched", *done))
 
 
-def _copied(args: Namespace, node: Node, verb: str, count: int, seconds: float) -> None:
-    said = f"{count} file{'s'[: count != 1]} {verb}" if count else "verified up to date"
-    print(f"{node.name}: {said} in {duration(seconds)}")
+def _copied(node: Node, verb: str, count: int, seconds: float) -> None:
+    summary = f"{count} file{'s'[: count != 1]} {verb}" if count else "verified up to date"
+    print(f"{node.name}: {summary} in {duration(seconds)}")
 
 
-def shell(args: Namespace) -> int:
+def shell(args: typed.Shell) -> int:
     """A shell on a node, or one command: by AWS's plugin, or the system's ssh, which know terminals best."""
     node = one(args)
     if not node.target.startswith("ssh:"):

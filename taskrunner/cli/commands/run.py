@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import sys
-from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.cli.output.streams import protect
@@ -18,6 +16,7 @@ from taskrunner.errors import Detached, UsageError
 if TYPE_CHECKING:
     from taskrunner import runs
     from taskrunner.api import Options
+    from taskrunner.cli import typed
     from taskrunner.cli.output.run_plain import Renderer
     from taskrunner.engine.plan import Plan
     from taskrunner.events import Event
@@ -26,7 +25,7 @@ CANCELLED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(args: Namespace) -> int:
+def run(args: typed.Run) -> int:
     """Compile, then list, try dry, start detached, or run and show."""
     from taskrunner.cli.targets import about_node, again, transport_of
 
@@ -39,10 +38,8 @@ def run(args: Namespace) -> int:
     from taskrunner.cli.registry import COMMANDS
 
     file = args.file or last_file(args)
-    if str(file) != "-":
-        # A word that is no file may be meant as a command.
-        file = packs.find(str(file), COMMANDS)
-    loaded = api.load(file)
+    # A word that is no file may be meant as a command.
+    loaded = api.load(file if file == "-" else packs.find(file, COMMANDS))
     if args.list:
         from taskrunner.cli.commands.dry_run import show_steps
 
@@ -64,11 +61,11 @@ def run(args: Namespace) -> int:
             return 0
         if begun.attached:
             _say(args, f"attached to run {begun.id}, which is under way")
-        show = renderer(args, plan, lambda step: resume(args, plan, step))
+        show = renderer(args, plan, lambda step: resume(args, file, plan, step))
         return watch(begun, show, again(args, "attach", begun.id), signals)
 
 
-def options(args: Namespace) -> Options:
+def options(args: typed.Selection) -> Options:
     """What a run is given on the command line."""
     return {
         "env": variables(args.env),
@@ -82,7 +79,7 @@ def options(args: Namespace) -> Options:
     }
 
 
-def attach(args: Namespace) -> int:
+def attach(args: typed.Attach) -> int:
     """Show a run from its beginning."""
     from taskrunner import runs
     from taskrunner.cli.output.run_plain import renderer
@@ -90,8 +87,7 @@ def attach(args: Namespace) -> int:
 
     found = runs.attach(args.run, transport_of(args))
     plan = found.transport.plan(found.id) or runs.NO_PLAN
-    args.file = plan.get("file", "")
-    show = renderer(args, plan, lambda step: resume(args, plan, step))
+    show = renderer(args, plan, lambda step: resume(args, plan.get("file", ""), plan, step))
     with Signals() as signals:
         return watch(found, show, again(args, "attach", found.id), signals)
 
@@ -172,7 +168,7 @@ def _shown(show: Renderer, event: Event) -> None:
 
 def variables(given: list[str]) -> dict[str, str]:
     """The values of --env options. Raises UsageError for what is not NAME=VALUE."""
-    found = {}
+    values = {}
     for item in given:
         name, separator, value = item.partition("=")
         if not name.isidentifier() or not name.isascii():
@@ -185,11 +181,11 @@ def variables(given: list[str]) -> dict[str, str]:
             value = os.environ[name]
         if "\0" in value:
             raise UsageError(f"--env {name}: a value cannot contain a NUL character")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
-def given(args: Namespace, plan: Plan) -> list[str]:
+def given(args: typed.Selection, plan: Plan) -> list[str]:
     """The options that a run was started with and that count when it goes on; no secret is in them."""
     words: list[str] = []
     for item in args.env:
@@ -202,20 +198,20 @@ def given(args: Namespace, plan: Plan) -> list[str]:
     return words
 
 
-def resume(args: Namespace, plan: Plan, step: str) -> str:
+def resume(args: typed.Target, file: str, plan: Plan, step: str) -> str:
     """The command that goes on at a step, as it can be typed."""
     from taskrunner.cli.targets import again
 
-    words = [args.file, *plan.get("given", [])]
-    ids = [known["id"] for known in plan["steps"]]
-    left_out = {known["id"] for known in plan["steps"] if known.get("skip", {}).get("reason") == "only"}
+    words = [file, *plan.get("given", [])]
+    ids = [planned["id"] for planned in plan["steps"]]
+    left_out = {planned["id"] for planned in plan["steps"] if planned.get("skip", {}).get("reason") == "only"}
     if left_out:
         chosen = [name for name in ids[ids.index(step) :] if name not in left_out]
         return again(args, "", *words, *(word for name in chosen for word in ("--only", name)))
     return again(args, "", *words, "--from", step)
 
 
-def last_file(args: Namespace) -> Path:
+def last_file(args: typed.Run) -> str:
     """The file that was run last here, for a --from without one. Raises UsageError."""
     if args.start is None:
         raise UsageError(
@@ -223,12 +219,11 @@ def last_file(args: Namespace) -> Path:
         )
     from taskrunner import history
 
-    path = history.last_file()
-    args.file = str(path)
+    path = str(history.last_file())
     _say(args, f"resuming {path}, the file run last in this folder")
     return path
 
 
-def _say(args: Namespace, text: str) -> None:
+def _say(args: typed.Shown, text: str) -> None:
     if not (args.quiet or args.json):
         print(text, file=sys.stderr)

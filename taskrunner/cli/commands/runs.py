@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 import json
 import time
-from argparse import Namespace
 
 from taskrunner import runs
+from taskrunner.cli import typed
 from taskrunner.cli.output.format import duration, skipped, stamp, summary
 from taskrunner.cli.output.streams import write_output
 from taskrunner.cli.targets import again, transport_of
@@ -18,26 +18,26 @@ LIST_LIMIT = 1000
 """More than there are: old runs are forgotten before."""
 
 
-def status(args: Namespace) -> int:
+def status(args: typed.Status) -> int:
     """The runs under way, each with the step that it is at; the last one when there is none."""
     transport = transport_of(args)
-    found = past_runs(LIST_LIMIT, transport, live=True)
+    live = past_runs(LIST_LIMIT, transport, live=True)
     if args.json:
-        print(json.dumps([known.as_dict() for known in found], indent=2))
+        print(json.dumps([run.as_dict() for run in live], indent=2))
         return 0
-    if not found:
+    if not live:
         print("nothing is running")
-        for known in past_runs(1, transport):
-            print("last: " + _line(known))
-    for known in found:
-        print(_line(known))
-        if known.step:
-            since = duration(max(0.0, time.time() + transport.skew - known.step["started"]))
-            print(f"    at {known.step['id']} ({known.step['index'] + 1}/{known.steps}) for {since}")
+        for run in past_runs(1, transport):
+            print("last: " + _line(run))
+    for run in live:
+        print(_line(run))
+        if run.step:
+            since = duration(max(0.0, time.time() + transport.skew - run.step["started"]))
+            print(f"    at {run.step['id']} ({run.step['index'] + 1}/{run.steps}) for {since}")
     return 0
 
 
-def logs(args: Namespace) -> int:
+def logs(args: typed.Logs) -> int:
     """Print what the steps of a run have printed; with --follow, as it comes."""
     with runs.attach(args.run, transport_of(args)) as run:
         run.collects = False
@@ -57,12 +57,12 @@ def logs(args: Namespace) -> int:
     return 0
 
 
-def cancel(args: Namespace) -> int:
+def cancel(args: typed.OneRun) -> int:
     """Ask a run to stop, and wait until it has."""
     transport = transport_of(args)
     name = args.run
     if name == "last":
-        live = [known.run for known in past_runs(LIST_LIMIT, transport, live=True)]
+        live = [info.run for info in past_runs(LIST_LIMIT, transport, live=True)]
         if len(live) != 1:
             what = "nothing is running" if not live else "several runs are under way: " + ", ".join(live)
             raise UsageError(what, f"name the run: {again(args, 'cancel')} RUN" if live else "")
@@ -79,18 +79,18 @@ def cancel(args: Namespace) -> int:
     return 0
 
 
-def history(args: Namespace) -> int:
+def history(args: typed.History) -> int:
     """The past runs, the newest first."""
-    found = past_runs(args.count, transport_of(args))
+    listed = past_runs(args.count, transport_of(args))
     if args.json:
-        print(json.dumps([known.as_dict() for known in found], indent=2))
+        print(json.dumps([run.as_dict() for run in listed], indent=2))
         return 0
-    for known in found:
-        print(_line(known))
+    for run in listed:
+        print(_line(run))
     return 0
 
 
-def show(args: Namespace) -> int:
+def show(args: typed.Show) -> int:
     """How each step of a run went."""
     transport = transport_of(args)
     run = runs.attach(args.run, transport)
@@ -98,9 +98,9 @@ def show(args: Namespace) -> int:
         for event in run.so_far():
             print(json.dumps(event))
         return 0
-    known = transport.info(run.id)
-    if known is not None:
-        print(_line(RunInfo(**known)))
+    info = transport.info(run.id)
+    if info is not None:
+        print(_line(RunInfo(**info)))
     for event in run.so_far():
         if event["type"] == "step.skipped":
             print(f"  –  {event['step']}  {skipped(event)}")
@@ -111,8 +111,8 @@ def show(args: Namespace) -> int:
     return 0
 
 
-def _line(known: RunInfo) -> str:
-    started = stamp(known.started)
-    took = f" {duration(known.duration)}" if known.duration is not None else ""
-    failures = f"  failed: {', '.join(known.failures)}" if known.failures else ""
-    return f"{known.run}  {started}  {known.status}{took}  {known.name} ({known.file}){failures}"
+def _line(info: RunInfo) -> str:
+    started = stamp(info.started)
+    took = f" {duration(info.duration)}" if info.duration is not None else ""
+    failures = f"  failed: {', '.join(info.failures)}" if info.failures else ""
+    return f"{info.run}  {started}  {info.status}{took}  {info.name} ({info.file}){failures}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from argparse import Namespace
 from typing import Any
 
+from taskrunner.cli import typed
 from taskrunner.cli.commands.nodes import each, show_each
 from taskrunner.cli.output.format import duration
 from taskrunner.errors import TargetError
@@ -17,13 +17,13 @@ PAUSE = 5.0
 """Seconds between two looks at a node that is not ready."""
 
 
-def wait_ready(args: Namespace) -> int:
+def wait_ready(args: typed.WaitReady) -> int:
     """Wait until every node is registered, runs a command, and has ended its own start (cloud-init)."""
     began = time.monotonic()
     deadline = began + args.timeout
 
     def look(node: Node, transport: NodeTransport) -> float:
-        said = ""
+        state = ""
         while True:
             try:
                 wrong = _missing(transport)
@@ -36,9 +36,9 @@ def wait_ready(args: Namespace) -> int:
             if time.monotonic() + PAUSE > deadline:
                 what = f"{node.name}: not ready within {duration(args.timeout)}: {wrong}"
                 raise TargetError(what, wrong.hint) from wrong
-            if str(wrong) != said and not args.json:
-                said = str(wrong)
-                print(f"{node.name}: {said.removeprefix(f'{node.name}: ')}", flush=True)
+            if str(wrong) != state and not args.json:
+                state = str(wrong)
+                print(f"{node.name}: {state.removeprefix(f'{node.name}: ')}", flush=True)
             time.sleep(PAUSE)
 
     ready: list[dict[str, Any]] = []

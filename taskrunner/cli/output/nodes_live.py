@@ -37,11 +37,11 @@ class Live:
 
     wants_output: bool | Literal["last"] = "last"
 
-    def __init__(self, nodes: Sequence[str], steps: int, about: About) -> None:
+    def __init__(self, nodes: Sequence[str], steps: int, context: About) -> None:
         self._console = HarmlessConsole()
         self._nodes = list(nodes)
         self._count = steps
-        self._about = about
+        self._about = context
         self._failed: dict[str, list[StepFinished]] = {}
         self._rows: dict[str, Row] = {}
         self._ends: dict[str, NodeFinished] = {}

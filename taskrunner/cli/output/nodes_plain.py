@@ -6,10 +6,10 @@ import json
 import os
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from taskrunner.cli import typed
 from taskrunner.cli.output.format import detail, duration, skipped, stamp
 from taskrunner.cli.output.nodes_text import About, explained, outcome, table
 
@@ -32,15 +32,15 @@ class Renderer(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def renderer(args: Namespace, nodes: Sequence[str], steps: int, about: About) -> Renderer:
+def renderer(args: typed.Shown, nodes: Sequence[str], steps: int, context: About) -> Renderer:
     """The renderer that the arguments and the terminal ask for."""
     if args.json:
         return JsonLines(args.verbose)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (args.verbose or args.quiet):
         from taskrunner.cli.output.nodes_live import Live
 
-        return Live(nodes, steps, about)
-    return Plain(nodes, about, args.verbose, args.quiet)
+        return Live(nodes, steps, context)
+    return Plain(nodes, context, args.verbose, args.quiet)
 
 
 class JsonLines:
@@ -68,14 +68,16 @@ class JsonLines:
 class Plain:
     """Timestamped lines, each with its node; the output of a failed step comes whole, at its end."""
 
-    def __init__(self, nodes: Sequence[str], about: About, output: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, nodes: Sequence[str], context: About, output: bool = False, quiet: bool = False
+    ) -> None:
         self.wants_output: bool | Literal["last"] = output
         self._width = max(map(len, nodes), default=0)
         self._nodes = list(nodes)
         self._quiet = quiet
         self._half: dict[str, str] = {}
         self._failed: dict[str, list[StepFinished]] = {}
-        self._about = about
+        self._about = context
         self._ends: dict[str, NodeFinished] = {}
 
     def event(self, node: str, event: Event | NodeEvent) -> None:

@@ -31,12 +31,12 @@ def outcome(event: NodeFinished) -> str:
     return f"{counts} in {duration(event['duration'])}"
 
 
-def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], about: About) -> list[str]:
+def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], context: About) -> list[str]:
     """What else there is to say of a node that did not do it: why, what was printed, how to go on."""
     lines = event["hint"].splitlines()
     ends = []
     for step in failed:
-        said = failure(step, about.file, partial(about.resume, node), tail=False)
+        said = failure(step, context.file, partial(context.resume, node), tail=False)
         lines += [line for line in said if not line.startswith(GO_ON)]
         ends += [line for line in said if line.startswith(GO_ON)]
     lines += ["| " + line for line in event["output"].splitlines()]
@@ -54,7 +54,7 @@ def table(nodes: Sequence[str], ends: dict[str, NodeFinished], most: int = 0) ->
         counts[status] = counts.get(status, 0) + 1
         if status == "ok" and 0 < most < len(nodes):
             continue
-        said = outcome(event) if event else "not begun"
-        lines.append(f"{MARKS[status]} {node:<{width}}  {status:<11}  {said}")
+        cell = outcome(event) if event else "not begun"
+        lines.append(f"{MARKS[status]} {node:<{width}}  {status:<11}  {cell}")
     total = ", ".join(f"{number} {status}" for status, number in counts.items())
     return [*lines, f"{len(nodes)} nodes: {total}"]

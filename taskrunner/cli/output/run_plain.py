@@ -6,9 +6,9 @@ import json
 import os
 import sys
 import time
-from argparse import Namespace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from taskrunner.cli import typed
 from taskrunner.cli.output.format import (
     Resume,
     detail,
@@ -37,7 +37,7 @@ class Renderer(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def renderer(args: Namespace, plan: Plan, resume: Resume) -> Renderer:
+def renderer(args: typed.Shown, plan: Plan, resume: Resume) -> Renderer:
     """The renderer that the arguments and the terminal ask for."""
     if args.json:
         return JsonLines(args.verbose)

@@ -126,5 +126,5 @@ def write_output(text: str) -> None:
 
 def raw(stream: Any) -> TextIO:
     """The stream behind one for messages."""
-    found: TextIO = stream.stream if isinstance(stream, Messages) else stream
-    return found
+    raw_stream: TextIO = stream.stream if isinstance(stream, Messages) else stream
+    return raw_stream

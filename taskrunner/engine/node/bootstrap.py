@@ -71,16 +71,20 @@ def ask(request: "dict[str, Any]") -> int:
     except KeyError:
         return _reply(failed={"user": request["user"]})
     os.umask(0o077)
-    root, about = "", request["engine"]
+    root, engine = "", request["engine"]
     try:
         root = _root(request["state"])
-        if "part" in about:
-            keep(_parts(root, about["digest"]), *about["part"])
+        if "part" in engine:
+            keep(_parts(root, engine["digest"]), *engine["part"])
             return _reply(ok=True)
-        folder = _engine(root, about["digest"], lambda: _arrived(root, about))
+        folder = _engine(root, engine["digest"], lambda: _arrived(root, engine))
     except OSError as error:
-        said = {"errno": error.errno, "error": error.strerror or str(error), "path": error.filename or root}
-        return _reply(failed=said)
+        failure = {
+            "errno": error.errno,
+            "error": error.strerror or str(error),
+            "path": error.filename or root,
+        }
+        return _reply(failed=failure)
     except LookupError:
         return _reply(need=True)
     os.umask(0o022)
@@ -150,17 +154,17 @@ def _unpack(folder: str, get: "Callable[[], bytes]") -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _arrived(root: str, about: "dict[str, Any]") -> bytes:
+def _arrived(root: str, engine: "dict[str, Any]") -> bytes:
     """The zip of the engine. Raises LookupError when it does not come."""
     import hashlib
     import io
 
     data = io.BytesIO()
-    if about.get("url"):
-        fetch(about["url"], data)
+    if engine.get("url"):
+        fetch(engine["url"], data)
     else:
-        gather(_parts(root, about["digest"]), about["parts"], data, about.get("patience", 0))
-    if hashlib.sha256(data.getvalue()).hexdigest()[:32] != about["digest"]:
+        gather(_parts(root, engine["digest"]), engine["parts"], data, engine.get("patience", 0))
+    if hashlib.sha256(data.getvalue()).hexdigest()[:32] != engine["digest"]:
         raise LookupError
     return data.getvalue()
 
@@ -257,7 +261,7 @@ def _unlock_memory() -> None:
 
 def _environment(path: str) -> "dict[str, str]":
     """The NAME=value lines of a file, as pam_env reads them."""
-    found = {}
+    variables = {}
     try:
         with open(path, errors="replace") as file:
             for line in file:
@@ -266,10 +270,10 @@ def _environment(path: str) -> "dict[str, str]":
                 if equals and not name.startswith("#"):
                     if value[:1] in "'\"" and value[-1:] == value[:1] and len(value) > 1:
                         value = value[1:-1]
-                    found[name] = value
+                    variables[name] = value
     except OSError:
         pass
-    return found
+    return variables
 
 
 def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str], dict[str, str]], bool] | None":
@@ -281,11 +285,11 @@ def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str], dict[str,
     if request["do"] != "start" or os.geteuid() != 0 or not os.path.isdir("/run/systemd/system"):
         return None
     asked, asks = os.pipe()
-    told, tells = os.pipe()
+    read_end, tells = os.pipe()
     child = os.fork()
     if child:
         os.close(asks)
-        os.close(told)
+        os.close(read_end)
         with os.fdopen(asked) as lines:
             for line in lines:
                 os.write(tells, b"%d\n" % _in_a_unit(json.loads(line)))
@@ -294,7 +298,7 @@ def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str], dict[str,
     os.close(asked)
     os.close(tells)
     os.set_inheritable(asks, False)
-    os.set_inheritable(told, False)
+    os.set_inheritable(read_end, False)
 
     def launch(name: str, argv: "list[str]", env: "dict[str, str]") -> bool:
         order = {
@@ -305,7 +309,7 @@ def _launcher(request: "dict[str, Any]") -> "Callable[[str, list[str], dict[str,
             "gid": os.getgid(),
         }
         os.write(asks, json.dumps(order).encode() + b"\n")
-        return os.read(told, 16) == b"0\n"
+        return os.read(read_end, 16) == b"0\n"
 
     return launch
 

@@ -167,7 +167,7 @@ class OneShotHandler(RequestHandler):
             time.sleep(POLL_S)
         feed = RunReader(directory, output, Cursor(*at))
         began = first = time.monotonic()
-        said: str | None = None
+        status: str | None = None
         over = news = False
         at = list(at)
         with WaitSlot(self.root, who) as slot:
@@ -184,7 +184,7 @@ class OneShotHandler(RequestHandler):
                 if over or self.writer.full:
                     break
                 if feed.lost(lambda: self.do_alive(run)):
-                    over, said = True, runs.last_words(self.root, run)
+                    over, status = True, runs.last_words(self.root, run)
                     break
                 if news and now - first >= (pace or BATCH_WINDOW_S):
                     if not pace:
@@ -194,7 +194,7 @@ class OneShotHandler(RequestHandler):
                 if now - began >= wait or 0.0 < until <= time.time() or slot.wanted():
                     break
                 time.sleep(POLL_S)
-        return {"over": over, "said": said, "at": at, "more": self.writer.full, "hello": self.hello()}
+        return {"over": over, "said": status, "at": at, "more": self.writer.full, "hello": self.hello()}
 
     def do_cancel(self, run: str, token: str) -> bool:
         if os.path.isdir(paths.run_dir(self.root, run)):
@@ -219,15 +219,15 @@ class OneShotHandler(RequestHandler):
         answer is full, the value is where to go on: the number of the file, and an offset.
         """
         for number, path in enumerate(paths):
-            found, sent = hashlib.sha256(), 0
+            digest, sent = hashlib.sha256(), 0
             for block in file_sync.blocks(self.path(path)):
-                found.update(block)
+                digest.update(block)
                 sent += len(block)
                 if sent > offset:
                     self.writer.write(pack({"piece": number}, block[max(0, len(block) - sent + offset) :]))
                     if self.writer.full:
                         return [number, sent]
-            self.writer.write(pack({"digest": found.hexdigest()}))
+            self.writer.write(pack({"digest": digest.hexdigest()}))
             offset = 0
         return [len(paths), 0]
 
@@ -275,5 +275,5 @@ class OneShotHandler(RequestHandler):
                 return {name: here(item) for name, item in value.items()}
             return value
 
-        found: Plan = here(plan)
-        return found
+        resolved: Plan = here(plan)
+        return resolved

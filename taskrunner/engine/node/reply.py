@@ -136,7 +136,7 @@ def upload(grant: dict[str, Any], name: str, data: bytes) -> None:
     body += data + ("\r\n--%s--\r\n" % boundary).encode()
     address = urlsplit(grant["url"])
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    said = ""
+    error_text = ""
     for pause in (0.5, 2.0, 5.0, 0.0):
         try:
             connection = kind(address.netloc, timeout=60)
@@ -149,13 +149,13 @@ def upload(grant: dict[str, Any], name: str, data: bytes) -> None:
                 connection.close()
             if response.status < 300:
                 return
-            said = "HTTP %d %s" % (response.status, _code(text))
+            error_text = "HTTP %d %s" % (response.status, _code(text))
             if response.status < 500 and response.status not in (408, 429):
                 break
         except (OSError, http.client.HTTPException) as error:
-            said = "%s: %s" % (type(error).__name__, error)
+            error_text = "%s: %s" % (type(error).__name__, error)
         time.sleep(pause)
-    raise Refused(said)
+    raise Refused(error_text)
 
 
 def _code(text: str) -> str:

@@ -151,8 +151,8 @@ class Server(RequestHandler):
 
     def do_follow(self, feed: int, run: str, output: str, wait: bool, at: list[Any]) -> None:
         """Send what comes after this position."""
-        found = RunReader(paths.run_dir(self.root, run), output, Cursor(*at))
-        self.followers[feed] = Follower(run, found, wait)
+        reader = RunReader(paths.run_dir(self.root, run), output, Cursor(*at))
+        self.followers[feed] = Follower(run, reader, wait)
 
     def do_unfollow(self, feed: int) -> None:
         self.followers.pop(feed, None)
@@ -169,15 +169,15 @@ class Server(RequestHandler):
 
     def do_send(self, path: str, offset: int) -> str:
         """Send a file from this offset on, in pieces that come before the answer: its digest."""
-        found, sent = hashlib.sha256(), 0
+        digest, sent = hashlib.sha256(), 0
         for block in file_sync.blocks(self.path(path)):
-            found.update(block)
+            digest.update(block)
             if sent + len(block) > offset:
                 _write(pack({"piece": self.asked}, block[max(0, offset - sent) :]))
             else:
                 self.tick()
             sent += len(block)
-        return found.hexdigest()
+        return digest.hexdigest()
 
     def _news(self, number: int) -> bool:
         """Send what is new of a run; whether there may be more at once."""
@@ -201,9 +201,9 @@ class Server(RequestHandler):
             _write(pack({"tick": now}))
             self.told = now
 
-    def _over(self, number: int, said: str | None) -> None:
+    def _over(self, number: int, status: str | None) -> None:
         del self.followers[number]
-        _write(pack({"feed": number, "over": said}))
+        _write(pack({"feed": number, "over": status}))
 
     def _reap(self) -> None:
         for pid in list(self.children):

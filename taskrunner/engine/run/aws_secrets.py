@@ -48,15 +48,15 @@ def resolve(plan: Plan) -> Plan:
     text = json.dumps(plan)
     for url in urls:
         text = text.replace(json.dumps(url)[1:-1], json.dumps(_value(url))[1:-1])
-    found: Plan = json.loads(text)
-    return found
+    resolved: Plan = json.loads(text)
+    return resolved
 
 
 def _value(url: str) -> str:
     try:
         if url.startswith(PARAMETER):
-            about = {"Name": url[len(PARAMETER) :], "WithDecryption": True}
-            return str(_call("ssm", "AmazonSSM.GetParameter", about)["Parameter"]["Value"])
+            query = {"Name": url[len(PARAMETER) :], "WithDecryption": True}
+            return str(_call("ssm", "AmazonSSM.GetParameter", query)["Parameter"]["Value"])
         name, _, key = url[len(SECRET) :].partition("#")
         text = str(
             _call("secretsmanager", "secretsmanager.GetSecretValue", {"SecretId": name})["SecretString"]
@@ -68,7 +68,7 @@ def _value(url: str) -> str:
         raise Unresolved("%s: %s" % (url, error)) from error
 
 
-def _call(service: str, target: str, about: dict[str, Any]) -> Any:
+def _call(service: str, target: str, query: dict[str, Any]) -> Any:
     """Ask a service (JSON 1.1). Raises OSError, Unresolved."""
     import urllib.error
     import urllib.request
@@ -79,7 +79,7 @@ def _call(service: str, target: str, about: dict[str, Any]) -> Any:
     own = "AWS_ENDPOINT_URL_" + {"ssm": "SSM", "secretsmanager": "SECRETS_MANAGER"}[service]
     given = os.environ.get(own) or os.environ.get("AWS_ENDPOINT_URL")
     url = given or "https://%s.%s.%s" % (service, region, suffix)
-    body = json.dumps(about).encode()
+    body = json.dumps(query).encode()
     headers = _signed(_credentials(), service, region, urlsplit(url).netloc, target, body)
     request = urllib.request.Request(url + "/", body, headers)  # noqa: S310 - of AWS
     try:
@@ -87,12 +87,12 @@ def _call(service: str, target: str, about: dict[str, Any]) -> Any:
             return json.load(response)
     except urllib.error.HTTPError as error:
         with error:
-            said = json.loads(error.read() or b"{}")
-        code = str(said.get("__type", error.code)).rpartition("#")[2]
-        text = said.get("message") or said.get("Message") or ""
+            answer = json.loads(error.read() or b"{}")
+        code = str(answer.get("__type", error.code)).rpartition("#")[2]
+        text = answer.get("message") or answer.get("Message") or ""
         action = target.replace("AmazonSSM.", "ssm:").replace("secretsmanager.", "secretsmanager:")
         raise Unresolved(
-            "%s: %s %s (%s)" % (about.get("Name") or about.get("SecretId"), code, text, action)
+            "%s: %s %s (%s)" % (query.get("Name") or query.get("SecretId"), code, text, action)
         ) from None
 
 
@@ -137,8 +137,10 @@ def _credentials() -> Credentials:
         )
     try:
         role = _metadata("iam/security-credentials/").split()[0]
-        found = json.loads(_metadata("iam/security-credentials/" + role))
-        return Credentials(found["AccessKeyId"], found["SecretAccessKey"], found["Token"])
+        role_credentials = json.loads(_metadata("iam/security-credentials/" + role))
+        return Credentials(
+            role_credentials["AccessKeyId"], role_credentials["SecretAccessKey"], role_credentials["Token"]
+        )
     except (OSError, LookupError, ValueError) as error:
         raise Unresolved(
             "no AWS credentials, neither in the environment nor from an instance role: %s" % error

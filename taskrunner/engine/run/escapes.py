@@ -40,12 +40,12 @@ def read(data: bytes, at: int) -> tuple[list[tuple[bytes, int]], int, bool]:
     if data[at] == 0x2B:
         units.append((b" ", at + 1))  # in a form
     elif data[at] in LEADS:
-        found = patterns.slashed.match(data, at)
-        units += _slashed(found) if found else ()
-        found = patterns.url_or_html.match(data, at)
-        units += _url_or_html(found) if found else ()
-        found = patterns.slashes.match(data, at)
-        after = found.end() if found else -1
+        match = patterns.slashed.match(data, at)
+        units += _slashed(match) if match else ()
+        match = patterns.url_or_html.match(data, at)
+        units += _url_or_html(match) if match else ()
+        match = patterns.slashes.match(data, at)
+        after = match.end() if match else -1
         cut = len(data) - at <= CUT and patterns.cut.match(data, at) is not None
     return units, after, cut
 
@@ -73,9 +73,9 @@ def _patterns() -> Patterns:
     )
 
 
-def _slashed(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
-    high, low, four, eight, braces, two, octal, letter = found.groups()
-    end = found.end()
+def _slashed(match: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
+    high, low, four, eight, braces, two, octal, letter = match.groups()
+    end = match.end()
     if letter:
         yield bytes([LETTERS[letter[0]]]), end
     elif high:
@@ -88,9 +88,9 @@ def _slashed(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
         yield _encoded(int(four or eight or braces, 16)), end
 
 
-def _url_or_html(found: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
-    levels, percent, four, ampersands, decimal, hexadecimal, name = found.groups()
-    begin, end = found.span()
+def _url_or_html(match: re.Match[bytes]) -> Iterator[tuple[bytes, int]]:
+    levels, percent, four, ampersands, decimal, hexadecimal, name = match.groups()
+    begin, end = match.span()
     if percent:
         for level in range(len(levels) // 2):
             yield b"%", begin + 3 + 2 * level

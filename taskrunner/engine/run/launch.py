@@ -136,8 +136,8 @@ def cancel(directory: str) -> int:
                 return 0
         except FileNotFoundError:
             return 0
-    known = parse(fileio.read_bytes(path))
-    if known is None or not identity.alive(known):
+    request = parse(fileio.read_bytes(path))
+    if request is None or not identity.alive(request):
         return 1
-    os.kill(known["pid"], signal.SIGTERM)
+    os.kill(request["pid"], signal.SIGTERM)
     return 0

@@ -49,9 +49,9 @@ def without_passwords(text: str) -> str:
     return text
 
 
-def _hidden(found: re.Match[str]) -> str:
-    begin, end = found.span(1)
-    return found.string[found.start() : begin] + "***" + found.string[end : found.end()]
+def _hidden(match: re.Match[str]) -> str:
+    begin, end = match.span(1)
+    return match.string[match.start() : begin] + "***" + match.string[end : match.end()]
 
 
 def passwords(texts: Iterable[str]) -> set[str]:
@@ -77,7 +77,7 @@ class Masker:
     """Replaces secrets in a stream of bytes, however they are spelled and the stream is cut into writes."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        found: set[str] = set()
+        spellings: set[str] = set()
         of_many: set[str] = set()
         for secret in secrets:
             # A line of a secret is one, too: what shows line by line puts something between them.
@@ -90,9 +90,9 @@ class Masker:
                 of_many.update(line for line in lines if len(line) >= LONG_LINE_CHARACTERS)
             if len(secret.strip()) < SHORTEST:
                 forms.add(secret)
-            found.update(form for form in forms if len(form) >= SHORTEST)
-        of_many -= found
-        both = sorted(found | of_many, key=len, reverse=True)
+            spellings.update(form for form in forms if len(form) >= SHORTEST)
+        of_many -= spellings
+        both = sorted(spellings | of_many, key=len, reverse=True)
         plain = [form.encode("utf-8", "surrogateescape") for form in both]
         alone = [form for form in plain if not any(form in other for other in plain if other is not form)]
         self._pattern = re.compile(b"|".join(map(re.escape, plain)))
@@ -100,9 +100,9 @@ class Masker:
         as_they_are = {line.encode("utf-8", "surrogateescape") for line in of_many}
         each = [list(spelling.spellings(form, literal=form in as_they_are)) for form in plain]
         self._plain = [(of_form[0].anchor, form) for of_form, form in zip(each, plain)]
-        self._spellings = [found for of_form in each for found in of_form]
-        self._anchors = [anchor for found in self._spellings for _, anchor in found.anchors]
-        self._anchored = all(found.anchors for found in self._spellings)
+        self._spellings = [spellings for of_form in each for spellings in of_form]
+        self._anchors = [anchor for spellings in self._spellings for _, anchor in spellings.anchors]
+        self._anchored = all(spellings.anchors for spellings in self._spellings)
         """Whether a text that holds none of these and no escapes holds no secret."""
         self._held = self._before = b""
 
@@ -156,13 +156,13 @@ class Masker:
         if self._anchored and not text.leads and all(text.first(anchor) < 0 for anchor in self._anchors):
             return places
         if any(text.first(anchor) >= 0 and form in data for anchor, form in self._plain):
-            places = [found.span() for found in self._pattern.finditer(data, written)]
+            places = [spans.span() for spans in self._pattern.finditer(data, written)]
             # What is found already is not looked at again, character by character; what is a part of another
             # secret may be of that, otherwise spelled.
-            hidden = self._alone.sub(lambda found: b"\0" * len(found[0]), data[written:])
+            hidden = self._alone.sub(lambda spans: b"\0" * len(spans[0]), data[written:])
             text = spelling.Text(data[:written] + hidden)
-        for found in self._spellings:
-            places += found.places(text, written)
+        for spans in self._spellings:
+            places += spans.places(text, written)
         return sorted(places)
 
 

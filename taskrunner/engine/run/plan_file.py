@@ -26,8 +26,8 @@ def load_plan(directory: str) -> Plan | None:
         plan: Any = json.loads(fileio.read_bytes(os.path.join(directory, paths.PLAN)))
     except (ValueError, RecursionError):
         return None
-    found: Plan | None = plan if isinstance(plan, dict) else None  # type: ignore[assignment]
-    return found
+    loaded: Plan | None = plan if isinstance(plan, dict) else None  # type: ignore[assignment]
+    return loaded
 
 
 def scrub(directory: str) -> None:
@@ -49,8 +49,8 @@ def forget_secrets(directory: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(steps):
             program = os.path.join(steps, name)
-            known = step_script.read_marks(fileio.read_bytes(program)).process
-            if known is not None and not identity.alive(known):
+            process = step_script.read_marks(fileio.read_bytes(program)).process
+            if process is not None and not identity.alive(process):
                 step_script.forget(program)
     path = os.path.join(directory, paths.PLAN)
     try:

@@ -33,7 +33,7 @@ def is_local(host: str) -> bool:
 
 def owner(port: int) -> str:
     """Who listens on a port, like " by pid 1 (init)"; "" when that cannot be seen."""
-    inodes = {inode for inode, found in _listeners().items() if found == port}
+    inodes = {inode for inode, number in _listeners().items() if number == port}
     for name in os.listdir("/proc"):
         if name.isdigit() and inodes & _sockets_of(int(name)):
             with contextlib.suppress(OSError), open("/proc/%s/comm" % name) as file:
@@ -42,24 +42,24 @@ def owner(port: int) -> str:
 
 
 def _listeners() -> dict[str, int]:
-    found = {}
+    ports = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as file:
             next(file)
             for line in file:
                 fields = line.split()
                 if fields[3] == LISTEN:
-                    found[fields[9]] = int(fields[1].rpartition(":")[2], 16)
-    return found
+                    ports[fields[9]] = int(fields[1].rpartition(":")[2], 16)
+    return ports
 
 
 def _sockets_of(pid: int) -> set[str]:
-    found = set()
+    inodes = set()
     folder = "/proc/%d/fd" % pid
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):
                 target = os.readlink(os.path.join(folder, name))
                 if target.startswith("socket:["):
-                    found.add(target[8:-1])
-    return found
+                    inodes.add(target[8:-1])
+    return inodes

@@ -50,16 +50,16 @@ def spawn(
 def _program(name: str, env: Mapping[str, str]) -> str:
     """The file of a program, looked up in PATH once, not by an execve for each of its folders."""
     path = env.get("PATH", os.defpath)
-    found = _programs.get((name, path))
-    if found is None:
-        found = name
+    program = _programs.get((name, path))
+    if program is None:
+        program = name
         for folder in path.split(os.pathsep) if "/" not in name else ():
             candidate = os.path.join(folder, name)
             if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
-                found = candidate
+                program = candidate
                 break
-        _programs[name, path] = found
-    return found
+        _programs[name, path] = program
+    return program
 
 
 _programs: dict[tuple[str, str], str] = {}
@@ -68,8 +68,8 @@ _programs: dict[tuple[str, str], str] = {}
 def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
     if _carries(pid, "cmdline", tag.encode()) or _carries(pid, "environ", (TAG + "=" + tag).encode()):
-        found = identity.stat(pid)
-        return found is not None and found[0] not in "ZX"
+        fields = identity.stat(pid)
+        return fields is not None and fields[0] not in "ZX"
     return False
 
 

@@ -65,20 +65,20 @@ def _quietly(call: Callable[..., object], *args: object) -> None:
         pass  # the reaper was killed; the work goes on without
 
 
-def _reap(engine: int, told: int, say: int) -> int:
+def _reap(engine: int, write_end: int, say: int) -> int:
     """Wait for the end of the engine, and of what it leaves of its steps."""
     import signal
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: _quietly(os.kill, engine, number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    close_all_but(told, say)
+    close_all_but(write_end, say)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     _be_subreaper()
     watch = -1
-    directory = os.fsdecode(os.read(told, 4096))
+    directory = os.fsdecode(os.read(write_end, 4096))
     if directory:
         watch = _locked(directory)
         _quietly(os.write, say, b"!")
@@ -137,8 +137,8 @@ def _outlive(directory: str) -> None:
     left: dict[int, str] = {}
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        known = step_script.read_marks(fileio.read_bytes(path)).process
-        pid = known.get("pid") if known else processes.root_of("%s/%s" % (run, name))
+        process = step_script.read_marks(fileio.read_bytes(path)).process
+        pid = process.get("pid") if process else processes.root_of("%s/%s" % (run, name))
         if isinstance(pid, int):
             left[pid] = path
     while left:

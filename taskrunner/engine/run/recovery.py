@@ -35,11 +35,11 @@ class Left:
         self.path = path_of(self.directory, index, attempt)
         self.index = index
         marks = self.marks()
-        known = marks.process
-        if known is None:
+        process = marks.process
+        if process is None:
             pid = processes.root_of(self.tag)
-            known = identity.of(pid) if pid is not None else {}
-        self.process: dict[str, Any] = dict(known)
+            process = identity.of(pid) if pid is not None else {}
+        self.process: dict[str, Any] = dict(process)
         self.id: Any = (marks.step or {}).get("id")
         self.key: Any = (marks.step or {}).get("key")
         self.began = marks.skipped or marks.guard is not None or marks.command is not None

@@ -195,14 +195,14 @@ class PlanRun:
 
     def _step(self, step: Step) -> None:
         ctx, events = self.ctx, self.ctx.events
-        about = {"step": step["id"], "index": step["index"]}
+        fields = {"step": step["id"], "index": step["index"]}
         if ctx.control.cancelled:
             self.status = CANCELLED
             ctx.control.answer()
         if step.get("skip"):
             # Decided when the plan was made: `when`, --from, --until, --only.
             self.counts["skipped"] += 1
-            events.emit("step.skipped", **about, **step["skip"])
+            events.emit("step.skipped", **fields, **step["skip"])
             return
         if self.status != OK and not step.get("always"):
             return
@@ -213,12 +213,12 @@ class PlanRun:
         if remembered and not (step.get("service") or step.get("wait_for")):
             self.counts["skipped"] += 1
             events.emit(
-                "step.skipped", **about, reason="journal", detail="in run " + remembered, run=remembered
+                "step.skipped", **fields, reason="journal", detail="in run " + remembered, run=remembered
             )
             return
         ctx.look_ahead = lambda: self._look_ahead(step["index"] + 1)
         because = ctx.because.get(step["id"])
-        events.emit("step.started", **about, name=step["name"], attempt=1, because=because)
+        events.emit("step.started", **fields, name=step["name"], attempt=1, because=because)
         began = time.monotonic()
         try:
             reason = steps.run(ctx, step, bool(remembered) or taken_over)
@@ -230,14 +230,14 @@ class PlanRun:
             self._failed(step, StepError("start", str(error)), began)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             # A mistake of ours, or a value that nobody has thought of, must not cost the clean-up.
-            said = "the engine cannot run this step: %s: %s" % (type(error).__name__, error)
-            self._failed(step, StepError("engine", said), began)
+            detail = "the engine cannot run this step: %s: %s" % (type(error).__name__, error)
+            self._failed(step, StepError("engine", detail), began)
         except Cancelled:
             self._cancelled(step, began)
         else:
             if reason:
                 self.counts["skipped"] += 1
-                events.emit("step.skipped", **about, reason=reason)
+                events.emit("step.skipped", **fields, reason=reason)
             else:
                 self._done(step, bool(remembered), began)
         ctx.forget_finished()
@@ -251,8 +251,8 @@ class PlanRun:
             except OSError as error:
                 if error.errno not in NO_SPACE:
                     raise
-                said = "the step is done, but this cannot be recorded: %s" % error.strerror
-                self._failed(step, StepError("journal", said), began)
+                detail = "the step is done, but this cannot be recorded: %s" % error.strerror
+                self._failed(step, StepError("journal", detail), began)
                 return
         self.counts["ok"] += 1
         ctx.events.emit(

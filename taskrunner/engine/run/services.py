@@ -99,9 +99,9 @@ def _ensured(ctx: Context, step: Step, service: Service, directory: str) -> bool
 def _record(ctx: Context, directory: str, name: str) -> dict[str, Any]:
     """What is known of the service, {} for nothing; also as an older version has kept it."""
     for place in (directory, os.path.join(ctx.root, "services", paths.slug(name))):
-        found = parse(fileio.read_bytes(_record_path(place))) or {}
-        if all(isinstance(found.get(name), kind) for name, kind in RECORD) and identity.here(found):
-            return {**found, "place": place}
+        record = parse(fileio.read_bytes(_record_path(place))) or {}
+        if all(isinstance(record.get(name), kind) for name, kind in RECORD) and identity.here(record):
+            return {**record, "place": place}
     return {}
 
 
@@ -271,14 +271,14 @@ def _ask_until_ready(ctx: Context, step: Step, service: Service, record: dict[st
         ctx.control.reap()
         # The log after this: what a server says at last is in it once the server is gone.
         alive = identity.alive(record)
-        said, upto = _matched(causes, log, seen)
-        if said:
+        cause, upto = _matched(causes, log, seen)
+        if cause:
             if alive:
                 ctx.control.sleep(CAUSE_WITHIN)
-                said, _ = _matched(causes, log, seen)
+                cause, _ = _matched(causes, log, seen)
             if ctx.control.cancelled:
                 raise Cancelled
-            raise StepError("service", said)
+            raise StepError("service", cause)
         seen = upto
         if not alive:
             raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
@@ -302,13 +302,13 @@ def _matched(causes: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, i
     data = fileio.read_by_offset(log, seen)
     for text, pattern in causes:
         try:
-            found = patterns.search(pattern, data)
+            match = patterns.search(pattern, data)
         except patterns.TooSlow as error:
             return "fail_on %r: %s" % (text, error), seen
-        if found:
-            line = data[data.rfind(b"\n", 0, found.start()) + 1 :].split(b"\n", 1)[0]
-            said = line.decode("utf-8", "replace").strip()
-            return "its log matches fail_on %r: %s" % (text, said), seen
+        if match:
+            line = data[data.rfind(b"\n", 0, match.start()) + 1 :].split(b"\n", 1)[0]
+            matched = line.decode("utf-8", "replace").strip()
+            return "its log matches fail_on %r: %s" % (text, matched), seen
     end = data.rfind(b"\n") + 1
     return "", seen + (end or (len(data) if len(data) >= 1 << 20 else 0))
 

@@ -64,10 +64,10 @@ class Control:
         It stays a zombie until `release`: what came of it can still be asked by whoever inherits it,
         should this process be killed before that is noted.
         """
-        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
+        status = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if status is None:
             return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
 
     def release(self, pid: int) -> None:
         """Let go of a child whose end is noted, or of no interest."""

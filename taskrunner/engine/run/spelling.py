@@ -149,12 +149,12 @@ class Spelling:
         if self.wrapped and data[-1:] in (b"\n", b"\r"):
             # At the end of a line a few characters are not held back: nearly every line could end so.
             least = len(data.rstrip(b"\r\n")) - BEGUN // 2
-        for found in self._starts.finditer(data, start):
-            if found.start() >= least:
+        for match in self._starts.finditer(data, start):
+            if match.start() >= least:
                 break
-            end, cut = self._read(text, found.start())
+            end, cut = self._read(text, match.start())
             if cut and end < 0:
-                return max(found.start(), written)
+                return max(match.start(), written)
         return len(data)
 
     def _candidates(self, text: Text) -> list[int]:
@@ -162,7 +162,7 @@ class Spelling:
         if not self.anchors:
             if self._literal:
                 return list(text.all(b"".join(self._elements)))
-            return [found.start() for found in self._starts.finditer(data)]
+            return [match.start() for match in self._starts.finditer(data)]
         near = [
             (at, offset)
             for offset, anchor in self.anchors
@@ -174,14 +174,14 @@ class Spelling:
             self._escaped = self._escaped or _escapes_of(anchor, self._elements[offset + len(anchor) :])
             for lead in text.leads:
                 near += [
-                    (found.start(), offset + len(anchor)) for found in self._escaped[lead].finditer(data)
+                    (match.start(), offset + len(anchor)) for match in self._escaped[lead].finditer(data)
                 ]
         starts: set[int] = set()
         for at, offset in near:
             starts.update((at, max(0, at - offset)))
             if offset:
                 earliest = max(0, at - offset * LONGEST_UNIT)
-                starts.update(found.start() for found in self._starts.finditer(data, earliest, at + 1))
+                starts.update(match.start() for match in self._starts.finditer(data, earliest, at + 1))
         return sorted(starts)
 
     def _read(self, text: Text, start: int) -> tuple[int, bool]:
@@ -213,15 +213,15 @@ class Spelling:
             cut = cut or unknown
             if index and slashes >= 0:
                 todo += [(index, at + 1), (index, slashes)]  # what quotes the next character
-            for found, end in read:
-                if index + len(found) <= count and all(c in e for c, e in zip(found, elements[index:])):
-                    todo.append((index + len(found), end))
-                if found in SPACES:
+            for number, end in read:
+                if index + len(number) <= count and all(c in e for c, e in zip(number, elements[index:])):
+                    todo.append((index + len(number), end))
+                if number in SPACES:
                     if before in SPACES or (wrapped and index):
                         todo.append((index, end))
                     if element in SPACES and not wrapped:
                         todo.append((index + 1, end))
-                elif found in QUOTES and index and (element in QUOTES or before in QUOTES):
+                elif number in QUOTES and index and (element in QUOTES or before in QUOTES):
                     todo.append((index, end))  # a shell closes and opens quotes
         return best, cut
 
@@ -306,9 +306,9 @@ def _base64(secret: bytes, before: int) -> list[Element]:
     for place in range(begin // 6, (begin + bits + 5) // 6):
         # The bits of this character, from its left one: those before and behind the secret are any.
         low, high = max(begin, 6 * place), min(begin + bits, 6 * place + 6)
-        known = (value >> (begin + bits - high)) & ((1 << (high - low)) - 1)
+        bits_known = (value >> (begin + bits - high)) & ((1 << (high - low)) - 1)
         shift = 6 * place + 6 - high
         mask = ((1 << (high - low)) - 1) << shift
-        allowed = [ALPHABET[code] for code in range(64) if code & mask == known << shift]
+        allowed = [ALPHABET[code] for code in range(64) if code & mask == bits_known << shift]
         elements.append(b"".join(URL_SAFE.get(byte, bytes([byte])) for byte in allowed))
     return elements

@@ -175,21 +175,21 @@ def forget(path: str) -> None:
 
 def read_marks(data: bytes) -> Marks:
     """The marks behind the program in a script file's content."""
-    found: dict[str, Any] = {}
+    marks: dict[str, Any] = {}
     for line in data[data.find(b"\0") + 1 :].split(b"\n")[:-1]:
         kind, value = line[:1].decode("latin-1"), line[1:].strip()
         if kind == "s":
-            found["skipped"] = True
+            marks["skipped"] = True
         elif kind == "d":
-            found["done"] = True
+            marks["done"] = True
         elif kind in ("i", "p"):
             with contextlib.suppress(ValueError):
-                known = json.loads(value)
-                found["step" if kind == "i" else "process"] = known if isinstance(known, dict) else None
+                mark = json.loads(value)
+                marks["step" if kind == "i" else "process"] = mark if isinstance(mark, dict) else None
         elif kind in NUMBERS:
             with contextlib.suppress(ValueError):
-                found[NUMBERS[kind]] = int(value)
-    return Marks(**found)
+                marks[NUMBERS[kind]] = int(value)
+    return Marks(**marks)
 
 
 NUMBERS = {"g": "guard", "c": "command", "x": "end"}

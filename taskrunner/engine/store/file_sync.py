@@ -25,11 +25,11 @@ PARTIAL = re.compile(r"\.taskrunner-[0-9a-f]+\.part$")
 
 def digest(path: str, tick: Callable[[], None] = lambda: None) -> str:
     """The SHA-256 of a file's content, in hexadecimal; `tick` is called on the way."""
-    found = hashlib.sha256()
+    checksum = hashlib.sha256()
     for block in blocks(path):
-        found.update(block)
+        checksum.update(block)
         tick()
-    return found.hexdigest()
+    return checksum.hexdigest()
 
 
 def blocks(path: str) -> Iterator[bytes]:
@@ -45,12 +45,12 @@ def listing(path: str) -> list[dict[str, Any]]:
     A folder that is empty has an entry, too, whose `mode` says what it is. Links are followed; what is
     neither file nor folder is left out. Raises OSError.
     """
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     if not os.path.isdir(path):
-        known = os.stat(path)
-        if not stat.S_ISREG(known.st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "neither a file nor a folder", path)
-        return [_entry("", known)]
+        return [_entry("", status)]
     seen = set()
     for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
         real = os.path.realpath(folder)
@@ -61,19 +61,19 @@ def listing(path: str) -> list[dict[str, Any]]:
         folders.sort()
         relative = os.path.relpath(folder, path)
         if not folders and not names:
-            found.append(_entry("" if relative == "." else relative, os.stat(folder)))
+            entries.append(_entry("" if relative == "." else relative, os.stat(folder)))
         for name in sorted(names):
             if PARTIAL.match(name):
                 continue
             inner = os.path.normpath(os.path.join(relative, name))
-            known = os.stat(os.path.join(path, inner))
-            if stat.S_ISREG(known.st_mode):
-                found.append(_entry(inner, known))
-    return found
+            status = os.stat(os.path.join(path, inner))
+            if stat.S_ISREG(status.st_mode):
+                entries.append(_entry(inner, status))
+    return entries
 
 
-def _entry(name: str, known: os.stat_result) -> dict[str, Any]:
-    return {"name": name, "size": known.st_size, "mode": known.st_mode}
+def _entry(name: str, status: os.stat_result) -> dict[str, Any]:
+    return {"name": name, "size": status.st_size, "mode": status.st_mode}
 
 
 def _raise(error: OSError) -> None:

@@ -58,28 +58,28 @@ def _text_of(path: str) -> str:
 
 def of(pid: int) -> dict[str, object]:
     """What tells this process from a later one with the same pid, here and on other machines."""
-    found = stat(pid)
-    return {"pid": pid, "start": found[3] if found else None, "boot": boot_id(), "machine": machine()}
+    fields = stat(pid)
+    return {"pid": pid, "start": fields[3] if fields else None, "boot": boot_id(), "machine": machine()}
 
 
-def here(known: Mapping[str, object]) -> bool:
+def here(record: Mapping[str, object]) -> bool:
     """Whether the process of an `identity` belongs to this machine, since it was started last."""
-    return known.get("boot") == boot_id() and known.get("machine", machine()) == machine()
+    return record.get("boot") == boot_id() and record.get("machine", machine()) == machine()
 
 
-def alive(known: Mapping[str, object]) -> bool:
+def alive(record: Mapping[str, object]) -> bool:
     """Whether the process of an `identity` is still there, and not just a zombie."""
-    pid = known.get("pid")
-    found = stat(pid) if isinstance(pid, int) and here(known) else None
-    return found is not None and found[0] not in "ZX" and found[3] == known.get("start")
+    pid = record.get("pid")
+    fields = stat(pid) if isinstance(pid, int) and here(record) else None
+    return fields is not None and fields[0] not in "ZX" and fields[3] == record.get("start")
 
 
-def session(known: Mapping[str, object]) -> int | None:
+def session(record: Mapping[str, object]) -> int | None:
     """The session that the process of an `identity` leads, or has led: as long as any of it is left, the
     kernel gives its number to nobody else. None where it is not sure to be that session.
     """
-    pid = known.get("pid")
-    if not isinstance(pid, int) or not isinstance(known.get("start"), int) or not here(known):
+    pid = record.get("pid")
+    if not isinstance(pid, int) or not isinstance(record.get("start"), int) or not here(record):
         return None
-    found = stat(pid)
-    return pid if found is None or found[3] == known.get("start") else None
+    fields = stat(pid)
+    return pid if fields is None or fields[3] == record.get("start") else None

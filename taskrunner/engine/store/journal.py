@@ -67,10 +67,10 @@ class Journal:
         Raises OSError when that is not safely on disk.
         """
         wanted = list(self._entries) if steps is None else steps
-        known = [step for step in wanted if step in self._entries] if self._entries else []
-        if known:
-            self._append({"forget": known, "cwd": self._cwd})
-        return known
+        recorded = [step for step in wanted if step in self._entries] if self._entries else []
+        if recorded:
+            self._append({"forget": recorded, "cwd": self._cwd})
+        return recorded
 
     def _open(self) -> None:
         fileio.private_folder(os.path.dirname(self._path))

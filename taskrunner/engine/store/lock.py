@@ -83,5 +83,5 @@ def _holder(root: str, fd: int) -> str:
 
 def engine_alive(directory: str) -> bool:
     """Whether the engine of a run is at work."""
-    known = parse(fileio.read_bytes(os.path.join(directory, paths.ENGINE)))
-    return known is not None and identity.alive(known)
+    record = parse(fileio.read_bytes(os.path.join(directory, paths.ENGINE)))
+    return record is not None and identity.alive(record)

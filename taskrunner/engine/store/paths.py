@@ -97,10 +97,10 @@ def lock_path(root: str, key: str) -> str:
 
 def service_dir(root: str, project: str, name: str) -> str:
     """A service is its project's: another one may have a service of the same name."""
-    known = slug(name)
-    if known != name:
-        known += "-%08x" % binascii.crc32(name.encode("utf-8", "surrogateescape"))
-    return os.path.join(root, "services", own("%s.%s" % (known, project)))
+    folder = slug(name)
+    if folder != name:
+        folder += "-%08x" % binascii.crc32(name.encode("utf-8", "surrogateescape"))
+    return os.path.join(root, "services", own("%s.%s" % (folder, project)))
 
 
 def slug(text: str) -> str:

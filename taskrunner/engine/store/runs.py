@@ -76,8 +76,8 @@ def known(root: str, run: str) -> bool:
 def last_words(root: str, run: str) -> str:
     """What is known of the end of an engine that was lost."""
     directory = paths.run_dir(root, run)
-    known = parse(fileio.read_bytes(os.path.join(directory, paths.ENGINE)))
-    if known is not None and known.get("boot") != identity.boot_id():
+    record = parse(fileio.read_bytes(os.path.join(directory, paths.ENGINE)))
+    if record is not None and record.get("boot") != identity.boot_id():
         return "the machine was restarted"
     return "\n".join(fileio.tail(os.path.join(directory, paths.ENGINE_LOG)))
 
@@ -110,7 +110,7 @@ def _told(root: str, run: str, file: IO[bytes], is_alive: bool | None) -> dict[s
     if first is None or first["type"] != "run.started" or not is_ours(root, run):
         return None
     last = next(_backwards(file), first)
-    known = {
+    state = {
         "run": run,
         "name": first["name"],
         "file": first["file"],
@@ -122,17 +122,17 @@ def _told(root: str, run: str, file: IO[bytes], is_alive: bool | None) -> dict[s
         "step": None,
     }
     if last["type"] == "run.finished":
-        known.update(status=last["status"], duration=last["duration"], failures=last["failures"])
+        state.update(status=last["status"], duration=last["duration"], failures=last["failures"])
     else:
-        known["status"] = "running" if (alive(root, run) if is_alive is None else is_alive) else "interrupted"
+        state["status"] = "running" if (alive(root, run) if is_alive is None else is_alive) else "interrupted"
         begun = next((event for event in _backwards(file) if event["type"] == "step.started"), None)
         if begun is not None:
-            known["step"] = {
+            state["step"] = {
                 "id": begun["step"],
                 "index": begun["index"],
                 "started": begun["time"],
             }
-    return known
+    return state
 
 
 def _backwards(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -151,22 +151,22 @@ def _backwards(file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 def is_ours(root: str, run: str) -> bool:
     """Whether the run is this machine's: others may share the state root."""
-    known = parse(fileio.read_bytes(os.path.join(paths.run_dir(root, run), paths.ENGINE))) or {}
-    return bool(known.get("machine", identity.machine()) == identity.machine())
+    record = parse(fileio.read_bytes(os.path.join(paths.run_dir(root, run), paths.ENGINE))) or {}
+    return bool(record.get("machine", identity.machine()) == identity.machine())
 
 
 def infos(root: str, limit: int, live: bool = False) -> list[dict[str, Any]]:
     """What is known of the last runs, the newest first; with `live` of those under way."""
-    found: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     for run in runs(root):
-        if len(found) == limit:
+        if len(listed) == limit:
             break
         if live and not alive(root, run):
             continue
-        known = info(root, run)
-        if known is not None:
-            found.append(known)
-    return found
+        one = info(root, run)
+        if one is not None:
+            listed.append(one)
+    return listed
 
 
 def discard(root: str, run: str) -> None:

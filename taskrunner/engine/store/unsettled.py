@@ -36,12 +36,12 @@ def of(root: str, key: str) -> list[str]:
 
 def all_runs(root: str, since: float = 0.0) -> set[str]:
     """All unsettled runs that began after this time, also those of other machines."""
-    found = set()
+    names = set()
     for name in _names(root):
         with contextlib.suppress(FileNotFoundError):
             if os.stat(os.path.join(root, FOLDER, name)).st_mtime >= since:
-                found.add(name.partition("@")[0])
-    return found
+                names.add(name.partition("@")[0])
+    return names
 
 
 def _names(root: str) -> list[str]:

@@ -37,7 +37,7 @@ def scrape(server: Endpoint) -> dict[str, float]:
 def read(text: str) -> dict[str, float]:
     """The same of a text in Prometheus' exposition format (version 0.0.4)."""
     by_counter = {counter: name for name, counter in SUMS.items()}
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for line in text.splitlines():
         match = LINE.match(line)
         if match is None:
@@ -47,16 +47,16 @@ def read(text: str) -> dict[str, float]:
         if counter == SOURCES:
             name = "tokens_" + dict(LABEL.findall(labels or "")).get("source", "unknown")
         if name is not None and NUMBER.fullmatch(value):
-            found[name] = found.get(name, 0.0) + float(value)
-    return found
+            values[name] = values.get(name, 0.0) + float(value)
+    return values
 
 
 def prefix_caching(text: str) -> bool | None:
     """Whether a server says in its metrics that it has a prefix cache; None where it says neither."""
     for line in text.splitlines():
         if line.startswith("vllm:cache_config_info{"):
-            told = dict(LABEL.findall(line)).get("enable_prefix_caching")
-            return None if told is None else told == "True"
+            labels = dict(LABEL.findall(line)).get("enable_prefix_caching")
+            return None if labels is None else labels == "True"
     return None
 
 

@@ -61,9 +61,9 @@ def run(
     loop = uvloop.new_event_loop()
     try:
         with realtime() as first:
-            found = loop.run_until_complete(_run(load, requests, done, start, enough))
-        found.realtime = first
-        return found
+            outcome = loop.run_until_complete(_run(load, requests, done, start, enough))
+        outcome.realtime = first
+        return outcome
     finally:
         loop.close()
         gc.enable()
@@ -181,8 +181,8 @@ async def _run(
 
 def schedule(rate: float, count: int, poisson: bool = True, seed: int = 0) -> list[float]:
     """When each of `count` requests is due, in seconds after the beginning, at `rate` requests a second."""
-    chance, at, found = random.Random(seed), 0.0, []
+    chance, at, arrivals = random.Random(seed), 0.0, []
     for _ in range(count):
-        found.append(at)
+        arrivals.append(at)
         at += chance.expovariate(rate) if poisson else 1.0 / rate
-    return found
+    return arrivals

@@ -112,8 +112,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
     parser.add_argument("url", metavar="URL", help="URL of the server or the proxy")
     options.add(parser, OPTIONS)
-    for option, metavar, said in LISTS:
-        parser.add_argument(option, action="append", default=[], metavar=metavar, help=said)
+    for option, metavar, text in LISTS:
+        parser.add_argument(option, action="append", default=[], metavar=metavar, help=text)
     parser.add_argument(
         "--fabric",
         default="",
@@ -192,12 +192,12 @@ def main(args: argparse.Namespace) -> int:
     except ValueError as error:
         return _say(str(error), USAGE)
     try:
-        found = measure(settings, ProgressLine())
+        result = measure(settings, ProgressLine())
     except NotServed as error:
         return _say(str(error), FAILED)
     except OSError as error:
         return _say(f"{parse(args.url).url} cannot be reached: {error}", UNREACHABLE)
-    return _written(args, found)
+    return _written(args, result)
 
 
 def import_(args: argparse.Namespace) -> int:
@@ -212,20 +212,20 @@ def import_(args: argparse.Namespace) -> int:
         return _say(f"{args.file}: {error.strerror}", USAGE)
 
 
-def _written(args: argparse.Namespace, found: dict[str, Any]) -> int:
+def _written(args: argparse.Namespace, result: dict[str, Any]) -> int:
     from ..results.text import reasons, report
 
-    text = json.dumps(found, allow_nan=False)
+    text = json.dumps(result, allow_nan=False)
     if args.output:
         write(args.output, text)
-        print(report(found["results"]))
+        print(report(result["results"]))
     else:
         print(text)
-        for reason in reasons(found["results"]):
+        for reason in reasons(result["results"]):
             print(reason, file=sys.stderr)
-    for note in found["metadata"].get("notes", ()):
+    for note in result["metadata"].get("notes", ()):
         print(f"note: {note}", file=sys.stderr)
-    return 0 if found["results"]["valid"] else INVALID
+    return 0 if result["results"]["valid"] else INVALID
 
 
 def _say(message: str, status: int) -> int:

@@ -121,8 +121,8 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         load = load._replace(offsets=offsets)
     warm = load._replace(offsets=(), concurrency=min(settings.concurrency, max(1, settings.warmup)))
     if settings.warmup:
-        said = run(warm, raw[: settings.warmup], _told(progress, "warmup", settings.warmup))
-        bad = [sample for sample in map(read, said.exchanges) if sample.error]
+        outcome = run(warm, raw[: settings.warmup], _told(progress, "warmup", settings.warmup))
+        bad = [sample for sample in map(read, outcome.exchanges) if sample.error]
         if len(bad) == settings.warmup:
             raise NotServed(f"{base.url}: all warm-up requests failed: {bad[0].error}: {bad[0].detail}")
     with _samplers(settings, base, servers) as samplers:
@@ -153,11 +153,11 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
         ]
     samples.sort(key=lambda sample: sample.began)
     deltas = {role: counters.grown(before[role], after[role]) for role in servers}
-    about = {**_metadata(settings, model, began, ended), **settings.metadata}
-    about["client"]["realtime"] = all(part.realtime for part in runs)
-    about["client"]["processes"] = len(runs)
-    about["iterations"] = len(samples)
-    about["prefix_cache"] = next(
+    metadata = {**_metadata(settings, model, began, ended), **settings.metadata}
+    metadata["client"]["realtime"] = all(part.realtime for part in runs)
+    metadata["client"]["processes"] = len(runs)
+    metadata["iterations"] = len(samples)
+    metadata["prefix_cache"] = next(
         (counters.prefix_caching(text) for role, text in texts.items() if not role.startswith("decode")), None
     )
     limits = Limits(settings.failures, settings.lag, settings.slo, settings.prefix_share)
@@ -166,10 +166,10 @@ def measure(settings: Settings, progress: Progress | None = None) -> dict[str, A
     results["invalid_because"] += unread
     return {
         "version": VERSION,
-        "metadata": about,
+        "metadata": metadata,
         "results": results,
         "requests": rows(samples, first),
-        "circumstances": _circumstances(settings, servers, nodes, samplers.missing, about, results),
+        "circumstances": _circumstances(settings, servers, nodes, samplers.missing, metadata, results),
     }
 
 
@@ -177,14 +177,14 @@ def _scraped(
     servers: Mapping[str, Endpoint], before: dict[str, dict[str, float]]
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """The servers' counters at the end, and why those of some are not known: such a server may be gone."""
-    found, why = {}, []
+    scrapes, why = {}, []
     for role, server in servers.items():
         try:
-            found[role] = counters.scrape(server)
+            scrapes[role] = counters.scrape(server)
         except (OSError, NotServed) as error:
-            found[role] = before[role]
+            scrapes[role] = before[role]
             why.append(f"{role}: its counters cannot be read after the measurement: {error}")
-    return found, why
+    return scrapes, why
 
 
 def _samplers(settings: Settings, base: Endpoint, servers: Mapping[str, Endpoint]) -> Samplers:
@@ -200,7 +200,7 @@ def _circumstances(
     servers: Mapping[str, Endpoint],
     nodes: dict[str, Any],
     missing: Mapping[str, str],
-    about: dict[str, Any],
+    circumstances: dict[str, Any],
     results: dict[str, Any],
 ) -> dict[str, Any]:
     """What the samples say, written into the metadata and the reasons of a result. Whatever a node has told,
@@ -210,11 +210,11 @@ def _circumstances(
     try:
         if settings.circumstances:
             found["nodes"] = nodes
-            about["nodes"] = {name: told.pop("node") for name, told in nodes.items()}
-            about["servers"] = _seen(servers, nodes, about["nodes"])
-            results["doubtful_because"] += judge.doubts(nodes, about["nodes"], missing)
+            circumstances["nodes"] = {name: answer.pop("node") for name, answer in nodes.items()}
+            circumstances["servers"] = _seen(servers, nodes, circumstances["nodes"])
+            results["doubtful_because"] += judge.doubts(nodes, circumstances["nodes"], missing)
             if settings.fabric and settings.decode and settings.prefill:
-                found["fabric"] = _proofs(settings.fabric, servers, nodes, about["nodes"], results)
+                found["fabric"] = _proofs(settings.fabric, servers, nodes, circumstances["nodes"], results)
     except Exception as error:
         results["doubtful_because"].append(f"the samples cannot be judged: {type(error).__name__}: {error}")
     judged(results)
@@ -222,15 +222,15 @@ def _circumstances(
 
 
 def _seen(
-    servers: Mapping[str, Endpoint], nodes: Mapping[str, Any], about: Mapping[str, Any]
+    servers: Mapping[str, Endpoint], nodes: Mapping[str, Any], circumstances: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the samplers have seen of each server, by role; taken out of what they told."""
-    by_port = {name: told.pop("servers") for name, told in nodes.items()}
+    by_port = {name: answer.pop("servers") for name, answer in nodes.items()}
     return {
         role: {"url": server.url, "node": name, **seen[str(server.port)]}
         for role, server in servers.items()
         for name, seen in by_port.items()
-        if judge.has(name, about[name], server.host) and str(server.port) in seen
+        if judge.has(name, circumstances[name], server.host) and str(server.port) in seen
     }
 
 
@@ -238,7 +238,7 @@ def _proofs(
     named: str,
     servers: Mapping[str, Endpoint],
     nodes: Mapping[str, Any],
-    about: Mapping[str, Any],
+    circumstances: Mapping[str, Any],
     results: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """For each host that decodes, whether its KV bytes crossed the fabric; the reasons go to the results."""
@@ -248,15 +248,15 @@ def _proofs(
         if role.startswith("decode"):
             host = servers[role].host
             moved[host] = moved.get(host, 0.0) + deltas.get("bytes", 0.0)
-    counted_by, found = fabric(named)["counted_by"], []
+    counted_by, proofs = fabric(named)["counted_by"], []
     for host, count in moved.items():
         proof, invalid, doubtful = judge.proof(
-            judge.Way(named, counted_by, prefills, host), count, nodes, about
+            judge.Way(named, counted_by, prefills, host), count, nodes, circumstances
         )
-        found.append(proof)
+        proofs.append(proof)
         results["invalid_because"] += invalid
         results["doubtful_because"] += doubtful
-    return found
+    return proofs
 
 
 def _model(server: Endpoint, timeout: float) -> str:
@@ -305,22 +305,22 @@ VERSION_FILE = Path(__file__).parents[2] / "_version.py"
 
 def _versions() -> dict[str, str]:
     """Versions of taskrunner and of what the client's times depend on."""
-    found = re.search(r'"([0-9][^"]*)"', VERSION_FILE.read_text()) if VERSION_FILE.exists() else None
+    match = re.search(r'"([0-9][^"]*)"', VERSION_FILE.read_text()) if VERSION_FILE.exists() else None
     return {
-        "taskrunner": found[1] if found else "",
+        "taskrunner": match[1] if match else "",
         **{name: version(name) for name in ("uvloop", "httptools", "numpy")},
     }
 
 
 def _metadata(settings: Settings, model: str, began: float, ended: float) -> dict[str, Any]:
-    about = asdict(settings)
+    metadata = asdict(settings)
     for name in NOT_TOLD:
-        del about[name]
-    about["url"] = endpoint.parse(settings.url).url  # without credentials
+        del metadata[name]
+    metadata["url"] = endpoint.parse(settings.url).url  # without credentials
     if settings.rate == math.inf:
-        about["rate"] = "inf"  # JSON has no such number
+        metadata["rate"] = "inf"  # JSON has no such number
     return {
-        **about,
+        **metadata,
         "model": model,
         "max_tokens": settings.output_tokens,
         "iterations": settings.requests,

@@ -54,8 +54,8 @@ def read(
         pass  # `broken` tells
     sample.headers = body.headers
     if exchange.status not in (0, 200):
-        said = b"".join(data for _, data in body.pieces).decode("utf-8", "replace")
-        return failed(sample, f"http_{exchange.status}", said)
+        body_text = b"".join(data for _, data in body.pieces).decode("utf-8", "replace")
+        return failed(sample, f"http_{exchange.status}", body_text)
     arrivals: list[float] = []
     usage: dict[str, Any] = {}
     texts: list[str] = []
@@ -70,8 +70,8 @@ def read(
         except ValueError:
             return failed(sample, "error_event", f"not JSON: {data[:200]!r}")
         if not isinstance(event, dict) or "error" in event:
-            said = event["error"] if isinstance(event, dict) else event
-            return failed(sample, "error_event", json.dumps(said))
+            body_text = event["error"] if isinstance(event, dict) else event
+            return failed(sample, "error_event", json.dumps(body_text))
         counted = event.get("usage")
         usage = counted if isinstance(counted, dict) else usage
         text, why = _choice(event)
@@ -99,12 +99,12 @@ def read(
         sample.late = [lateness.at(noted) for noted in arrivals]
     if not usage:
         return failed(sample, "no_usage", "the server reports no usage: tokens cannot be counted")
-    for kind, wanted, found in (
+    for kind, wanted, value in (
         ("prompt_length", prompt_tokens, sample.prompt_tokens),
         ("output_length", output_tokens, sample.output_tokens),
     ):
-        if wanted and found != wanted:
-            return failed(sample, kind, f"{found} tokens, not {wanted}")
+        if wanted and value != wanted:
+            return failed(sample, kind, f"{value} tokens, not {wanted}")
     return sample
 
 
@@ -123,8 +123,8 @@ def _choice(event: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _count(usage: dict[str, Any], name: str) -> int:
-    found = usage.get(name)
-    return found if isinstance(found, int) else 0
+    value = usage.get(name)
+    return value if isinstance(value, int) else 0
 
 
 def events(pieces: list[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:

@@ -32,8 +32,10 @@ class Shape(NamedTuple):
 def vocabulary(server: Endpoint, model: str, timeout: float) -> list[int]:
     """Token ids that this server's model surely knows: those of some text. Raises OSError, NotServed."""
     sample = " ".join(f"{word} {number}" for number, word in enumerate(TEXT.split() * 4))
-    found = ask(server, "/tokenize", {"model": model, "prompt": sample, "add_special_tokens": False}, timeout)
-    return sorted(set(found["tokens"]))
+    answer = ask(
+        server, "/tokenize", {"model": model, "prompt": sample, "add_special_tokens": False}, timeout
+    )
+    return sorted(set(answer["tokens"]))
 
 
 def prompts(shape: Shape, ids: Sequence[int], count: int, first: int = 0) -> list[list[int]]:
@@ -42,18 +44,18 @@ def prompts(shape: Shape, ids: Sequence[int], count: int, first: int = 0) -> lis
     """
     whole = random.Random(f"{shape.seed} shared")
     shared = [whole.choice(ids) for _ in range(shape.shared)]
-    found = []
+    made = []
     for number in range(first, first + count):
         own = random.Random(f"{shape.seed} {number}")
-        found.append(shared + [own.choice(ids) for _ in range(shape.prompt_tokens - shape.shared)])
-    return found
+        made.append(shared + [own.choice(ids) for _ in range(shape.prompt_tokens - shape.shared)])
+    return made
 
 
 def bodies(shape: Shape, tokens: Sequence[list[int]], server: Endpoint, text: bool) -> list[bytes]:
     """The JSON of each request. As `text`, the prompt is made with the server's own tokenizer. Raises
     OSError.
     """
-    about: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": shape.model,
         "max_tokens": shape.output_tokens,
         "min_tokens": shape.output_tokens,
@@ -63,7 +65,7 @@ def bodies(shape: Shape, tokens: Sequence[list[int]], server: Endpoint, text: bo
         "stream_options": {"include_usage": True},
     }
     return [
-        json.dumps({"prompt": _text(server, shape.model, prompt) if text else prompt, **about}).encode()
+        json.dumps({"prompt": _text(server, shape.model, prompt) if text else prompt, **fields}).encode()
         for prompt in tokens
     ]
 

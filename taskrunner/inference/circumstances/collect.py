@@ -93,45 +93,45 @@ class Samplers:
         until = time.monotonic() + COMING_UP_S
         marked = []
         for node in self._nodes:
-            found = self._marked(node)
-            while found is None and node.name != CLIENT and time.monotonic() < until:
+            mark = self._marked(node)
+            while mark is None and node.name != CLIENT and time.monotonic() < until:
                 time.sleep(0.5)
-                found = self._marked(node)
-            if found is not None:
+                mark = self._marked(node)
+            if mark is not None:
                 self.missing.pop(node.name, None)
-                marked.append(found)
+                marked.append(mark)
         self._nodes = marked
 
     def _marked(self, node: Node) -> Node | None:
         try:
-            told = json.loads(get(node.server, "/mark", PATIENCE))
+            answer = json.loads(get(node.server, "/mark", PATIENCE))
             error, ahead = min(_clock(node.server) for _ in range(CLOCK_QUESTIONS))
-            return node._replace(begin=float(told["t"]), ahead=ahead, error=error)
+            return node._replace(begin=float(answer["t"]), ahead=ahead, error=error)
         except (OSError, NotServed, ValueError, KeyError, TypeError) as error_:
             self.missing[node.name] = str(error_)
             return None
 
     def end(self) -> dict[str, Any]:
         """What was sampled since the beginning, by node; the servers of each under `servers`, by port."""
-        found: dict[str, Any] = {}
+        answers: dict[str, Any] = {}
         for node in self._nodes:
             ended = self._marked(node)
             if ended is None:
                 continue
             try:
                 path = f"/window?begin={node.begin - 0.001:.6f}&end={ended.begin + 0.001:.6f}"
-                told = json.loads(get(node.server, path, PATIENCE))
-                told["servers"] = {}
-                told["clock"] = {
+                answer = json.loads(get(node.server, path, PATIENCE))
+                answer["servers"] = {}
+                answer["clock"] = {
                     "unit": "ms",
                     "ahead": [node.ahead * 1e3, ended.ahead * 1e3],
                     "error": max(node.error, ended.error) * 1e3,
                 }
-                found[node.name] = told
-                told["servers"] = json.loads(get(node.server, "/servers", PATIENCE))
+                answers[node.name] = answer
+                answer["servers"] = json.loads(get(node.server, "/servers", PATIENCE))
             except (OSError, NotServed, ValueError, TypeError) as error:
                 self.missing[node.name] = str(error)
-        return found
+        return answers
 
     def close(self) -> None:
         """End the sampler of this machine."""

@@ -37,8 +37,8 @@ def devices() -> list[dict[str, str]]:
 
 def workers() -> dict[int, str]:
     """Processes that compute on GPUs, by pid: as this process's namespace knows them."""
-    found = nvidia_smi.rows("--query-compute-apps=pid,process_name", patience=PATIENCE_S)
-    return {int(row[0]): row[1] for row in found if len(row) == 2 and row[0].isdigit()}
+    rows = nvidia_smi.rows("--query-compute-apps=pid,process_name", patience=PATIENCE_S)
+    return {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
 
 
 class Watch:

@@ -39,62 +39,64 @@ class Way(NamedTuple):
     decode: str
 
 
-def doubts(nodes: Mapping[str, Any], about: Mapping[str, Any], missing: Mapping[str, str]) -> list[str]:
+def doubts(
+    nodes: Mapping[str, Any], circumstances: Mapping[str, Any], missing: Mapping[str, str]
+) -> list[str]:
     """Why a result is doubtful, as the samples of the nodes say; `about` is what is known of each node."""
     why = [f"{_shown(name)} was not sampled: {reason}" for name, reason in missing.items()]
-    for name, told in nodes.items():
-        if told.get("samples", 0) < 2:
+    for name, answer in nodes.items():
+        if answer.get("samples", 0) < 2:
             why.append(f"{_shown(name)} was not sampled: it has no samples of the measurement")
             continue
-        cores = about.get(name, {}).get("cores") or 1
-        why += [f"{_shown(name)}: {reason}" for reason in _of_node(told, cores)]
+        cores = circumstances.get(name, {}).get("cores") or 1
+        why += [f"{_shown(name)}: {reason}" for reason in _of_node(answer, cores)]
     return why
 
 
-def _of_node(told: Mapping[str, Any], cores: int) -> list[str]:
+def _of_node(answer: Mapping[str, Any], cores: int) -> list[str]:
     why = []
-    foreign = told["foreign_cores"]
+    foreign = answer["foreign_cores"]
     if foreign > max(FOREIGN_CORES, FOREIGN_SHARE * cores):
         names = (
-            ", ".join(f"{who} {used:.2f}" for who, used in told["foreign_by"].items()) or "short processes"
+            ", ".join(f"{who} {used:.2f}" for who, used in answer["foreign_by"].items()) or "short processes"
         )
         unseen = "".join(
-            f"; the server on port {port} cannot be seen here" for port in told.get("unseen_ports", ())
+            f"; the server on port {port} cannot be seen here" for port in answer.get("unseen_ports", ())
         )
         why.append(f"other processes used {foreign:.2f} of a core: {names}{unseen}")
-    hidden = told.get("busy_cores", 0.0) - foreign - told.get("ours_cores", 0.0)
-    if hidden > max(UNSEEN_CORES, UNSEEN_SHARE * told.get("busy_cores", 0.0)):
+    hidden = answer.get("busy_cores", 0.0) - foreign - answer.get("ours_cores", 0.0)
+    if hidden > max(UNSEEN_CORES, UNSEEN_SHARE * answer.get("busy_cores", 0.0)):
         why.append(
             f"processes that cannot be seen here, of another container say, used {hidden:.2f} of a core"
         )
-    stolen, busy = told.get("steal_cores", 0.0), told.get("busy_cores", 0.0)
+    stolen, busy = answer.get("steal_cores", 0.0), answer.get("busy_cores", 0.0)
     if stolen > STEAL_SHARE * (stolen + busy) and stolen > FOREIGN_CORES:
         why.append(f"the hypervisor took {stolen:.2f} of a core")
-    if told.get("wait_memory_cores", 0.0) > MEMORY_STALLS:
-        why.append(f"all processes waited for memory in {told['wait_memory_cores']:.0%} of the time")
-    for index, gpu in enumerate(told.get("gpu", ())):
-        why += [f"GPU {index} was slowed down: {said}" for name, said in SLOWED.items() if gpu.get(name)]
+    if answer.get("wait_memory_cores", 0.0) > MEMORY_STALLS:
+        why.append(f"all processes waited for memory in {answer['wait_memory_cores']:.0%} of the time")
+    for index, gpu in enumerate(answer.get("gpu", ())):
+        why += [f"GPU {index} was slowed down: {text}" for name, text in SLOWED.items() if gpu.get(name)]
         if gpu.get("ecc_uncorrected"):
             why.append(f"GPU {index}: {gpu['ecc_uncorrected']:g} uncorrected memory errors")
-    if told.get("xid_errors"):
-        why.append(f"the kernel has logged {told['xid_errors']} GPU errors (Xid)")
-    for pid, name in told.get("gpu_foreign", {}).items():
+    if answer.get("xid_errors"):
+        why.append(f"the kernel has logged {answer['xid_errors']} GPU errors (Xid)")
+    for pid, name in answer.get("gpu_foreign", {}).items():
         why.append(f"another process was on a GPU: {name} (pid {pid})")
-    tcp = told.get("tcp", {})
+    tcp = answer.get("tcp", {})
     if tcp.get("resent", 0) > max(FEW_ERRORS, RESENT * tcp.get("sent", 0)):
         why.append(f"{tcp['resent']} of {tcp['sent']} TCP segments were sent again")
-    for device in told.get("rdma", {}).values():
+    for device in answer.get("rdma", {}).values():
         packets = device.get("packets") or device.get("rx", 0) / 4096
         if device.get("errors", 0) > max(FEW_ERRORS, RESENT * packets):
             why.append(f"{device['name']}: {device['errors']} drops or retransmissions")
-    ahead = told.get("clock", {}).get("ahead", [0.0, 0.0])
-    if abs(ahead[1] - ahead[0]) > CLOCK_STEP_MS + 2 * told["clock"]["error"]:
+    ahead = answer.get("clock", {}).get("ahead", [0.0, 0.0])
+    if abs(ahead[1] - ahead[0]) > CLOCK_STEP_MS + 2 * answer["clock"]["error"]:
         why.append(f"its clock was set by {ahead[1] - ahead[0]:.0f} ms")
     return why
 
 
 def proof(
-    way: Way, kv_bytes: float, nodes: Mapping[str, Any], about: Mapping[str, Any]
+    way: Way, kv_bytes: float, nodes: Mapping[str, Any], circumstances: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Whether so many bytes of KV cache went the way that is named: the proof, why the result is not valid,
     why it is doubtful.
@@ -104,19 +106,19 @@ def proof(
     """
     named, kind = way.fabric, way.counted_by
     no_proof = f"no proof that the KV cache crossed {named}"
-    at = next((name for name in nodes if has(name, about[name], way.decode)), "")
+    at = next((name for name in nodes if has(name, circumstances[name], way.decode)), "")
     if not at or nodes[at].get("samples", 0) < 2:
         return {}, [], [f"{no_proof}: {way.decode} was not sampled"]
-    told, here = nodes[at], [has(at, about[at], host) for host in way.prefills]
+    answer, here = nodes[at], [has(at, circumstances[at], host) for host in way.prefills]
     if not kv_bytes:
         return {}, [], [f"{no_proof}: the servers count no bytes of KV cache"]
     ways: dict[str, dict[str, Any]] = {
         "net": {
             key: each
-            for key, each in told["net"].items()
+            for key, each in answer["net"].items()
             if (any(here) if each["name"] == "lo" else not all(here))
         },
-        "rdma": {key: each for key, each in told["rdma"].items() if "rx" in each},
+        "rdma": {key: each for key, each in answer["rdma"].items() if "rx" in each},
     }
     received = {kind: sum(each.get("rx", 0) for each in devices.values()) for kind, devices in ways.items()}
     counted = [each for devices in ways.values() for each in devices.values()]
@@ -150,10 +152,10 @@ def has(name: str, node: Mapping[str, Any], host: str) -> bool:
     """Whether a host, as it stands in a URL of the client, is the node of this name (that of a sampler is its
     address and port).
     """
-    known, found = {*node.get("addresses", ()), node.get("hostname")}, _addresses(host)
-    if host == name.rpartition(":")[0].strip("[]") or not known.isdisjoint(found):
+    own, wanted_addresses = {*node.get("addresses", ()), node.get("hostname")}, _addresses(host)
+    if host == name.rpartition(":")[0].strip("[]") or not own.isdisjoint(wanted_addresses):
         return True
-    return name == CLIENT and any(map(_is_loopback, found))
+    return name == CLIENT and any(map(_is_loopback, wanted_addresses))
 
 
 def _is_loopback(address: str) -> bool:

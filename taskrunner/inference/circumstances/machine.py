@@ -38,12 +38,12 @@ def processors() -> dict[str, float]:
 
 def pressure() -> dict[str, float]:
     """Seconds since boot in which some process waited for a processor, and all of them for memory."""
-    found = {}
+    averages = {}
     for name, kind, what in (("wait_cpu", "some", "cpu"), ("wait_memory", "full", "memory")):
         for line in _text(Path(f"/proc/pressure/{what}")).splitlines():
             if line.startswith(kind):
-                found[name] = int(line.rpartition("total=")[2]) / 1e6
-    return found
+                averages[name] = int(line.rpartition("total=")[2]) / 1e6
+    return averages
 
 
 def tcp() -> dict[str, int]:
@@ -59,21 +59,21 @@ def tcp() -> dict[str, int]:
 
 def interfaces() -> dict[str, dict[str, Any]]:
     """Bytes of each network interface, by its index: a name may change."""
-    found = {}
+    counters = {}
     for folder in NET.iterdir() if NET.is_dir() else ():
         try:
-            found[_text(folder / "ifindex").strip()] = {
+            counters[_text(folder / "ifindex").strip()] = {
                 "name": folder.name,
                 **{way: int(_text(folder / "statistics" / f"{way}_bytes")) for way in ("rx", "tx")},
             }
         except ValueError:
             continue  # gone while it was read
-    return found
+    return counters
 
 
 def rdma() -> dict[str, dict[str, int]]:
     """Bytes received and errors of each RDMA device and port."""
-    found = {}
+    counters = {}
     for port in sorted(RDMA.glob("*/ports/*")) if RDMA.is_dir() else ():
         named = f"{port.parent.parent.name}/{port.name}"
         hardware = port / "hw_counters"
@@ -88,8 +88,8 @@ def rdma() -> dict[str, dict[str, int]]:
             counted["rx"] = _number(hardware / "rx_bytes")
         elif (port / "counters" / "port_rcv_data").exists():
             counted["rx"] = _number(port / "counters" / "port_rcv_data") * IB_WORDS
-        found[named] = counted
-    return found
+        counters[named] = counted
+    return counters
 
 
 def about() -> dict[str, Any]:
@@ -109,14 +109,14 @@ def about() -> dict[str, Any]:
 
 def addresses() -> list[str]:
     """The addresses of this machine, without those of the loopback."""
-    found: set[str] = set()
+    texts: set[str] = set()
     lines = _text(Path("/proc/net/fib_trie")).splitlines()
     for line, following in zip(lines, lines[1:], strict=False):
         if "|--" in line and "host LOCAL" in following:
-            found.add(line.rpartition(" ")[2])
+            texts.add(line.rpartition(" ")[2])
     for line in _text(Path("/proc/net/if_inet6")).splitlines():
-        found.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
-    return sorted(address for address in found if not address.startswith("127.") and address != "::1")
+        texts.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
+    return sorted(address for address in texts if not address.startswith("127.") and address != "::1")
 
 
 def xid_errors() -> int | None:

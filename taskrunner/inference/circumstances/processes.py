@@ -26,15 +26,15 @@ class Process(NamedTuple):
 
 def snapshot() -> dict[int, Process]:
     """All processes that can be seen, by pid; without kernel threads."""
-    found = {}
+    processes = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             process = of(int(name))
             if process is not None:
-                found[int(name)] = process
-    if KERNEL in found and found[KERNEL].name == KERNEL_NAME:
-        return {pid: each for pid, each in found.items() if KERNEL not in (pid, each.parent)}
-    return found
+                processes[int(name)] = process
+    if KERNEL in processes and processes[KERNEL].name == KERNEL_NAME:
+        return {pid: each for pid, each in processes.items() if KERNEL not in (pid, each.parent)}
+    return processes
 
 
 def of(pid: int) -> Process | None:
@@ -66,39 +66,39 @@ def spent(before: Mapping[int, Process], after: Mapping[int, Process]) -> dict[i
     for pid, old in before.items():
         if pid not in after or after[pid].start != old.start:
             gone[old.parent] = gone.get(old.parent, 0.0) + old.used
-    found = {}
+    seconds_by_pid = {}
     for pid, new in after.items():
-        known = before.get(pid)
-        base = known.used if known is not None and known.start == new.start else 0.0
-        found[pid] = max(0.0, new.used - base - gone.get(pid, 0.0))
-    return found
+        earlier = before.get(pid)
+        base = earlier.used if earlier is not None and earlier.start == new.start else 0.0
+        seconds_by_pid[pid] = max(0.0, new.used - base - gone.get(pid, 0.0))
+    return seconds_by_pid
 
 
 def family(processes: Mapping[int, Process], roots: Iterable[int]) -> set[int]:
     """These processes, all below them, and the sessions that they lead."""
-    found = {pid for pid in roots if pid in processes}
-    sessions = {pid for pid in found if processes[pid].session == pid}
+    members = {pid for pid in roots if pid in processes}
+    sessions = {pid for pid in members if processes[pid].session == pid}
     children: dict[int, list[int]] = {}
     for pid, process in processes.items():
         children.setdefault(process.parent, []).append(pid)
         if process.session in sessions:
-            found.add(pid)
-    below = list(found)
+            members.add(pid)
+    below = list(members)
     while below:
         for pid in children.get(below.pop(), ()):
-            if pid not in found:
-                found.add(pid)
+            if pid not in members:
+                members.add(pid)
                 below.append(pid)
-    return found
+    return members
 
 
 def ancestors(processes: Mapping[int, Process], pid: int) -> set[int]:
     """What a process was started by, up to the first one."""
-    found: set[int] = set()
-    while pid in processes and pid not in found:
-        found.add(pid)
+    pids: set[int] = set()
+    while pid in processes and pid not in pids:
+        pids.add(pid)
         pid = processes[pid].parent
-    return found
+    return pids
 
 
 def listeners(ports: Collection[int]) -> dict[int, int]:

@@ -80,8 +80,10 @@ class Sampler:
         self._pause = max(EVERY_S, (time.thread_time() - began) / SCAN_SHARE)
 
     def _ours(self, now: dict[int, processes.Process]) -> set[int]:
-        known = {port for port, (pid, start) in self._roots.items() if pid in now and now[pid].start == start}
-        missing = set(self._ports) - known
+        served = {
+            port for port, (pid, start) in self._roots.items() if pid in now and now[pid].start == start
+        }
+        missing = set(self._ports) - served
         if missing:
             for port, pid in processes.listeners(missing).items():
                 if pid in now:
@@ -113,47 +115,47 @@ def summed(rows: list[Sample]) -> dict[str, Any]:
         return {"samples": len(rows)}
     first, last = rows[0], rows[-1]
     seconds = max(1e-6, last["t"] - first["t"])
-    found: dict[str, Any] = {"samples": len(rows), "seconds": seconds, "begin": first["t"], "end": last["t"]}
+    totals: dict[str, Any] = {"samples": len(rows), "seconds": seconds, "begin": first["t"], "end": last["t"]}
     for name in ("busy", "steal", "wait_cpu", "wait_memory"):
         if name in first and name in last:
-            found[f"{name}_cores"] = max(0.0, last[name] - first[name]) / seconds
+            totals[f"{name}_cores"] = max(0.0, last[name] - first[name]) / seconds
     scans = [row for row in rows[1:] if "foreign" in row]
-    found["foreign_cores"] = sum(row["foreign"] for row in scans) / seconds
-    found["ours_cores"] = sum(row["ours"] for row in scans) / seconds
+    totals["foreign_cores"] = sum(row["foreign"] for row in scans) / seconds
+    totals["ours_cores"] = sum(row["ours"] for row in scans) / seconds
     by: dict[str, float] = {}
     for row in scans:
         for name, used in row["by"].items():
             by[name] = by.get(name, 0.0) + used / seconds
-    found["foreign_by"] = dict(sorted(by.items(), key=lambda item: -item[1])[:5])
-    found["tcp"] = {name: last["tcp"][name] - first["tcp"].get(name, 0) for name in last["tcp"]}
-    found["net"] = grown([row["net"] for row in rows])
-    found["rdma"] = grown([row["rdma"] for row in rows if "rdma" in row])
+    totals["foreign_by"] = dict(sorted(by.items(), key=lambda item: -item[1])[:5])
+    totals["tcp"] = {name: last["tcp"][name] - first["tcp"].get(name, 0) for name in last["tcp"]}
+    totals["net"] = grown([row["net"] for row in rows])
+    totals["rdma"] = grown([row["rdma"] for row in rows if "rdma" in row])
     if first.get("xid") is not None and last.get("xid") is not None:
-        found["xid_errors"] = max(0, last["xid"] - first["xid"])
-    found["gpu"] = _gpus([row["gpu"] for row in rows if row["gpu"]])
+        totals["xid_errors"] = max(0, last["xid"] - first["xid"])
+    totals["gpu"] = _gpus([row["gpu"] for row in rows if row["gpu"]])
     ours = set(last.get("ours_pids", ()))
-    found["gpu_foreign"] = {
+    totals["gpu_foreign"] = {
         str(pid): name
         for row in (first, last)
         for pid, name in row.get("gpu_workers", {}).items()
         if pid not in ours
     }
-    found["series"] = {
+    totals["series"] = {
         "t": [round(row["t"] - first["t"], 2) for row in rows],
         "busy": [round(row["busy"] - first["busy"], 2) for row in rows] if "busy" in first else [],
-        "sm_mhz": [[each.get("sm_mhz") for each in row["gpu"]] for row in rows] if found["gpu"] else [],
+        "sm_mhz": [[each.get("sm_mhz") for each in row["gpu"]] for row in rows] if totals["gpu"] else [],
     }
-    return found
+    return totals
 
 
 def grown(rows: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """By how much the counters of devices grew from row to row; `reset` where one was set back, or its device
     was missing meanwhile: then what it says is too little.
     """
-    found: dict[str, dict[str, Any]] = {}
+    differences: dict[str, dict[str, Any]] = {}
     for before, after in zip(rows, rows[1:], strict=False):
         for key in before.keys() | after.keys():
-            entry = found.setdefault(key, {"name": key})
+            entry = differences.setdefault(key, {"name": key})
             if key not in before or key not in after:
                 entry["reset"] = True
                 continue
@@ -165,12 +167,12 @@ def grown(rows: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
                     entry.setdefault(name, 0)
                 else:
                     entry[name] = entry.get(name, 0) + value - before[key].get(name, value)
-    return found
+    return differences
 
 
 def _gpus(rows: list[list[dict[str, float]]]) -> list[dict[str, Any]]:
     """For each GPU the least, mean and most of its numbers, and the share of samples with each reason."""
-    found = []
+    gpus = []
     for index in range(max(map(len, rows), default=0)):
         values: dict[str, list[float]] = {}
         for row in rows:
@@ -184,5 +186,5 @@ def _gpus(rows: list[list[dict[str, float]]]) -> list[dict[str, Any]]:
                 about[name] = each[-1] - each[0]
             else:
                 about[name] = [min(each), round(sum(each) / len(each), 1), max(each)]
-        found.append(about)
-    return found
+        gpus.append(about)
+    return gpus

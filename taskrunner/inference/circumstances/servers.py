@@ -36,7 +36,7 @@ def look(pid: int) -> dict[str, Any]:
     argv = [os.fsdecode(word) for word in _bytes(folder / "cmdline").split(b"\0")[:-1]]
     pairs = (os.fsdecode(item).partition("=") for item in _bytes(folder / "environ").split(b"\0") if item)
     environment = {name: value for name, _, value in pairs}
-    found: dict[str, Any] = {
+    seen: dict[str, Any] = {
         "argv": masked(argv),
         "env": {
             name: MASKED if SECRET.search(name) and value else IN_URL.sub(MASKED, value)
@@ -55,24 +55,24 @@ def look(pid: int) -> dict[str, Any]:
     }
     for name, look_at in parts.items():
         try:
-            found[name] = look_at()
+            seen[name] = look_at()
         except OSError as error:  # of another user, or gone meanwhile
-            found[name] = {"unknown": error.strerror or str(error)}
-    return found
+            seen[name] = {"unknown": error.strerror or str(error)}
+    return seen
 
 
 def masked(argv: list[str]) -> list[str]:
     """A command line without what follows an option for a key, and without passwords in URLs."""
-    found: list[str] = []
+    texts: list[str] = []
     hidden = False
     for word in argv:
         option, equals, _ = word.partition("=")
         if option.startswith("--"):
             hidden = bool(SECRET_OPTIONS.fullmatch(option.replace("_", "-")))
-            found.append(f"{option}={MASKED}" if equals and hidden else IN_URL.sub(MASKED, word))
+            texts.append(f"{option}={MASKED}" if equals and hidden else IN_URL.sub(MASKED, word))
         else:
-            found.append(MASKED if hidden else IN_URL.sub(MASKED, word))
-    return found
+            texts.append(MASKED if hidden else IN_URL.sub(MASKED, word))
+    return texts
 
 
 def versions(python: Path) -> dict[str, str]:
@@ -83,12 +83,12 @@ def versions(python: Path) -> dict[str, str]:
     for path in [path for folder in folders for path in folder.glob("*.pth")]:
         lines = path.read_text(errors="replace").splitlines()
         folders += [Path(line) for line in lines if line.startswith("/") and Path(line).is_dir()]
-    found: dict[str, str] = {}
+    by_package: dict[str, str] = {}
     for info in [info for folder in folders for info in folder.glob("*.dist-info")]:
         name, _, version = info.name[: -len(".dist-info")].rpartition("-")
         if name.lower() in PACKAGES:
-            found.setdefault(name.lower(), version)
-    return found
+            by_package.setdefault(name.lower(), version)
+    return by_package
 
 
 def model(argv: list[str], cwd: Path) -> dict[str, str]:
@@ -102,18 +102,18 @@ def model(argv: list[str], cwd: Path) -> dict[str, str]:
     if not name:
         return {}
     folder = cwd / name
-    found = {"name": name}
+    described = {"name": name}
     if not (folder / "config.json").is_file():
-        return found
+        return described
     if folder.resolve().parent.name == "snapshots":
-        found["revision"] = folder.resolve().name
+        described["revision"] = folder.resolve().name
     content = hashlib.sha256(_bytes(folder / "config.json"))
     for file in sorted(folder.glob("*.safetensors")):
         content.update(f"{file.name} {file.stat().st_size}\n".encode())
         with file.open("rb") as weights:
             content.update(weights.read(1 << 16))
-    found["content"] = content.hexdigest()[:16]
-    return found
+    described["content"] = content.hexdigest()[:16]
+    return described
 
 
 SAID: tuple[tuple[str, str], ...] = (
@@ -136,13 +136,13 @@ def told(path: Path | None) -> dict[str, Any]:
         return {}
     with path.open("rb") as file:
         text = file.read(LONGEST_LOG).decode("utf-8", "replace")
-    found: dict[str, Any] = {}
+    words: dict[str, Any] = {}
     for name, pattern in SAID:
         match = re.search(pattern, text)
         if match:
             value = next(group for group in match.groups() if group is not None).replace(",", "")
-            found[name] = float(value) if re.fullmatch(r"[\d.]+", value) else value
-    return found
+            words[name] = float(value) if re.fullmatch(r"[\d.]+", value) else value
+    return words
 
 
 def _log_of(folder: Path, environment: dict[str, str]) -> Path | None:

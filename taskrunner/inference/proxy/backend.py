@@ -80,9 +80,9 @@ class BackendConnection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200 or self._surplus or self._sink is None:
             return  # an answer before the answer (100 Continue) is none
-        known = {name.lower(): value for name, value in self._headers}
-        length = known.get("content-length", "")
-        self._until_close = not length and "transfer-encoding" not in known and status not in (204, 304)
+        headers = {name.lower(): value for name, value in self._headers}
+        length = headers.get("content-length", "")
+        self._until_close = not length and "transfer-encoding" not in headers and status not in (204, 304)
         self._headed = True
         self._sink.head(
             status, self._reason.decode("latin-1"), self._headers, int(length) if length.isdigit() else None
@@ -169,10 +169,10 @@ class Backend:
     async def connection(self, fresh: bool = False) -> BackendConnection:
         """A connection that was kept, or a new one. Raises OSError."""
         while self.idle and not fresh:
-            found = self.idle.pop()
-            if found.usable:
-                found.used = True
-                return found
+            connection = self.idle.pop()
+            if connection.usable:
+                connection.used = True
+                return connection
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(
             lambda: BackendConnection(self), self.endpoint.host, self.endpoint.port, ssl=self._tls

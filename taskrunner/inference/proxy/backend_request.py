@@ -132,7 +132,7 @@ async def healthy(server: Backend) -> tuple[str, str]:
     request = Request("GET", "/health", "1.1", [], False, path="/health")
     answer = await quietly(server, request, [], b"", HEALTH_TIMEOUT)
     if answer is None:
-        said = "no answer"
+        status = "no answer"
     else:
-        said = "ok" if answer.status == HTTPStatus.OK else f"HTTP {answer.status}"
-    return f"{server.role} {server.url}", said
+        status = "ok" if answer.status == HTTPStatus.OK else f"HTTP {answer.status}"
+    return f"{server.role} {server.url}", status

@@ -51,14 +51,14 @@ class Number:
 class Of:
     """Something that a function can tell."""
 
-    said: str
+    words: str
     holds: Callable[[Any], bool]
 
     def __call__(self, value: Any) -> bool:
         return self.holds(value)
 
     def __str__(self) -> str:
-        return self.said
+        return self.words
 
 
 def _list_of(one: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -44,16 +44,16 @@ def request_of(body: bytes) -> Fields:
     try:
         if not body.isascii():
             body.decode()
-        found = _decoder.decode(body)
+        decoded = _decoder.decode(body)
     except RecursionError:
         raise Unusable("the body is nested too deeply") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Unusable(f"the body is not a JSON object in UTF-8: {error}") from error
-    more = value_of(found, "vllm_xargs")
+    more = value_of(decoded, "vllm_xargs")
     for key in KEYS:
-        if key in found or (isinstance(more, dict) and key in more):
+        if key in decoded or (isinstance(more, dict) and key in more):
             raise Unusable(f"{key} can be set by the proxy only")
-    return found
+    return decoded
 
 
 def checked(path: str, fields: Fields) -> bool:
@@ -90,12 +90,12 @@ def params_of(answer: bytes) -> dict[str, Any]:
     server, and without it decode would compute the prompt itself, unseen.
     """
     try:
-        found = msgspec.json.decode(answer).get(KEY)
+        params = msgspec.json.decode(answer).get(KEY)
     except (msgspec.MsgspecError, RecursionError, AttributeError) as error:
         raise Unusable(f"prefill's answer is not a JSON object: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(params, dict):
         raise Unusable(f"prefill's answer has no {KEY}: its server must be a producer with a KV connector")
-    missing = [name for name in NEEDED if found.get(name) in (None, "", [])]
+    missing = [name for name in NEEDED if params.get(name) in (None, "", [])]
     if missing:
         raise Unusable(f"prefill's {KEY} has no {', '.join(missing)}")
-    return found
+    return params

@@ -31,8 +31,8 @@ class Metrics:
         self.running = Gauge("proxy_running", "Requests in progress", registry=self.registry)
         self._log: IO[str] | None = open(log, "a", buffering=1) if log else None  # noqa: SIM115 - as long as it runs
 
-    def _histogram(self, name: str, said: str) -> Histogram:
-        return Histogram(f"proxy_{name}_seconds", said, buckets=BUCKETS, registry=self.registry)
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"proxy_{name}_seconds", text, buckets=BUCKETS, registry=self.registry)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -50,6 +50,6 @@ class Metrics:
                 histogram.observe(times[end] - times[begin])
         if self._log is not None:
             zero = times["received"]
-            said: dict[str, Any] = {"request": request, "stage": stage, "status": status, "time": time.time()}
-            said["ms"] = {name: round((at - zero) * 1e3, 3) for name, at in times.items()}
-            self._log.write(json.dumps(said) + "\n")
+            line: dict[str, Any] = {"request": request, "stage": stage, "status": status, "time": time.time()}
+            line["ms"] = {name: round((at - zero) * 1e3, 3) for name, at in times.items()}
+            self._log.write(json.dumps(line) + "\n")

@@ -176,11 +176,11 @@ class Proxy:
                 )
         methods = PASSED_ON.get(request.path)
         if methods is None:
-            known = ", ".join(PASSED_ON)
-            raise Refused(HTTPStatus.NOT_FOUND, f"no such path: {request.path}; available: {known}")
+            paths = ", ".join(PASSED_ON)
+            raise Refused(HTTPStatus.NOT_FOUND, f"no such path: {request.path}; available: {paths}")
         if request.method not in methods:
-            said = f"{request.path} accepts {' and '.join(methods)}"
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, said, [("Allow", ", ".join(methods))])
+            message = f"{request.path} accepts {' and '.join(methods)}"
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, message, [("Allow", ", ".join(methods))])
         if "GET" in methods and (request.header("content-length") or request.header("transfer-encoding")):
             raise Refused(HTTPStatus.BAD_REQUEST, f"a {request.method} request here must have no body")
 
@@ -343,9 +343,9 @@ class Proxy:
             raise BackendError(server.role, f"{server.url}: no connection: {error}") from error
 
     async def _health(self, client: ClientConnection) -> None:
-        said = dict(await asyncio.gather(*(healthy(server) for server in self.servers)))
-        good = all(word == "ok" for word in said.values())
-        body = msgspec.json.encode({"status": "ok" if good else "unhealthy", "servers": said})
+        states = dict(await asyncio.gather(*(healthy(server) for server in self.servers)))
+        good = all(word == "ok" for word in states.values())
+        body = msgspec.json.encode({"status": "ok" if good else "unhealthy", "servers": states})
         client.reply(200 if good else 503, "application/json", body)
 
     async def serve(self) -> None:

@@ -53,11 +53,11 @@ class Request:
 
     def header(self, name: str) -> str:
         """The first header of that name (in small letters), or ""."""
-        return next((value for known, value in self.headers if known.lower() == name), "")
+        return next((value for key, value in self.headers if key.lower() == name), "")
 
     def count(self, name: str) -> int:
         """How often a header is there."""
-        return sum(known.lower() == name for known, _ in self.headers)
+        return sum(key.lower() == name for key, _ in self.headers)
 
     @property
     def expects_continue(self) -> bool:

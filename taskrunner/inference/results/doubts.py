@@ -22,37 +22,37 @@ of a chat template, say.
 
 
 def invalid(
-    found: Mapping[str, Any], samples: Sequence[Sample], failures: float, disaggregated: bool
+    results: Mapping[str, Any], samples: Sequence[Sample], failures: float, disaggregated: bool
 ) -> list[str]:
     """Why the results are not what they seem; `failures` is the share of requests that may fail."""
     why = []
-    if not found["completed"]:
+    if not results["completed"]:
         why.append("no request completed")
-    elif found["failed"] > failures * len(samples):
-        why.append(f"{found['failed']} of {len(samples)} requests failed")
+    elif results["failed"] > failures * len(samples):
+        why.append(f"{results['failed']} of {len(samples)} requests failed")
     if disaggregated:
         prompt = sum(sample.prompt_tokens for sample in samples if not sample.error)
-        why += transfer_doubts(found["kv_transfer"], prompt)
+        why += transfer_doubts(results["kv_transfer"], prompt)
     return why
 
 
 def transfer_doubts(found: Mapping[str, Any], prompt_tokens: int) -> list[str]:
     """Why the tokens of a disaggregated run of so many prompt tokens are not what they seem."""
-    said = [f"{name}: {found[name]:g}" for name in WRONG if found.get(name)]
+    reasons = [f"{name}: {found[name]:g}" for name in WRONG if found.get(name)]
     moved = found.get("external_tokens", 0.0)
     # The last token of a prompt is computed by decode itself, and blocks may be rounded.
     if moved < 0.9 * prompt_tokens:
-        said.append(f"only {moved:g} of {prompt_tokens} prompt tokens came from the prefill server")
-    return said
+        reasons.append(f"only {moved:g} of {prompt_tokens} prompt tokens came from the prefill server")
+    return reasons
 
 
-def doubtful(found: Mapping[str, Any], samples: Sequence[Sample], lag: float, shared: float) -> list[str]:
+def doubtful(results: Mapping[str, Any], samples: Sequence[Sample], lag: float, shared: float) -> list[str]:
     """What has disturbed the results, as far as the client and the servers' counters know. A statistic may be
     wrong by the share `lag`; the share `shared` of prompts may be in a cache.
     """
     good = [sample for sample in samples if not sample.error]
-    why = late(found, good, lag)
-    servers = found.get("kv_transfer", {}).get("servers", {})
+    why = late(results, good, lag)
+    servers = results.get("kv_transfer", {}).get("servers", {})
     for role, deltas in servers.items():
         cached, whole = (deltas.get(name, 0.0) for name in ("tokens_local_cache_hit", "prompt_tokens"))
         whole = whole or sum(value for name, value in deltas.items() if name.startswith("tokens_"))
@@ -63,7 +63,7 @@ def doubtful(found: Mapping[str, Any], samples: Sequence[Sample], lag: float, sh
     return why
 
 
-def late(found: Mapping[str, Any], good: Sequence[Sample], limit: float) -> list[str]:
+def late(results: Mapping[str, Any], good: Sequence[Sample], limit: float) -> list[str]:
     """Which statistics the client's own lateness may have changed by more than the share `limit`: each is
     made again of the earliest and of the latest times that the samples may have had.
     """
@@ -74,7 +74,7 @@ def late(found: Mapping[str, Any], good: Sequence[Sample], limit: float) -> list
         for of, least in LEAST_MS.items():
             if name == "itl" and of == "mean":
                 continue  # what one gap has too much, the next has too little: TPOT tells
-            if not len(value) or found[name].get(f"{of}_interval") == TOO_SMALL:
+            if not len(value) or results[name].get(f"{of}_interval") == TOO_SMALL:
                 continue
             at = _statistic(value, of)
             most = max(at - _statistic(low, of), _statistic(high, of) - at) * 1e3
@@ -102,8 +102,8 @@ def _bounds(good: Sequence[Sample]) -> dict[str, tuple[Any, Any, Any]]:
             columns["tpot"].append((sample.tpot - last / steps, sample.tpot, sample.tpot + first / steps))
         for gap, before, after in zip(sample.itl, late, late[1:], strict=False):
             columns["itl"].append((max(0.0, gap - after), gap, gap + before))
-    found = {}
+    bounds = {}
     for name, rows in columns.items():
         low, value, high = np.array(rows).reshape(-1, 3).T
-        found[name] = (low, value, high)
-    return found
+        bounds[name] = (low, value, high)
+    return bounds

@@ -31,11 +31,11 @@ class Unreadable(ValueError):
 
 def read(path: str | Path) -> Record:
     """Another client's result as a record of ours (result.schema.json). Raises Unreadable, OSError."""
-    found = _json(path)
-    for known, take in KNOWN:
-        if known <= _members(found):
+    document = _json(path)
+    for keys, take in KNOWN:
+        if keys <= _members(document):
             try:
-                return take(found, str(path))
+                return take(document, str(path))
             except (KeyError, IndexError, TypeError, AttributeError) as error:
                 what = f"{type(error).__name__}: {error}"
                 raise Unreadable(f"{path} is not in the known format of this client: {what}") from error
@@ -49,9 +49,9 @@ def _json(path: str | Path) -> Any:
         raise Unreadable(f"{path} is not JSON: {error}") from error
 
 
-def _members(found: Any) -> set[str]:
+def _members(document: Any) -> set[str]:
     """What a file's object has, or the first of a list of them."""
-    first = found[0] if isinstance(found, list) and found else found
+    first = document[0] if isinstance(document, list) and document else document
     return set(first) if isinstance(first, dict) else set()
 
 
@@ -99,58 +99,61 @@ def _broken_off(samples: Sequence[Sample]) -> None:
             )
 
 
-def _vllm(found: Any, path: str) -> Record:
+def _vllm(document: Any, path: str) -> Record:
     """`vllm bench serve --save-result --save-detailed`, as of vLLM 0.32.
 
     Its TTFT, ITL (by chunk) and latency are ours: from the start of a request, to the last token. Its TPOT is
     made from those by our definition. A request of which it knows no token has failed, though it may count
     it as completed.
     """
-    missing = {"ttfts", "itls", "output_lens", "errors"} - set(found)
+    missing = {"ttfts", "itls", "output_lens", "errors"} - set(document)
     if missing:
         raise Unreadable(f"{path} has no {', '.join(sorted(missing))}: write it with --save-detailed")
-    starts = found.get("start_times") or [0.0] * len(found["ttfts"])
+    starts = document.get("start_times") or [0.0] * len(document["ttfts"])
     samples = []
-    for number, ttft in enumerate(found["ttfts"]):
-        gaps, began = found["itls"][number], starts[number]
+    for number, ttft in enumerate(document["ttfts"]):
+        gaps, began = document["itls"][number], starts[number]
         last = ttft + sum(gaps)
         sample = Sample(number, 0.0, ttft, last, gaps, began=began, ended=began + last, chunks=len(gaps) + 1)
-        sample.prompt_tokens, sample.output_tokens = found["input_lens"][number], found["output_lens"][number]
-        if found["errors"][number]:
-            failed(sample, "connection", found["errors"][number].strip().splitlines()[-1])
+        sample.prompt_tokens, sample.output_tokens = (
+            document["input_lens"][number],
+            document["output_lens"][number],
+        )
+        if document["errors"][number]:
+            failed(sample, "connection", document["errors"][number].strip().splitlines()[-1])
         elif not sample.output_tokens or not ttft:
             failed(sample, "no_tokens", "counted as completed, but has no tokens")
         samples.append(sample)
     _broken_off(samples)
-    ended = time.mktime(time.strptime(found["date"], "%Y%m%d-%H%M%S"))
+    ended = time.mktime(time.strptime(document["date"], "%Y%m%d-%H%M%S"))
     return _record(
         "vllm bench serve",
         samples,
-        found["duration"],
+        document["duration"],
         ended,
-        model=found["model_id"],
-        backend=found["backend"],
-        rate=found["request_rate"],
-        concurrency=found.get("max_concurrency") or len(samples),
+        model=document["model_id"],
+        backend=document["backend"],
+        rate=document["request_rate"],
+        concurrency=document.get("max_concurrency") or len(samples),
     )
 
 
-def _guidellm(found: Any, path: str) -> Record:
+def _guidellm(document: Any, path: str) -> Record:
     """`guidellm run --output kind=json`, as of GuideLLM 0.8.1.
 
     A request begins there when its headers are written: the wait for a connection is not in its TTFT.
     Its "time per output token" has the TTFT in it, its "request latency" ends after [DONE]; ours are made
     from the single times it keeps. It keeps no gaps between chunks. What a time limit cut off is left out.
     """
-    if len(found["benchmarks"]) != 1:
+    if len(document["benchmarks"]) != 1:
         raise Unreadable(
-            f"{path} has {len(found['benchmarks'])} benchmarks, expected one: give --profile one rate"
+            f"{path} has {len(document['benchmarks'])} benchmarks, expected one: give --profile one rate"
         )
-    (benchmark,) = found["benchmarks"]
+    (benchmark,) = document["benchmarks"]
     requests, strategy = benchmark["requests"], benchmark["config"]["strategy"]
     samples = [
-        _of_guidellm(number, told)
-        for number, told in enumerate([*requests["successful"], *requests["errored"]])
+        _of_guidellm(number, fields)
+        for number, fields in enumerate([*requests["successful"], *requests["errored"]])
     ]
     _broken_off(samples)
     samples.sort(key=lambda sample: sample.began)
@@ -168,16 +171,16 @@ def _guidellm(found: Any, path: str) -> Record:
     )
 
 
-def _of_guidellm(number: int, told: Record) -> Sample:
-    times = told["info"]["timings"]
+def _of_guidellm(number: int, fields: Record) -> Sample:
+    times = fields["info"]["timings"]
     start, first, last = (
         times.get(name) for name in ("request_start", "first_token_iteration", "last_token_iteration")
     )
     sample = Sample(number, 0.0, began=start or times["queued"], ended=times.get("request_end") or 0.0)
-    sample.prompt_tokens = told.get("prompt_tokens") or 0
-    sample.output_tokens = told.get("output_tokens") or 0
+    sample.prompt_tokens = fields.get("prompt_tokens") or 0
+    sample.output_tokens = fields.get("output_tokens") or 0
     sample.chunks = times.get("token_iterations") or 0
-    problem = str(told["info"].get("error") or "")
+    problem = str(fields["info"].get("error") or "")
     if problem:
         return failed(sample, _kind_of(problem), problem)
     if not (start and first and last):
@@ -208,14 +211,14 @@ def _llmperf(found: Any, path: str) -> Record:
         raise Unreadable(f"{path}: expected LLMPerf's NAME{LLMPERF[0]}, beside NAME{LLMPERF[1]}")
     summary = _json(path.replace(*LLMPERF))
     samples = []
-    for number, told in enumerate(found):
-        sample = Sample(number, 0.0, told["ttft_s"], told["end_to_end_latency_s"])
-        sample.prompt_tokens = told["number_input_tokens"]
-        each = told["inter_token_latency_s"]
+    for number, fields in enumerate(found):
+        sample = Sample(number, 0.0, fields["ttft_s"], fields["end_to_end_latency_s"])
+        sample.prompt_tokens = fields["number_input_tokens"]
+        each = fields["inter_token_latency_s"]
         sample.output_tokens = sample.chunks = round(sample.e2e / each) if each else 0
-        if told["error_code"] is not None:
-            code, said = told["error_code"], str(told["error_msg"])
-            failed(sample, f"http_{code}" if code > 0 else "connection", said)
+        if fields["error_code"] is not None:
+            code, message = fields["error_code"], str(fields["error_msg"])
+            failed(sample, f"http_{code}" if code > 0 else "connection", message)
         elif not sample.chunks:
             failed(sample, "no_tokens", "no tokens")
         samples.append(sample)

@@ -159,8 +159,8 @@ class Record(Part):
 
 def schema() -> str:
     """The JSON Schema as text."""
-    found = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
-    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Record.model_json_schema()}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def bimodal(values: Sequence[float]) -> dict[str, Any]:
     """
     data = np.asarray(values, dtype=float)
     mean = float(data.mean()) if len(data) else 0.0
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "cv": float(data.std(ddof=1) / mean) if len(data) > 1 and mean else 0.0,
         "is_bimodal": False,
         "dip": None,
@@ -38,7 +38,7 @@ def bimodal(values: Sequence[float]) -> dict[str, Any]:
         "modes": [],
     }
     if len(data) < FEWEST or data.min() <= 0 or np.ptp(data) == 0:
-        return found
+        return result
     logs = np.sort(np.log(data))
     centres, spread, weight, likelihood = _two(logs)
     n = len(logs)
@@ -46,12 +46,12 @@ def bimodal(values: Sequence[float]) -> dict[str, Any]:
     gain = (2 * math.log(n) - 2 * one) - (4 * math.log(n) - 2 * likelihood)
     apart = (centres[1] - centres[0]) / max(spread, 1e-12) > APART
     if gain > SPLIT and apart and _gap(logs, centres) > spread:
-        found["is_bimodal"] = True
+        result["is_bimodal"] = True
     if n >= FEWEST_DIP:
-        _dip(found, data)
-    if found["is_bimodal"]:
-        found["modes"] = [[math.exp(centres[0]), 1 - weight], [math.exp(centres[1]), weight]]
-    return found
+        _dip(result, data)
+    if result["is_bimodal"]:
+        result["modes"] = [[math.exp(centres[0]), 1 - weight], [math.exp(centres[1]), weight]]
+    return result
 
 
 def _gap(logs: Any, centres: tuple[float, float]) -> float:
@@ -65,14 +65,14 @@ def _gap(logs: Any, centres: tuple[float, float]) -> float:
     return float(between.max()) if len(between) else 0.0
 
 
-def _dip(found: dict[str, Any], data: Any) -> None:
+def _dip(result: dict[str, Any], data: Any) -> None:
     try:
         import diptest  # type: ignore[import-not-found]
     except ImportError:
         return
     dip, p_value = diptest.diptest(data)
-    found["dip"], found["p_value"] = float(dip), float(p_value)
-    found["is_bimodal"] = found["is_bimodal"] or found["p_value"] < DIP_P
+    result["dip"], result["p_value"] = float(dip), float(p_value)
+    result["is_bimodal"] = result["is_bimodal"] or result["p_value"] < DIP_P
 
 
 def _two(logs: Any) -> tuple[tuple[float, float], float, float, float]:

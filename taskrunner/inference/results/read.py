@@ -18,41 +18,41 @@ class NoResult(ValueError):
 def load(path: str | Path) -> dict[str, Any]:
     """The record in a file. Raises NoResult, OSError."""
     try:
-        found = json.loads(Path(path).read_bytes())
+        document = json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise NoResult(f"{path}: not JSON ({error}); a result that was cut off cannot be read") from error
-    return record(found, str(path))
+    return record(document, str(path))
 
 
-def record(found: Any, path: str) -> dict[str, Any]:
+def record(document: Any, path: str) -> dict[str, Any]:
     """The record of what a file holds. Raises NoResult."""
-    if not isinstance(found, dict) or not {"version", "metadata", "results"} <= set(found):
+    if not isinstance(document, dict) or not {"version", "metadata", "results"} <= set(document):
         raise NoResult(
             f"{path}: not a measurement result; `taskrunner bench import {path}` reads those of other clients"
         )
-    if found["version"] == 1:
-        found = _of_version_1(found, path)
-    if found["version"] != VERSION:
+    if document["version"] == 1:
+        document = _of_version_1(document, path)
+    if document["version"] != VERSION:
         raise NoResult(
-            f"{path}: a result of version {found['version']!r}; this taskrunner reads up to {VERSION}"
+            f"{path}: a result of version {document['version']!r}; this taskrunner reads up to {VERSION}"
         )
     from pydantic import ValidationError
 
     from .model import Record
 
     try:
-        Record.model_validate(found)
+        Record.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise NoResult(f"{path}: {where}: {first['msg']} ({error.error_count()} problems)") from None
-    return dict(found)
+    return dict(document)
 
 
-def _of_version_1(found: dict[str, Any], path: str) -> dict[str, Any]:
+def _of_version_1(document: dict[str, Any], path: str) -> dict[str, Any]:
     """Seconds become milliseconds. It has no rows: gaps are not kept by request."""
     try:
-        results = dict(found["results"])
+        results = dict(document["results"])
         for name in (*DISTRIBUTIONS, "loop_lag", "send_delay"):
             if name in results:
                 results[name] = _in_ms(results[name])
@@ -78,18 +78,18 @@ def _of_version_1(found: dict[str, Any], path: str) -> dict[str, Any]:
             if old in moved:
                 moved[new] = moved.pop(old) * 1e3
         results["kv_transfer"] = moved
-        notes = [*found["metadata"].get("notes", ()), "a result of version 1: no rows, no circumstances"]
-        return {"version": VERSION, "metadata": {**found["metadata"], "notes": notes}, "results": results}
+        notes = [*document["metadata"].get("notes", ()), "a result of version 1: no rows, no circumstances"]
+        return {"version": VERSION, "metadata": {**document["metadata"], "notes": notes}, "results": results}
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise NoResult(f"{path}: not a whole result of version 1: {error}") from error
 
 
 def _in_ms(values: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"unit": "ms"}
+    figures: dict[str, Any] = {"unit": "ms"}
     for name, value in values.items():
         if name in SECONDS:
             value = value * 1e3
         elif name == "raw" or (name.endswith("_interval") and isinstance(value, list)):
             value = [None if each is None else each * 1e3 for each in value]
-        found[name] = value
-    return found
+        figures[name] = value
+    return figures

@@ -47,7 +47,7 @@ def result(
     tpots = [sample.tpot * 1e3 for sample in good if sample.tpot is not None]
     output = sum(sample.output_tokens for sample in good)
     prompt = sum(sample.prompt_tokens for sample in good)
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "ttft": _ms(summary(ttfts)),
         "tpot": _ms(summary(tpots)),
         "itl": _ms(summary_of_groups([[gap * 1e3 for gap in sample.itl] for sample in good])),
@@ -70,15 +70,15 @@ def result(
         ),
     }
     if lag is not None:
-        found["loop_lag"] = dict(lag)
+        results["loop_lag"] = dict(lag)
     if limits.slo:
-        found["goodput"] = _goodput(samples, limits.slo)
-        found["slo_ms"] = dict(limits.slo)
+        results["goodput"] = _goodput(samples, limits.slo)
+        results["slo_ms"] = dict(limits.slo)
     if deltas:
-        found["kv_transfer"] = transfer(deltas)
-    found["invalid_because"] = doubts.invalid(found, samples, limits.failures, disaggregated)
-    found["doubtful_because"] = doubts.doubtful(found, samples, limits.lag, limits.shared)
-    return judged(found)
+        results["kv_transfer"] = transfer(deltas)
+    results["invalid_because"] = doubts.invalid(results, samples, limits.failures, disaggregated)
+    results["doubtful_because"] = doubts.doubtful(results, samples, limits.lag, limits.shared)
+    return judged(results)
 
 
 def judged(results: dict[str, Any]) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def transfer(servers: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     for role, deltas in servers.items():
         if role.startswith("decode"):
             decode.update(deltas)
-    found: dict[str, Any] = {
+    moved: dict[str, Any] = {
         name: decode[counter] * unit for name, (counter, unit) in MOVED.items() if counter in decode
     }
-    found["external_tokens"] = float(decode["tokens_external_kv_transfer"])
-    found["computed_on_decode"] = float(decode["tokens_local_compute"])
+    moved["external_tokens"] = float(decode["tokens_external_kv_transfer"])
+    moved["computed_on_decode"] = float(decode["tokens_local_compute"])
     for name in doubts.WRONG:
-        found[name] = sum(deltas.get(name, 0.0) for deltas in servers.values())
-    found["servers"] = {role: dict(deltas) for role, deltas in servers.items()}
-    return found
+        moved[name] = sum(deltas.get(name, 0.0) for deltas in servers.values())
+    moved["servers"] = {role: dict(deltas) for role, deltas in servers.items()}
+    return moved

@@ -22,18 +22,18 @@ def summary(values: Sequence[float], raw: bool = True) -> dict[str, Any]:
     (percentile method, 2,000 resamples, a fixed seed), those of other percentiles are of order statistics.
     """
     data = np.asarray(values, dtype=float)
-    found = _figures(data)
+    figures = _figures(data)
     if 1 < len(data) <= MOST_RESAMPLED:
         resamples = np.random.default_rng(0).choice(data, (2000, len(data)))
-        found["mean_interval"] = middle(resamples.mean(axis=1))
-        found["p50_interval"] = middle(np.median(resamples, axis=1))
+        figures["mean_interval"] = middle(resamples.mean(axis=1))
+        figures["p50_interval"] = middle(np.median(resamples, axis=1))
     ordered = np.sort(data)
     for p in PERCENTILES[1:]:
         if len(data):
-            found[f"p{p}_interval"] = percentile_interval(ordered, p / 100)
+            figures[f"p{p}_interval"] = percentile_interval(ordered, p / 100)
     if raw and len(data):
-        found["raw"] = [round(float(value), 6) for value in data]
-    return found
+        figures["raw"] = [round(float(value), 6) for value in data]
+    return figures
 
 
 def summary_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -42,16 +42,16 @@ def summary_of_groups(groups: Sequence[Sequence[float]]) -> dict[str, Any]:
     """
     parts = [np.asarray(group, dtype=float) for group in groups if len(group)]
     data = np.concatenate(parts) if parts else np.empty(0)
-    found = _figures(data)
+    figures = _figures(data)
     if not len(data):
-        return found
+        return figures
     names = ["mean", *(f"p{p}" for p in PERCENTILES)]
     if len(parts) < FEWEST_GROUPS:
-        return {**found, **{f"{name}_interval": TOO_SMALL for name in names}}
+        return {**figures, **{f"{name}_interval": TOO_SMALL for name in names}}
     # A percentile of few groups has no interval that holds; of large ones, fewer resamples do.
     n = max(200, min(2000, 40_000_000 // len(data)))
     values = resampled(parts, lambda all: np.array([all.mean(), *np.percentile(all, PERCENTILES)]), n)
-    return {**found, **{f"{name}_interval": middle(values[:, i]) for i, name in enumerate(names)}}
+    return {**figures, **{f"{name}_interval": middle(values[:, i]) for i, name in enumerate(names)}}
 
 
 def _figures(data: Any) -> dict[str, Any]:

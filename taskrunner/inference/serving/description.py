@@ -57,12 +57,12 @@ class Server:
     extra: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name, value, known in (
+        for name, value, allowed in (
             ("mode", self.mode, get_args(Mode)),
             ("platform", self.platform, get_args(Platform)),
         ):
-            if value not in known:
-                raise Refused(f"{name} {value!r}: expected one of {', '.join(known)}")
+            if value not in allowed:
+                raise Refused(f"{name} {value!r}: expected one of {', '.join(allowed)}")
         if not self.model:
             raise Refused("no model is given")
 

@@ -18,10 +18,10 @@ def fabric(name: str) -> dict[str, Any]:
     """
     path = FABRICS / f"{name}.json"
     if "/" in name or not path.is_file():
-        known = ", ".join(sorted(file.stem for file in FABRICS.glob("*.json")))
-        raise Refused(f"fabric {name!r}: expected one of {known}")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+        names = ", ".join(sorted(file.stem for file in FABRICS.glob("*.json")))
+        raise Refused(f"fabric {name!r}: expected one of {names}")
+    settings: dict[str, Any] = json.loads(path.read_text())
+    return settings
 
 
 def tuned(path: str, name: str, prompt_tokens: int) -> dict[str, str]:

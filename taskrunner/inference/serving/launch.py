@@ -88,14 +88,14 @@ def launch(server: Server, python: str = "python3") -> Launch:
 def _without(argv: list[str], extra: tuple[str, ...]) -> list[str]:
     """The arguments with those that are given beside them, without an option that is given there."""
     given = {word.partition("=")[0] for word in extra if word.startswith("--")}
-    found: list[str] = []
+    kept: list[str] = []
     skipping = False
     for word in argv:
         option = word.startswith("--")
         skipping = word in given if option else skipping
         if not skipping:
-            found.append(word)
-    return [*found, *extra]
+            kept.append(word)
+    return [*kept, *extra]
 
 
 def _program(server: Server, python: str) -> list[str]:
@@ -129,7 +129,7 @@ def _length(server: Server, warnings: list[str]) -> int:
 
 def _yarn(server: Server, length: int) -> dict[str, Any]:
     factor = max(4.0, -(-length // server.native_len))
-    found: dict[str, Any] = {
+    scaling: dict[str, Any] = {
         "rope_parameters": {
             "rope_type": "yarn",
             "factor": factor,
@@ -138,13 +138,13 @@ def _yarn(server: Server, length: int) -> dict[str, Any]:
         }
     }
     if has(server.vllm, "max_position_embeddings_for_yarn"):
-        found["max_position_embeddings"] = length
-    return found
+        scaling["max_position_embeddings"] = length
+    return scaling
 
 
 def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
-    about = fabric(server.fabric)
-    extra: dict[str, Any] = {"backends": [about["backend"]], **about.get("extra_config", {})}
+    settings = fabric(server.fabric)
+    extra: dict[str, Any] = {"backends": [settings["backend"]], **settings.get("extra_config", {})}
     if has(server.vllm, "kv_lease_duration"):
         extra["kv_lease_duration"] = server.lease
     if server.cross_layers:
@@ -153,7 +153,7 @@ def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
                 f"vLLM {server.vllm} no longer has enable_cross_layers_blocks and would silently ignore it"
             )
         extra["enable_cross_layers_blocks"] = "True"
-    device = server.kv_buffer_device or about["kv_buffer_device"]
+    device = server.kv_buffer_device or settings["kv_buffer_device"]
     if server.platform == "gpu" and server.fabric == "cpu":
         raise Refused("the fabric cpu is for servers without a GPU: use tcp, or tcp-host")
     if server.platform == "cpu" and device != "cpu":
@@ -165,15 +165,15 @@ def _transfer(server: Server, warnings: list[str]) -> dict[str, Any]:
             f"fabric {server.fabric}: vLLM stages the KV cache in host memory, which takes most of the time"
             " to the first token; measurements are of that, too"
         )
-    found: dict[str, Any] = {
+    config: dict[str, Any] = {
         "kv_connector": "NixlConnector",
         "kv_role": f"kv_{server.mode}",
         "kv_buffer_device": device,
         "kv_connector_extra_config": extra,
     }
     if has(server.vllm, "recompute_is_the_default"):
-        found["kv_load_failure_policy"] = "fail"  # else decode computes a prompt itself, unseen
-    return found
+        config["kv_load_failure_policy"] = "fail"  # else decode computes a prompt itself, unseen
+    return config
 
 
 def _environment(server: Server) -> dict[str, str]:
@@ -203,12 +203,12 @@ def _environment(server: Server) -> dict[str, str]:
 
 def service(server: Server, python: str = "python3") -> dict[str, Any]:
     """The `service` of a step that runs it."""
-    found = launch(server, python)
+    plan = launch(server, python)
     health = f"http://{bracketed(server.address)}:{server.listens}/health"
     return {
         "name": f"vllm-{server.mode}",
-        "command": found.argv,
-        "env": found.env,
+        "command": plan.argv,
+        "env": plan.env,
         "fail_on": list(FAIL_ON),
         "ready": {"http": health, "timeout": READY_TIMEOUT},
     }

@@ -25,9 +25,9 @@ def cap(model: str, gpu: str, tensor_parallel: int) -> int:
     """The longest that is known to fit this GPU (at 0.9 of its memory); 0: not known."""
     return next(
         (
-            int(known["max_model_len"])
-            for known in _caps()
-            if known["model"] in model and known["gpu"] in gpu and known["tensor_parallel"] == tensor_parallel
+            int(entry["max_model_len"])
+            for entry in _caps()
+            if entry["model"] in model and entry["gpu"] in gpu and entry["tensor_parallel"] == tensor_parallel
         ),
         0,
     )
@@ -35,8 +35,8 @@ def cap(model: str, gpu: str, tensor_parallel: int) -> int:
 
 @cache
 def _caps() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(Path(__file__).with_name("caps.json").read_text())
-    return found
+    caps: list[dict[str, Any]] = json.loads(Path(__file__).with_name("caps.json").read_text())
+    return caps
 
 
 def kv_bytes(layers: int, kv_heads: int, head_dim: int, dtype: str = "bfloat16") -> int:
@@ -46,11 +46,11 @@ def kv_bytes(layers: int, kv_heads: int, head_dim: int, dtype: str = "bfloat16")
 
 def kv_bytes_of(config: str | Path) -> int:
     """The same, of a model's config.json. Raises OSError, KeyError."""
-    about = json.loads(Path(config).read_text())
-    heads = about["num_attention_heads"]
+    model = json.loads(Path(config).read_text())
+    heads = model["num_attention_heads"]
     return kv_bytes(
-        about["num_hidden_layers"],
-        about.get("num_key_value_heads", heads),
-        about.get("head_dim") or about["hidden_size"] // heads,
-        about.get("dtype") or about.get("torch_dtype") or "bfloat16",
+        model["num_hidden_layers"],
+        model.get("num_key_value_heads", heads),
+        model.get("head_dim") or model["hidden_size"] // heads,
+        model.get("dtype") or model.get("torch_dtype") or "bfloat16",
     )

@@ -59,36 +59,36 @@ def main(args: argparse.Namespace) -> int:
     """Become the server; 2 when it would not start."""
     try:
         server = described(args)
-        found = launch(server, sys.executable)
+        plan = launch(server, sys.executable)
     except (Refused, ValueError) as error:
         print(f"serve: {error}", file=sys.stderr)
         return USAGE
-    for warning in found.warnings:
+    for warning in plan.warnings:
         print(f"serve: warning: {warning}", file=sys.stderr)
-    said = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(found.env.items()))
-    print(f"{said} {shlex.join(found.argv)}", flush=True)
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(plan.env.items()))
+    print(f"{variables} {shlex.join(plan.argv)}", flush=True)
     if args.shown:
         return 0
     record = os.path.join(os.environ.get("TASKRUNNER_SERVICE", ""), "launch.json")
     if os.environ.get("SERVE_FITS"):
         needed = server.max_model_len or server.prompt_tokens + server.output_tokens
-        return 0 if fits(_record(found), needed, _read(record)) else DIFFERENT
-    os.environ.update(found.env)
+        return 0 if fits(_record(plan), needed, _read(record)) else DIFFERENT
+    os.environ.update(plan.env)
     os.environ.pop("VLLM_ARGUMENTS", None)  # vLLM warns of variables with its prefix that it does not know
     if args.parse:
-        return _parsed(found.argv)
+        return _parsed(plan.argv)
     if os.environ.get("TASKRUNNER_SERVICE"):
         with open(record, "w") as file:
-            json.dump(_record(found), file)
+            json.dump(_record(plan), file)
     sys.stderr.flush()
     read_ahead(server.model)
-    return os.execvp(found.argv[0], found.argv)
+    return os.execvp(plan.argv[0], plan.argv)
 
 
-def _record(found: Launch) -> dict[str, Any]:
+def _record(plan: Launch) -> dict[str, Any]:
     """What a server is started with; of its API key only a digest, which tells another key."""
     key = hashlib.sha256(os.environ.get(VLLM_KEY, "").encode()).hexdigest()
-    return {"argv": found.argv, "env": found.env, "api_key": key}
+    return {"argv": plan.argv, "env": plan.env, "api_key": key}
 
 
 def fits(wanted: dict[str, Any], needed: int, running: object) -> bool:
@@ -140,13 +140,13 @@ def described(args: argparse.Namespace) -> Server:
     if native:
         given.setdefault("native_len", native)
     if args.platform != "cpu":
-        found = gpus.names()
-        given.setdefault("gpu", found[0] if found else "")
+        gpu_names = gpus.names()
+        given.setdefault("gpu", gpu_names[0] if gpu_names else "")
         each = int(str(given.get("tensor_parallel", 1)))
         together = bool(args.peer) and args.peer == str(given.get("address", ""))
         chosen = gpus.place(
             str(given.get("mode", "unified")),
-            gpus.usable(len(found)),
+            gpus.usable(len(gpu_names)),
             each,
             str(given.get("gpus", "")),
             args.peer_gpus if together else None,
@@ -163,8 +163,8 @@ def described(args: argparse.Namespace) -> Server:
 def _native_len(model: str) -> int | None:
     """How long a model was made for, as its config.json says; None where that is not here."""
     try:
-        about = json.loads(Path(model, "config.json").read_text())
-        return int((about.get("text_config") or about)["max_position_embeddings"])
+        config = json.loads(Path(model, "config.json").read_text())
+        return int((config.get("text_config") or config)["max_position_embeddings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -10,8 +10,8 @@ from typing import Any
 
 @cache
 def _table() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(__file__).with_name("versions.json").read_text())
-    return found
+    table: dict[str, Any] = json.loads(Path(__file__).with_name("versions.json").read_text())
+    return table
 
 
 def number(version: str) -> tuple[int, int]:
@@ -22,18 +22,18 @@ def number(version: str) -> tuple[int, int]:
 
 def has(version: str, feature: str) -> bool:
     """Whether this version has it."""
-    about, found = _table()["features"][feature], number(version)
-    since, until = about.get("since"), about.get("until")
-    return (since is None or found >= number(since)) and (until is None or found <= number(until))
+    entry, parsed = _table()["features"][feature], number(version)
+    since, until = entry.get("since"), entry.get("until")
+    return (since is None or parsed >= number(since)) and (until is None or parsed <= number(until))
 
 
 def doubt_about(version: str) -> str:
     """Why it is not sure that what is known of versions holds for this one; "" where it is."""
-    table, found = _table(), number(version)
-    if found < number(table["oldest"]):
+    table, parsed = _table(), number(version)
+    if parsed < number(table["oldest"]):
         return f"vLLM {version} is older than {table['oldest']}, the oldest version known here"
-    if found > number(table["newest"]):
+    if parsed > number(table["newest"]):
         return f"vLLM {version} is newer than {table['newest']}, the newest version known here"
-    if any(found == number(unseen) for unseen in table["unseen"]):
+    if any(parsed == number(unseen) for unseen in table["unseen"]):
         return f"vLLM {version} is assumed to behave like the versions around it"
     return ""

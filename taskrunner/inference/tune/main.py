@@ -66,13 +66,13 @@ def main(args: argparse.Namespace) -> int:
     from . import transfer
 
     try:
-        about = fabric(args.fabric)
+        settings = fabric(args.fabric)
         per_token = kv_bytes_of(Path(args.model, "config.json"))
     except Refused as error:
         return _say(str(error), USAGE)
     except (OSError, ValueError, KeyError) as error:
         return _say(f"{args.model}: cannot read config.json: {error}", USAGE)
-    if "LD_PRELOAD" in about["env"]:
+    if "LD_PRELOAD" in settings["env"]:
         return _say(
             f"fabric {args.fabric} needs LD_PRELOAD, which is not for processes that run already", USAGE
         )
@@ -80,16 +80,16 @@ def main(args: argparse.Namespace) -> int:
         import torch  # type: ignore[import-not-found]  # before the processes are forked
     except ImportError:
         return _say("this needs torch and nixl: run it with the Python of vLLM's environment", USAGE)
-    count = torch.cuda.device_count() if about["kv_buffer_device"] == "cuda" else 0
-    if about["kv_buffer_device"] == "cuda" and not count:
+    count = torch.cuda.device_count() if settings["kv_buffer_device"] == "cuda" else 0
+    if settings["kv_buffer_device"] == "cuda" and not count:
         return _say(f"fabric {args.fabric} reads from GPUs, and there is none", USAGE)
     gpus = args.gpus or (0, max(0, count - 1))
     sizes = {tokens * per_token: tokens for tokens in args.prompt_tokens}
-    variants = {AS_IT_IS: {}, **json.loads(VARIANTS.read_text()).get(about["counted_by"], {})}
+    variants = {AS_IT_IS: {}, **json.loads(VARIANTS.read_text()).get(settings["counted_by"], {})}
     rows: list[dict[str, Any]] = []
     for name, more in variants.items():
-        env = {**about["env"], **more, "NIXL_LOG_LEVEL": "ERROR"}
-        setup = transfer.Setup(about["backend"], about["kv_buffer_device"], gpus, args.descriptor, env)
+        env = {**settings["env"], **more, "NIXL_LOG_LEVEL": "ERROR"}
+        setup = transfer.Setup(settings["backend"], settings["kv_buffer_device"], gpus, args.descriptor, env)
         row: dict[str, Any] = {"name": name, "env": more, "transfer_ms": {}}
         try:
             for size, times in transfer.measure(setup, list(sizes), args.repeats).items():

@@ -44,15 +44,15 @@ def measure(setup: Setup, sizes: Sequence[int], repeats: int) -> dict[int, list[
         workers.append(context.Process(target=_side, args=(_serve, theirs, setup, whole, 0)))
         workers[0].start()
         theirs.close()
-        about = _received(ours, workers[0])
+        described = _received(ours, workers[0])
         reader, answers = context.Pipe()  # not before: a process that has it, too, would keep it open
         workers.append(
-            context.Process(target=_side, args=(_read, answers, setup, whole, 1, about, sizes, repeats))
+            context.Process(target=_side, args=(_read, answers, setup, whole, 1, described, sizes, repeats))
         )
         workers[1].start()
         answers.close()
-        found: dict[int, list[float]] = _received(reader, workers[1])
-        return found
+        times: dict[int, list[float]] = _received(reader, workers[1])
+        return times
     finally:
         for worker in workers:
             worker.kill()
@@ -98,9 +98,9 @@ def _serve(end: Connection, agent: Any, memory: Any, setup: Setup) -> None:
 
 
 def _read(
-    end: Connection, agent: Any, memory: Any, setup: Setup, about: Any, sizes: Sequence[int], repeats: int
+    end: Connection, agent: Any, memory: Any, setup: Setup, described: Any, sizes: Sequence[int], repeats: int
 ) -> None:
-    metadata, there = about
+    metadata, there = described
     peer = agent.add_remote_agent(metadata)
     kind = "VRAM" if setup.memory == "cuda" else "DRAM"
 

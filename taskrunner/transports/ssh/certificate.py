@@ -70,14 +70,16 @@ def check(endpoint: Endpoint, blob: bytes, authorities: Sequence[PKey], revoked:
         raise wrong(f"{name!r} is expired or not yet valid; check the clock")
     if critical:
         raise wrong("it has an unsupported critical option")
-    if principals and not any(fnmatchcase(endpoint.name.lower(), known.lower()) for known in principals):
+    if principals and not any(
+        fnmatchcase(endpoint.name.lower(), principal.lower()) for principal in principals
+    ):
         raise wrong(f"it is for {', '.join(principals)}, not {endpoint.name}")
 
 
 def _texts(message: Message) -> list[str]:
-    found = []
+    texts = []
     while message.get_remainder():
-        found.append(message.get_text())
-        if len(found) > 1000:
+        texts.append(message.get_text())
+        if len(texts) > 1000:
             raise ValueError("truncated list")
-    return found
+    return texts

@@ -63,18 +63,18 @@ def config_of(alias: str, port: int | None, user: str | None, config: Path | Non
     """The settings for a host by their names in small letters, each with its values. Raises UsageError."""
     program = shutil.which("ssh")
     home = Path("~/.ssh/config").expanduser()
-    found = _asked(program, alias, port, user, config or _own(home)) if program else None
-    if found is None:
-        found = _read(alias, user, config or home)
+    settings = _asked(program, alias, port, user, config or _own(home)) if program else None
+    if settings is None:
+        settings = _read(alias, user, config or home)
     if port:
-        found["port"] = [str(port)]
+        settings["port"] = [str(port)]
     for name, harmless in UNSUPPORTED.items():
-        if found.get(name, [harmless])[0].lower() != harmless:
+        if settings.get(name, [harmless])[0].lower() != harmless:
             raise UsageError(
-                f"{config or home}: {name} {found[name][0]} for {alias} is not supported",
+                f"{config or home}: {name} {settings[name][0]} for {alias} is not supported",
                 "remove it, or use a ProxyCommand that does the same",
             )
-    return found
+    return settings
 
 
 def _own(home: Path) -> Path | None:
@@ -119,31 +119,33 @@ def _asked(
     except OSError:
         return None
     if done.returncode != 0:
-        said = [line for line in done.stderr.splitlines() if "seudo-terminal" not in line]
-        if any(NO_NAME in line for line in said):
+        errors = [line for line in done.stderr.splitlines() if "seudo-terminal" not in line]
+        if any(NO_NAME in line for line in errors):
             return None
         raise UsageError(
-            "; ".join(said[:-1] or said) or f"`ssh -G {alias}` fails", f"run `ssh -G {alias}` to see it"
+            "; ".join(errors[:-1] or errors) or f"`ssh -G {alias}` fails", f"run `ssh -G {alias}` to see it"
         )
-    found: Settings = {}
+    settings: Settings = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition(" ")
         if name in REPEATABLE:
-            found.setdefault(name, []).append(value)
+            settings.setdefault(name, []).append(value)
         else:
-            found[name] = [value]
+            settings[name] = [value]
     if config is not None:
         # Its defaults are in the home that ssh knows of.
         theirs = f"{_home_of_ssh()}/.ssh/"
-        found = {name: [text.replace(theirs, "~/.ssh/") for text in values] for name, values in found.items()}
-    return found
+        settings = {
+            name: [text.replace(theirs, "~/.ssh/") for text in values] for name, values in settings.items()
+        }
+    return settings
 
 
 def _read(alias: str, user: str | None, path: Path) -> Settings:
     """The settings as this reads them: `Host`, `Include` and READ_HERE. Raises UsageError for what would
     mean something else to ssh.
     """
-    found: Settings = {"user": [user]} if user else {}
+    settings: Settings = {"user": [user]} if user else {}
     for where, name, value in _lines(path, alias, 0):
         if OTHER.fullmatch(name):
             raise UsageError(
@@ -151,15 +153,15 @@ def _read(alias: str, user: str | None, path: Path) -> Settings:
                 "install the OpenSSH client, or remove the line",
             )
         if name in REPEATABLE:
-            found.setdefault(name, []).append(value)
-        elif name in READ_HERE and not (name in ("proxyjump", "proxycommand") and found.keys() & PROXIES):
-            found.setdefault(name, [value])
-    port = found.get("port", ["22"])[0]
+            settings.setdefault(name, []).append(value)
+        elif name in READ_HERE and not (name in ("proxyjump", "proxycommand") and settings.keys() & PROXIES):
+            settings.setdefault(name, [value])
+    port = settings.get("port", ["22"])[0]
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise UsageError(f"{path}: the port of {alias} is {port!r}, not a number from 1 to 65535")
-    if "hostname" in found:
-        found["hostname"] = [expand(found["hostname"][0], {"h": alias, "%": "%"}, "hostname")]
-    return found
+    if "hostname" in settings:
+        settings["hostname"] = [expand(settings["hostname"][0], {"h": alias, "%": "%"}, "hostname")]
+    return settings
 
 
 PROXIES = {"proxyjump", "proxycommand"}
@@ -195,12 +197,12 @@ def _lines(path: Path, alias: str, depth: int) -> Iterator[tuple[str, str, str]]
 
 def _words(text: str) -> list[str]:
     """The words of a line: quoted ones are one; from a # on it is a comment (ssh_config(5))."""
-    found = []
+    words = []
     for quoted, bare in re.findall(r'"([^"]*)"|(\S+)', text):
         if bare.startswith("#"):
             break
-        found.append(bare or quoted)
-    return found
+        words.append(bare or quoted)
+    return words
 
 
 def _meant(alias: str, patterns: list[str]) -> bool:
@@ -214,14 +216,14 @@ def _meant(alias: str, patterns: list[str]) -> bool:
 def expand(text: str, tokens: Mapping[str, str], name: str, *, variables: bool = True) -> str:
     """A text with its tokens (`%h`) and variables (`${HOME}`) replaced. Raises UsageError."""
 
-    def token(found: re.Match[str]) -> str:
-        if found[1] is not None:
-            if found[1] not in os.environ:
-                raise UsageError(f"~/.ssh/config: {name} {text}: ${found[1]} is not set in the environment")
-            return os.environ[found[1]]
-        if found[2] not in tokens:
-            raise UsageError(f"~/.ssh/config: {name} {text}: %{found[2]} is not supported here")
-        return tokens[found[2]]
+    def token(match: re.Match[str]) -> str:
+        if match[1] is not None:
+            if match[1] not in os.environ:
+                raise UsageError(f"~/.ssh/config: {name} {text}: ${match[1]} is not set in the environment")
+            return os.environ[match[1]]
+        if match[2] not in tokens:
+            raise UsageError(f"~/.ssh/config: {name} {text}: %{match[2]} is not supported here")
+        return tokens[match[2]]
 
     variable = r"\$\{(\w+)\}" if variables else r"(?!)()"
     return re.sub(variable + r"|%(.?)", token, text)

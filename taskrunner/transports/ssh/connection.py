@@ -62,12 +62,12 @@ class Heard:
 class LastWords(logging.Handler):
     """Hears why the other end disconnects: the library tells that to its log alone."""
 
-    said = ""
+    text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if text.startswith("Disconnect (code"):
-            self.said = text.partition("): ")[2].strip()[:300]
+            self.text = text.partition("): ")[2].strip()[:300]
 
 
 class Lost(TargetError):
@@ -122,10 +122,10 @@ def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) ->
         if transport is not None:
             transport.close()
         if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
-            said = _last_line(proxy_errors) or words.said or (sock.words() if sock is not None else "")
-            raise _explained(endpoint, error, timeout, said) from error
-        if isinstance(error, TargetError) and words.said:
-            raise type(error)(f"{error}: {words.said}", error.hint) from error
+            cause = _last_line(proxy_errors) or words.text or (sock.words() if sock is not None else "")
+            raise _explained(endpoint, error, timeout, cause) from error
+        if isinstance(error, TargetError) and words.text:
+            raise type(error)(f"{error}: {words.text}", error.hint) from error
         raise
     finally:
         if proxy_errors is not None:
@@ -194,10 +194,10 @@ def _jump(hops: tuple[str, ...], target: Endpoint, timeout: float, behind: tuple
     if hops[:-1]:
         host = host._replace(proxy_jump=hops[:-1], proxy_command="")
     with _jump_locks.setdefault(host, threading.Lock()):
-        known = _jumps.get(host)
-        if known is None or not known.is_active():
-            known = _jumps[host] = connect(host, timeout, behind)
-        return known
+        jump = _jumps.get(host)
+        if jump is None or not jump.is_active():
+            jump = _jumps[host] = connect(host, timeout, behind)
+        return jump
 
 
 def _last_line(errors: IO[bytes] | None) -> str:
@@ -220,12 +220,12 @@ NETWORK = {
 }
 
 
-def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: str) -> TargetError:
+def _explained(endpoint: Endpoint, error: BaseException, timeout: float, words: str) -> TargetError:
     """What went wrong with a connection, and what to do about it."""
     import paramiko
 
     if endpoint.proxy_command:
-        what, hint = f"its ProxyCommand failed: {said or error}", endpoint.proxy_command
+        what, hint = f"its ProxyCommand failed: {words or error}", endpoint.proxy_command
     elif isinstance(error, socket.gaierror):
         what, hint = (
             f"cannot resolve the name {endpoint.host} ({error.strerror})",
@@ -243,10 +243,10 @@ def _explained(endpoint: Endpoint, error: BaseException, timeout: float, said: s
         what, hint = NETWORK[error.errno]
     elif "banner" in str(error) or isinstance(error, (EOFError, ConnectionResetError, BrokenPipeError)):
         what = "it closed the connection before authentication, or is not an SSH server"
-        what += f"; it says: {said}" if said else ""
+        what += f"; it says: {words}" if words else ""
         hint = "check the port; sshd may be overloaded (MaxStartups): see its log"
         # What it says on purpose is not asked for again and again.
-        kind = TargetError if said and OVERLOADED not in said else Lost
+        kind = TargetError if words and OVERLOADED not in words else Lost
         return kind(f"{endpoint}: {what}", hint)
     else:
         what, hint = f"no SSH connection: {error or type(error).__name__}", ""

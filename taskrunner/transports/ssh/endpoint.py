@@ -74,16 +74,16 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
     What the target says wins over the file. Raises UsageError.
     """
     alias, port, user = parse(target)
-    known = config_of(alias, port, user, config)
-    host = _one(known, "hostname") or alias
-    found_port, found_user = int(_one(known, "port") or 22), user or _one(known, "user") or _own_name()
-    jump = _one(known, "proxyjump")
-    tokens = _tokens(alias, host, found_port, found_user, _one(known, "hostkeyalias") or host, jump)
+    settings = config_of(alias, port, user, config)
+    host = _one(settings, "hostname") or alias
+    found_port, found_user = int(_one(settings, "port") or 22), user or _one(settings, "user") or _own_name()
+    jump = _one(settings, "proxyjump")
+    tokens = _tokens(alias, host, found_port, found_user, _one(settings, "hostkeyalias") or host, jump)
 
     def expanded(name: str, *default: str) -> list[str]:
-        return [expand(text, tokens, name) for text in known.get(name, default) if text.lower() != "none"]
+        return [expand(text, tokens, name) for text in settings.get(name, default) if text.lower() != "none"]
 
-    agent = known.get("identityagent", ["SSH_AUTH_SOCK"])[0]
+    agent = settings.get("identityagent", ["SSH_AUTH_SOCK"])[0]
     if agent == "SSH_AUTH_SOCK":
         agent = os.environ.get("SSH_AUTH_SOCK", "")
     elif agent.lower() == "none":
@@ -93,10 +93,10 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
     hosts = [
         path
         for name in ("userknownhostsfile", "globalknownhostsfile")
-        for value in known.get(name, DEFAULTS[name])
+        for value in settings.get(name, DEFAULTS[name])
         for path in _paths(value)
     ]
-    command = _one(known, "proxycommand")
+    command = _one(settings, "proxycommand")
     return Endpoint(
         alias=alias,
         host=host,
@@ -107,15 +107,16 @@ def resolve(target: str, *, accept_new: bool = False, config: Path | None = None
             for path in expanded("identityfile", *(f"~/.ssh/{name}" for name in KEY_NAMES))
         ),
         certificate_files=tuple(os.path.expanduser(path) for path in expanded("certificatefile")),
-        identities_only=_one(known, "identitiesonly") == "yes",
+        identities_only=_one(settings, "identitiesonly") == "yes",
         identity_agent=os.path.expanduser(expand(agent, tokens, "identityagent")),
         proxy_jump=tuple(part.strip() for part in jump.split(",")) if jump else (),
         proxy_command=expand(command, tokens, "proxycommand", variables=False) if command else "",
         known_hosts=tuple(os.path.expanduser(expand(path, tokens, "userknownhostsfile")) for path in hosts),
-        host_key_alias=_one(known, "hostkeyalias"),
+        host_key_alias=_one(settings, "hostkeyalias"),
         # `no` would also take a key that has changed; that is never done here.
         accept_asked=accept_new,
-        accept_new=accept_new or _one(known, "stricthostkeychecking") in ("accept-new", "no", "off", "false"),
+        accept_new=accept_new
+        or _one(settings, "stricthostkeychecking") in ("accept-new", "no", "off", "false"),
     )
 
 
@@ -125,8 +126,8 @@ DEFAULTS = {
 }
 
 
-def _one(known: Mapping[str, list[str]], name: str) -> str:
-    value = known.get(name, [""])[0]
+def _one(settings: Mapping[str, list[str]], name: str) -> str:
+    value = settings.get(name, [""])[0]
     return "" if value.lower() == "none" else value
 
 

@@ -17,8 +17,8 @@ def send(session: Session, root: str, files: Files) -> int:
 
     Raises Busy, UsageError, StateError, Lost.
     """
-    found = session.request("missing", root=root, files=[file for _, file in files])
-    wanted = replies.missing(session.name, found, files)
+    reply = session.request("missing", root=root, files=[file for _, file in files])
+    wanted = replies.missing(session.name, reply, files)
     numbers: set[int] = set()
     for index, offset in wanted:
         path, file = files[index]

@@ -77,17 +77,17 @@ def _begun(channel: Channel, node: Node) -> dict[str, Any]:
     )
     channel.settimeout(node.timeout)
     channel.sendall(repr(program).encode() + b"\n")
-    word, about = _word(channel, node)
+    word, detail = _word(channel, node)
     if word == "need":
         log.info("engine.shipped", node=str(node.endpoint), digest=digest, bytes=len(data))
         channel.sendall(data)
-        word, about = _word(channel, node)
+        word, detail = _word(channel, node)
     if word == "failed":
-        raise refused(str(node.endpoint), node.python, about)
-    about = replies.known(str(node.endpoint), about, replies.HELLO)
-    if about["version"] != VERSION:
-        raise TargetError(f"{node.endpoint}: its engine is version {about['version']}, not {VERSION}")
-    return about
+        raise refused(str(node.endpoint), node.python, detail)
+    detail = replies.known(str(node.endpoint), detail, replies.HELLO)
+    if detail["version"] != VERSION:
+        raise TargetError(f"{node.endpoint}: its engine is version {detail['version']}, not {VERSION}")
+    return detail
 
 
 def _word(channel: Channel, node: Node) -> tuple[str, dict[str, Any]]:
@@ -95,13 +95,13 @@ def _word(channel: Channel, node: Node) -> tuple[str, dict[str, Any]]:
     data = b""
     deadline = time.monotonic() + node.timeout
     while True:
-        found = WORD.search(data)
-        if found:
+        match = WORD.search(data)
+        if match:
             try:
-                about = loads(found[2])
+                detail = loads(match[2])
             except ValueError as error:
                 raise replies.strange(str(node.endpoint), error) from error
-            return found[1].decode(), about if isinstance(about, dict) else {}
+            return match[1].decode(), detail if isinstance(detail, dict) else {}
         if time.monotonic() > deadline:
             raise TimeoutError
         piece = channel.recv(BLOCK)
@@ -117,8 +117,8 @@ def _no_engine(channel: Channel, node: Node, printed: bytes) -> TargetError:
     with contextlib.suppress(TimeoutError):
         while len(errors) < BLOCK and (piece := channel.recv_stderr(BLOCK)):
             errors += piece
-    said = [text.decode("utf-8", "replace").strip().splitlines() for text in (errors, printed)]
-    last = next((lines[-1] for lines in said if lines), "")
+    texts = [text.decode("utf-8", "replace").strip().splitlines() for text in (errors, printed)]
+    last = next((lines[-1] for lines in texts if lines), "")
     if status in (126, 127):
         return TargetError(
             f"{node.endpoint}: there is no {node.python} on the node ({last})",

@@ -31,13 +31,13 @@ HOLDING = {*certificate.FIELDS, "rsa-sha2-512", "rsa-sha2-256"}
 
 def algorithms(endpoint: Endpoint, preferred: tuple[str, ...]) -> list[str]:
     """The key algorithms to ask for, those first of which the host's key is known."""
-    known = {key.get_name() for key in _known(endpoint)}
-    if "ssh-rsa" in known:
-        known |= {"rsa-sha2-512", "rsa-sha2-256"}
-    found = sorted(preferred, key=lambda name: name not in known)
+    names = {key.get_name() for key in _known(endpoint)}
+    if "ssh-rsa" in names:
+        names |= {"rsa-sha2-512", "rsa-sha2-256"}
+    ordered = sorted(preferred, key=lambda name: name not in names)
     # A certificate is of use only where its authority is known.
     certified = any(True for _ in _known(endpoint, AUTHORITY))
-    return [name + CERTIFICATE for name in found if name in HOLDING] * certified + found
+    return [name + CERTIFICATE for name in ordered if name in HOLDING] * certified + ordered
 
 
 def check(endpoint: Endpoint, key: PKey) -> None:
@@ -54,12 +54,12 @@ def check(endpoint: Endpoint, key: PKey) -> None:
     if key.public_blob is not None and authorities:
         certificate.check(endpoint, bytes(key.public_blob.key_blob), authorities, revoked)
         return
-    known = list(_known(endpoint))
-    if any(_same(key, other) for other in known):
+    entries = list(_known(endpoint))
+    if any(_same(key, other) for other in entries):
         return
     line = f"{name} {key.get_name()} {key.get_base64()}"
     file = endpoint.known_hosts[0] if endpoint.known_hosts else ""
-    if known:
+    if entries:
         raise HostKeyError(
             f"{endpoint}: ITS HOST KEY HAS CHANGED, or the connection is intercepted: it is now {shown},"
             f" but {_where(endpoint)} has a different one for {name}",
@@ -101,8 +101,8 @@ def _append(file: Path, line: str) -> None:
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             before = file.read_bytes() if file.exists() else b""
-            with open(file, "a", encoding="utf-8") as known:
-                known.write(("\n" if before and not before.endswith(b"\n") else "") + line + "\n")
+            with open(file, "a", encoding="utf-8") as known_hosts:
+                known_hosts.write(("\n" if before and not before.endswith(b"\n") else "") + line + "\n")
         except OSError as error:
             raise HostKeyError(f"{file}: cannot save the host key: {error.strerror}") from error
 
@@ -119,23 +119,23 @@ def _matches(name: str, patterns: list[str]) -> bool:
     """Whether one of the names of a line is this one: plain, hashed, or with wildcards; none denies it."""
     from paramiko import HostKeys
 
-    found = False
+    matched = False
     for pattern in patterns:
         if pattern.startswith("|1|"):
-            found = found or HostKeys.hash_host(name.lower(), pattern) == pattern
+            matched = matched or HostKeys.hash_host(name.lower(), pattern) == pattern
         elif fnmatchcase(name.lower(), pattern.lstrip("!").lower().replace("[", "[[]")):
             if pattern.startswith("!"):
                 return False
-            found = True
-    return found
+            matched = True
+    return matched
 
 
 def _version(file: str) -> tuple[int, int]:
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return (0, 0)
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=64)
@@ -143,7 +143,7 @@ def _entries(file: str, version: tuple[int, int], wanted: str) -> list[HostKeyEn
     from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
     from paramiko.ssh_exception import SSHException
 
-    found = []
+    entries = []
     try:
         lines = Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -159,5 +159,5 @@ def _entries(file: str, version: tuple[int, int], wanted: str) -> list[HostKeyEn
         except (SSHException, InvalidHostKey, ValueError):
             continue
         if entry is not None:
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries

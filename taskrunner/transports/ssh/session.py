@@ -136,9 +136,9 @@ class Session:
             except TargetError as error:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    said = str(error).removeprefix(f"{self.endpoint}: ")
+                    message = str(error).removeprefix(f"{self.endpoint}: ")
                     raise TargetError(
-                        f"{self.endpoint}: lost, and not reconnected within {self._patience:g} s: {said}",
+                        f"{self.endpoint}: lost, and not reconnected within {self._patience:g} s: {message}",
                         "what was started there may still be running; the same command attaches to it",
                     ) from error
                 log.info("ssh.retry", node=str(self.endpoint), error=str(error), pause=round(pause, 2))
@@ -208,8 +208,8 @@ class Session:
                 self._behind -= len(data) + LEAST
                 yield message, data
                 continue
-            found = self._next(IDLE)
-            yield found if found and "feed" in found[0] else None
+            item = self._next(IDLE)
+            yield item if item and "feed" in item[0] else None
 
     def _keep(self, message: dict[str, Any], data: bytes) -> None:
         """Keep news for later. Who sends too many is asked to pause; `paused` has it when it does."""
@@ -280,8 +280,8 @@ class Session:
             raise self._lost(str(error)) from error
         if not data:
             errors = channel.recv_stderr(BLOCK) if channel.recv_stderr_ready() else b""
-            said = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise self._lost(": ".join(["closed by the node", *said]))
+            lines = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
+            raise self._lost(": ".join(["closed by the node", *lines]))
         return bytes(data)
 
     def _say(self, data: bytes) -> None:

@@ -156,14 +156,14 @@ class SshTransport(RemoteTransport):
         session.post("follow", feed=number, run=run, output=output, wait=wait, at=at)
         over = False
         try:
-            for found in session.news():
-                if found is None:
+            for item in session.news():
+                if item is None:
                     if number in session.paused:
                         over = True
                         return
                     yield None
-                elif found[0].get("feed") == number:
-                    message, data = found
+                elif item[0].get("feed") == number:
+                    message, data = item
                     if "over" in message:
                         self._said[run], over = str(message["over"] or "") or None, True
                         yield Chunk("", b"", at)
