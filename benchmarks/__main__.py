@@ -22,7 +22,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, disturbances, inference, processor, remote
+from benchmarks import aws, disturbances, inference, processor, proxy, remote
 from benchmarks.peers import build, guarded
 from taskrunner import __version__
 
@@ -254,7 +254,7 @@ BENCHMARKS = {
     "ssm": aws.ssm,
     "client": inference.client,
     "rate": inference.rate,
-    "proxy": inference.proxy,
+    "proxy": proxy.proxy,
     "disturbances": disturbances.disturbances,
 }
 IN_MEMORY = ("output", "transfer", "ssm")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.inference import truth
+from benchmarks.inference import TASKRUNNER, truth
 
 RUNS = 20
 TTFT, GAP = 30, 10
@@ -40,28 +40,9 @@ def disturbances(folder: Path) -> None:
 
 def _measured(url: str, folder: Path, disturb: Disturb | None) -> dict[str, Any]:
     out = folder / "result.json"
+    options = "--prompt-tokens 20 --output-tokens 40 --requests 48 --concurrency 8 --warmup 8"
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "taskrunner",
-            "bench",
-            url,
-            "--unified",
-            url,
-            "--prompt-tokens",
-            "20",
-            "--output-tokens",
-            "40",
-            "--requests",
-            "100",
-            "--concurrency",
-            "8",
-            "--warmup",
-            "8",
-            "-o",
-            str(out),
-        ],
+        [TASKRUNNER, "bench", url, "--unified", url, *options.split(), "-o", str(out)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -1,8 +1,7 @@
-"""The benchmark client and the proxy against the truth: servers that fix, stamp and log when each token is sent.
+"""The benchmark client against the truth: a server that fixes, stamps and logs when each token is sent.
 
 Side by side, in one run, with vLLM's `bench serve` and a minimal aiohttp loop (of an ENV_DIR that setup-environment has
-made), and with what these name: AIPERF and GUIDELLM, programs; VLLM_ROUTER, vllm-router's program; TOY_PROXY, the command
-of vLLM's example proxy ("python toy_proxy_server.py").
+made), and with what AIPERF and GUIDELLM name, programs.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import statistics as std
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -210,7 +207,7 @@ def client(folder: Path) -> None:
             folder,
             "--prompt-tokens 20 --output-tokens 400 --requests 64 --concurrency 64 --warmup 64",
         )
-        _row("taskrunner bench, 64 streams, 400 tokens", _times(found), log(url)[-64:])
+        _row("taskrunner bench, 64 streams, 400 tokens", times(found), log(url)[-64:])
     print()
     print(
         f"| open loop, Poisson, {TOKENS} tokens | TTFT p50 | p90 | p99 | ITL mean | p99 | true TTFT p50 | p99 | true ITL p99 |"
@@ -225,7 +222,7 @@ def client(folder: Path) -> None:
                 f"--prompt-tokens 20 --output-tokens {TOKENS} --requests {rate * 5} --request-rate "
                 f"{rate} --warmup 64",
             )
-            _row(f"taskrunner bench, {rate} requests/s", _times(found), log(url)[-rate * 5 :])
+            _row(f"taskrunner bench, {rate} requests/s", times(found), log(url)[-rate * 5 :])
     print()
 
 
@@ -250,10 +247,10 @@ def _ours(url: str, folder: Path) -> dict[str, Any]:
         f"--prompt-tokens 20 --output-tokens {TOKENS} --requests {STREAMS * 4} --concurrency "
         f"{STREAMS} --warmup {STREAMS}",
     )
-    return _times(found)
+    return times(found)
 
 
-def _times(found: dict[str, Any]) -> dict[str, Any]:
+def times(found: dict[str, Any]) -> dict[str, Any]:
     """The times of the requests of a record, in seconds."""
     rows = [row for row in found["requests"] if not row["error"]]
     return {
@@ -284,105 +281,3 @@ def rate(folder: Path) -> None:
                 f"| {chunks / results['duration_ms'] * 1e3:.0f} | {lag['p50']:.2f} | {lag['p99']:.2f} | {spent[0] / chunks * 1e6:.1f} (start and reading included) |"
             )
     print()
-
-
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _proxies() -> dict[str, list[str]]:
-    """The command of each proxy; P, D, PORT and OTHER stand for addresses."""
-    found = {
-        "taskrunner proxy": [
-            TASKRUNNER,
-            "proxy",
-            "--port",
-            "PORT",
-            "--prefill",
-            "http://P",
-            "--decode",
-            "http://D",
-        ]
-    }
-    if "VLLM_ROUTER" in os.environ:
-        found["vllm-router"] = shlex.split(
-            f"{os.environ['VLLM_ROUTER']} --host 127.0.0.1 --port PORT --vllm-pd-disaggregation --kv-connector nixl"
-            " --prefill http://P --decode http://D --policy round_robin --prometheus-port OTHER"
-            " --worker-startup-check-interval 1"
-        )
-    if "TOY_PROXY" in os.environ:
-        found["vLLM's example proxy"] = shlex.split(
-            f"{os.environ['TOY_PROXY']} --host 127.0.0.1 --port PORT --prefiller-hosts 127.0.0.1"
-            " --prefiller-ports P.port --decoder-hosts 127.0.0.1 --decoder-ports D.port"
-        )
-    return found
-
-
-def proxy(folder: Path) -> None:
-    """TTFT through proxies, prefill 5 ms and decode 20 ms: ideal 25 ms."""
-    print(
-        "| proxy | streams | TTFT p50 | p90 | p99, ms | processor time a chunk, µs |\n|---|---|---|---|---|---|"
-    )
-    with (
-        truth("--role", "prefill", "--ttft", 5) as p,
-        truth("--role", "decode", "--ttft", 20, "--gap", 10) as d,
-    ):
-        p, d = (url.removeprefix("http://") for url in (p, d))
-        for streams in (1, 32, 64):
-            for name, words in _proxies().items():
-                stands = {
-                    "http://P": f"http://{p}",
-                    "http://D": f"http://{d}",
-                    "PORT": str(_port()),
-                    "OTHER": str(_port()),
-                    "P.port": p.rpartition(":")[2],
-                    "D.port": d.rpartition(":")[2],
-                }
-                port = int(stands["PORT"])
-                process = subprocess.Popen(
-                    [stands.get(word, word) for word in words],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                try:
-                    _row_of_proxy(name, port, process, stands["http://P"], streams, folder)
-                finally:
-                    process.terminate()
-                    process.wait()
-    print()
-
-
-def _row_of_proxy(
-    name: str, port: int, process: subprocess.Popen[bytes], prefill: str, streams: int, folder: Path
-) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    time.sleep(1)
-    options = f"--model truth --prompt-tokens 20 --output-tokens {TOKENS} --concurrency {streams} --prefill {prefill}"
-    url = f"http://127.0.0.1:{port}"
-    bench(url, folder, f"{options} --requests {streams} --warmup 0")
-    before = _spent(process.pid)
-    requests = max(30, streams * 6)
-    found = bench(url, folder, f"{options} --requests {requests} --warmup 0")
-    spent = _spent(process.pid) - before
-    cells = (
-        [percentile(_times(found)["ttft"], at) * 1e3 for at in (0.5, 0.9, 0.99)]
-        if found["results"]["completed"]
-        else []
-    )
-    chunks = requests * TOKENS
-    print(
-        f"| {name} | {streams} | {' | '.join(f'{cell:.1f}' for cell in cells)} | {spent / chunks * 1e6:.0f} |"
-    )
-
-
-def _spent(pid: int) -> float:
-    """Seconds of processor time that a process has used (proc(5))."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

@@ -149,7 +149,12 @@ class Connection(asyncio.Protocol):
                     "remote_request_id": entry["id"],
                     "tp_size": 1,
                 }
-            return self.at(now + truth.ttft, lambda: self.json(200, answer))
+
+            def answered() -> None:
+                entry["sent"].append(time.perf_counter())
+                self.json(200, answer)
+
+            return self.at(now + truth.ttft, answered)
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
         chat = "chat" in path
         faulty = fault in ("error_event", "break", "no_done")
