@@ -93,13 +93,16 @@ def _fenced(snippet: str) -> str:
     of the comments, and meets there what is an error anywhere, in a `case` at the second time. An
     open here-document is closed by its delimiter, which otherwise is inside a string, and opens a
     quote at the end of that. The comments stand there again for a quote around an open substitution.
-    (What is nested deeper can still slip through here; bash refuses it when the step runs.)
+    A snippet that closes the bracket and opens one of its own meets braces the second time. (What is
+    nested deeper can still slip through here; bash refuses it when the step runs.)
     """
-    found = HERE_DOCUMENT.finditer(snippet)
-    delimiters = {match["double"] or match["single"] or match["bare"] for match in found}
-    closers = "".join(f": '\n{delimiter}\n'\n" for delimiter in sorted(delimiters))
+    matches = HERE_DOCUMENT.finditer(snippet)
+    delimiters = [match["double"] or match["single"] or match["bare"] for match in matches]
+    closers = "".join(f": '\n{delimiter}\n'\n" for delimiter in delimiters)
     traps = "#' ;; ;;\n#\" ;; ;;\n#` ;; ;;\n"
-    return f"step() {{ (\n:\n{snippet}\n{closers}{traps}) }}\n{traps}"
+    inner = f"\n:\n{snippet}\n{closers}{traps}"
+    braces = f"step() {{ {{{inner}}} }}\n{traps}" if ")" in snippet else ""
+    return f"step() {{ ({inner}) }}\n{traps}{braces}"
 
 
 def group_of(elements: Sequence[str], first: int, last: int) -> Group:

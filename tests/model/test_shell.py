@@ -4,7 +4,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taskrunner.model import shell
@@ -104,6 +104,9 @@ SNIPPETS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@example([") \n ( E"])
+@example(["<<E <<E", "E"])
+@example(["a", "( a ) \n } \n { a"])
 @given(st.lists(SNIPPETS, min_size=1, max_size=4))
 def test_agrees_with_bash_on_each_alone(snippets: list[str]) -> None:
     bad = shell.check(snippets, shell.Bash())
