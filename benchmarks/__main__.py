@@ -4,7 +4,7 @@ Every figure is a median of several runs, taken in turns within one go, and what
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
 of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy,
-disturbances.
+disturbances, versus.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, disturbances, inference, processor, proxy, remote
+from benchmarks import aws, disturbances, inference, processor, proxy, remote, versus
 from benchmarks.peers import build, guarded
 from taskrunner import __version__
 
@@ -256,8 +256,9 @@ BENCHMARKS = {
     "rate": inference.rate,
     "proxy": proxy.proxy,
     "disturbances": disturbances.disturbances,
+    "versus": versus.versus,
 }
-IN_MEMORY = ("output", "transfer", "ssm")
+IN_MEMORY = ("output", "transfer", "ssm", "versus")
 
 
 def main() -> None:
@@ -266,6 +267,8 @@ def main() -> None:
     unknown = set(chosen) - set(BENCHMARKS)
     if unknown:
         raise SystemExit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    # Compiled again in each process, the sources would take half of its time.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     print(f"{time.strftime('%Y-%m-%d')}, {machine()}\n")
     for name in chosen:
         with tempfile.TemporaryDirectory(dir="/dev/shm" if name in IN_MEMORY else None) as folder:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from taskrunner import history, log, packs, runs
-from taskrunner.engine.plan import Plan
 from taskrunner.errors import Problem, TaskFileError, UsageError, closest
 from taskrunner.model import checks
 from taskrunner.model.compile import Selection, compile_plan
@@ -22,6 +21,7 @@ from taskrunner.transports.local import LocalTransport
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from taskrunner.engine.plan import Plan
     from taskrunner.events import Event
     from taskrunner.model.models import TaskFile
 

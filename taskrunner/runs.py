@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 from taskrunner.engine.node.frames import PIECE
-from taskrunner.engine.plan import Plan
 from taskrunner.engine.store import follow, paths
 from taskrunner.engine.store.events import parse_event
 from taskrunner.errors import EngineDiedError, LockHeldError, NotFoundError, StateError, closest
@@ -16,6 +15,7 @@ from taskrunner.transports import Transport
 from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
+    from taskrunner.engine.plan import Plan
     from taskrunner.events import Event, Status, StepFinished, StepSkipped, StepStarted
 
 LONGEST = 256 << 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from taskrunner.cli import options
@@ -113,7 +113,7 @@ def overview(program: str = "taskrunner") -> Parser:
     return parser
 
 
-def _add(parser: Parser, commands: dict[str, Command]) -> None:
+def _add(parser: Parser, commands: Mapping[str, Command]) -> None:
     places = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, command in commands.items():
         _fill(places.add_parser(name, help=command.help, description=command.help), command)

@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from taskrunner._version import __version__
-from taskrunner.cli import arguments
 from taskrunner.cli.output import streams
 from taskrunner.errors import Detached, TaskFileError, TaskrunnerError, UsageError
 
@@ -30,6 +29,8 @@ def main(argv: Sequence[str] | None = None, program: str = "taskrunner") -> int:
     if given == ["--version"]:
         print(f"{program} {__version__}")
         return 0
+    from taskrunner.cli import arguments
+
     args = arguments.parse(given, program)
     try:
         if args.log_level or args.log_file or args.log_format:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
 
 EXAMPLES = """examples:
   taskrunner quickstart                           takes half a minute, has no prerequisites
@@ -62,16 +62,22 @@ exit status:
 """
 
 
-class Command(NamedTuple):
+# Plain classes: named tuples and dataclasses take milliseconds of every start to make.
+class Command:
     """A command: what it is for, the function that handles it, the groups of arguments (in options.py) it
     takes, and the commands below it. Without a handler it is one of these only.
     """
 
-    help: str
-    handler: str
-    arguments: str
-    epilog: str = ""
-    commands: dict[str, Command] = {}  # noqa: RUF012
+    def __init__(
+        self,
+        help: str,
+        handler: str,
+        arguments: str,
+        epilog: str = "",
+        commands: Mapping[str, Command] | None = None,
+    ) -> None:
+        self.help, self.handler, self.arguments, self.epilog = help, handler, arguments, epilog
+        self.commands = commands or {}
 
 
 COMMANDS = {
@@ -153,13 +159,11 @@ RUNNER_COMMANDS = {
 }
 
 
-class Program(NamedTuple):
+class Program:
     """One of the two commands."""
 
-    usage: str
-    description: str
-    epilog: str
-    commands: dict[str, Command]
+    def __init__(self, usage: str, description: str, epilog: str, commands: Mapping[str, Command]) -> None:
+        self.usage, self.description, self.epilog, self.commands = usage, description, epilog, commands
 
 
 PROGRAMS = {

@@ -12,10 +12,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from taskrunner.engine import VERSION
-from taskrunner.engine.plan import Plan, Skip, Step
 from taskrunner.engine.run import aws_secrets
 from taskrunner.engine.store.paths import slug
 from taskrunner.errors import NotFoundError, TaskFileError, UsageError, closest, in_order
@@ -23,6 +22,9 @@ from taskrunner.model import cache, checks, shell
 from taskrunner.model.document import Document
 from taskrunner.model.project import Project, project_of
 from taskrunner.model.variables import Variables, render_tasks, resolve, text_of
+
+if TYPE_CHECKING:
+    from taskrunner.engine.plan import Plan, Skip, Step
 
 READY_TIMEOUT = 300.0
 SHORTEST_SECRET = 4

@@ -8,13 +8,15 @@ import select
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from taskrunner.engine.plan import Plan
 from taskrunner.engine.run import launch, plan_file, processes, retention
 from taskrunner.engine.store import fileio, paths, runs
 from taskrunner.engine.store.follow import NONE, Chunk, RunReader
 from taskrunner.errors import StateError
+
+if TYPE_CHECKING:
+    from taskrunner.engine.plan import Plan
 
 POLL = 0.05
 """Seconds between two polls of a run that has no bell, and of a step's output."""

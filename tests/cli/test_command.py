@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
@@ -361,7 +361,7 @@ def test_a_dry_run_in_a_folder_that_is_still_to_be_made(write: Write, cli: Cli) 
     assert "would skip: skip_if holds" in cli(path, "--dry-run").stdout
 
 
-def _commands(table: dict[str, registry.Command]) -> Iterator[registry.Command]:
+def _commands(table: Mapping[str, registry.Command]) -> Iterator[registry.Command]:
     for entry in table.values():
         yield entry
         yield from _commands(entry.commands)

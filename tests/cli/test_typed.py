@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,7 +14,7 @@ from taskrunner.cli import arguments, typed
 from taskrunner.cli.registry import PROGRAMS, Command
 
 
-def handled(commands: dict[str, Command]) -> Iterator[Command]:
+def handled(commands: Mapping[str, Command]) -> Iterator[Command]:
     for command in commands.values():
         if command.handler:
             yield command

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from taskrunner.engine.run.masking import Masker
 
-ESCAPES = re.compile(
+ESCAPES = (
     # OSC, DCS, SOS, PM and APC with what they hold; CSI; other escapes; C0 and C1; what turns text round.
     r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])(?:[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c))?"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[ -/]*[0-~]?"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 )
-ESCAPES_OR_COLOUR = re.compile(r"(?P<kept>\x1b\[[0-9;:]*m|\r)|" + ESCAPES.pattern)
+COLOUR = r"(?P<kept>\x1b\[[0-9;:]*m|\r)|"
 IDENTIFIERS = ("type", "step", "run", "id", "node", "status", "reason")
 """Members of JSON that others know a thing by: what is a secret by chance must not change them."""
 _masker: Masker | None = None
@@ -31,7 +31,7 @@ _masker: Masker | None = None
 
 def harmless(text: str) -> str:
     """A text without what would move the cursor, name the window, or ring."""
-    return text if text.isascii() and text.isprintable() else ESCAPES.sub("", text)
+    return text if text.isascii() and text.isprintable() else re.sub(ESCAPES, "", text)
 
 
 def protect(plans: Iterable[Mapping[str, Any]]) -> Masker:
@@ -119,7 +119,7 @@ def write_output(text: str) -> None:
     """What a program has printed, on stdout: as it is for a file or a pipe; colours alone on a terminal."""
     stream = raw(sys.stdout)
     if stream.isatty():
-        text = ESCAPES_OR_COLOUR.sub(lambda found: found["kept"] or "", text)
+        text = re.sub(COLOUR + ESCAPES, lambda found: found["kept"] or "", text)
     stream.write(text)
     stream.flush()
 

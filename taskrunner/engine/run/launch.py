@@ -10,8 +10,11 @@ import sys
 
 from ..store import fileio, identity, paths
 from ..store.events import parse
-from . import reaper, runner
 from .descriptors import close_all_but
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .reaper import Watched
 
 ITSELF = "/proc/self/exe"
 CRASHED = 70
@@ -35,11 +38,15 @@ def command(*argv: str) -> tuple[list[str], dict[str, str]]:
 
 def run(directory: str, bell: str = "-1") -> int:
     """Run a plan under a reaper; what the event log cannot hold is said on the bell and on stderr."""
+    from . import reaper
+
     return reaper.under(lambda watched: work(watched, directory, bell))
 
 
-def work(watched: reaper.Watched, directory: str, bell: str = "-1") -> int:
+def work(watched: Watched, directory: str, bell: str = "-1") -> int:
     """What `run` does, under its reaper."""
+    from . import runner  # not what starts or cancels another process needs
+
     ring = int(bell)
     if directory == "-":
         directory = sys.stdin.readline().rstrip("\n")

@@ -67,7 +67,8 @@ def _quietly(call: Callable[..., object], *args: object) -> None:
 
 def _reap(engine: int, write_end: int, say: int) -> int:
     """Wait for the end of the engine, and of what it leaves of its steps."""
-    import signal
+    # What `signal` stands on: that builds enumerations at first, as the engine does at the same time.
+    import _signal as signal  # type: ignore[import-not-found]
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: _quietly(os.kill, engine, number))

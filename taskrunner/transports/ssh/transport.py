@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,11 @@ from taskrunner.transports.ssh.handshake import Node
 from taskrunner.transports.ssh.session import Session
 
 CONNECT_TIMEOUT = 10.0
+
+
+def _load_library() -> None:
+    with contextlib.suppress(ImportError):  # who connects says what is missing
+        import paramiko  # noqa: F401
 
 
 class SshTransport(RemoteTransport):
@@ -46,7 +52,11 @@ class SshTransport(RemoteTransport):
         accept_new_host_keys: bool = False,
     ) -> None:
         super().__init__(target if "://" in target else f"ssh://{target}")
+        # Slow to import, and needed first: nothing else runs beside it but ssh, asked for its configuration.
+        loading = threading.Thread(target=_load_library, daemon=True)
+        loading.start()
         self.endpoint = resolve(target, accept_new=accept_new_host_keys)
+        loading.join()
         self.session = Session(Node(self.endpoint, python, state, connect_timeout), reconnect_timeout)
         self._joined: set[str] = set()
         self._epoch = 0
