@@ -361,6 +361,21 @@ def test_a_dry_run_in_a_folder_that_is_still_to_be_made(write: Write, cli: Cli) 
     assert "would skip: skip_if holds" in cli(path, "--dry-run").stdout
 
 
+def test_a_dry_run_compares_the_files_that_a_step_copies(
+    write: Callable[..., Path], cli: Callable[..., Process]
+) -> None:
+    path = write({"id": "a", "files": [{"from": "src", "to": "there/"}]}, {"id": "b", "commands": ["true"]})
+    folder = Path("src")
+    folder.mkdir()
+    (folder / "a b").write_text("1")
+    assert cli(path, "--dry-run").stdout.count("would run") == 2
+    assert not Path("there").exists()
+    assert cli(path).returncode == 0
+    assert "would skip: already there" in cli(path, "--dry-run").stdout
+    (folder / "a b").write_text("2")
+    assert cli(path, "--dry-run").stdout.count("would run") == 2
+
+
 def _commands(table: Mapping[str, registry.Command]) -> Iterator[registry.Command]:
     for entry in table.values():
         yield entry

@@ -23,6 +23,18 @@ def place(ctx: Context, step: Step) -> bool:
     return _each("files", step["files"], "", ctx.folder(step), ctx.begins)
 
 
+def placed(ctx: Context, step: Step) -> bool:
+    """Whether all is there already. Nothing is changed; a node, which has not been sent it, cannot tell."""
+
+    def begins() -> None:
+        raise StepError("files", "something is to be copied")
+
+    try:
+        return not _each("files", step["files"], "", ctx.folder(step), begins)
+    except StepError:
+        return False
+
+
 def collect(ctx: Context, step: Step) -> bool:
     """Copy each result of the step to where it is wanted, from the folder of the run on."""
     return _each("outputs", step["outputs"], ctx.folder(step), ctx.plan["cwd"], lambda: None)
