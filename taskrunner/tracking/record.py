@@ -80,19 +80,21 @@ def record_of(path: str | Path, experiment: str = "") -> Record:
 
 def metrics(results: dict[str, Any]) -> dict[str, float]:
     """`ttft_mean`, `ttft_p99`, ... in milliseconds; without percentiles that the samples say nothing of."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for name in DISTRIBUTIONS:
         values = results.get(name, {})
         for of in STATISTICS:
             if of in values and values.get(f"{of}_interval") != TOO_SMALL:
-                found[f"{name}_{of}"] = values[of]
-    found.update({name: results[name] for name in SCALARS if name in results})
+                figures[f"{name}_{of}"] = values[of]
+    figures.update({name: results[name] for name in SCALARS if name in results})
     for name, value in results.get("kv_transfer", {}).items():
         if isinstance(value, (int, float)):
-            found[_name(f"kv_{name}")] = value
+            figures[_name(f"kv_{name}")] = value
+    for name, value in results.get("ttft_parts", {}).items():
+        figures[_name(f"ttft_part_{name}")] = value
     return {
         name: value
-        for name, value in found.items()
+        for name, value in figures.items()
         if isinstance(value, (int, float)) and math.isfinite(value)
     }
 

@@ -19,6 +19,7 @@ from taskrunner.inference.bench.parse import events
 from taskrunner.inference.bench.prompts import Shape, prompts
 from taskrunner.inference.results import doubts, record
 from taskrunner.inference.results.schema import SCHEMA
+from taskrunner.inference.results.ttft_parts import ttft_parts
 from tests.helpers import Process
 from tests.inference.conftest import Told
 
@@ -135,6 +136,26 @@ def test_a_transfer_that_did_not_happen_makes_it_invalid(truth: Start) -> None:
 def test_each_counter_of_a_failure_makes_it_invalid(name: str) -> None:
     found = record.transfer({"decode0": {"tokens_external_kv_transfer": 100.0, name: 1.0}})
     assert doubts.transfer_doubts(found, 100) == [f"{name}: 1"]
+
+
+def test_the_parts_of_the_ttft_are_means_of_all_servers_that_add_up() -> None:
+    prefill = {"queued_requests": 2.0, "queue_seconds": 0.004, "prefill_seconds": 0.08}
+    decode = {"queued_requests": 4.0, "queue_seconds": 0.08, "prefill_seconds": 0.02}
+    moved = {"post_seconds": 0.008, "transfer_seconds": 0.04}
+    servers = {"prefill0": prefill, "prefill1": prefill, "decode0": {**decode, **moved}}
+    assert ttft_parts(70.0, servers) == pytest.approx(
+        {
+            "prefill_queue": 2.0,
+            "prefill": 40.0,
+            "kv_post": 2.0,
+            "kv_transfer": 10.0,
+            "decode_queue": 8.0,
+            "first_token": 5.0,
+            "other": 3.0,
+        }
+    )
+    assert ttft_parts(70.0, {"prefill0": prefill, "decode0": moved}) is None
+    assert ttft_parts(70.0, {"unified0": {**decode, **moved}}) is None
 
 
 def test_counters_are_read_as_prometheus_writes_them() -> None:

@@ -114,6 +114,10 @@ def test_both_servers_the_proxy_and_a_measurement(pair: Pair) -> None:
     assert moved["transfers"] == 30
     assert 240 * a_token <= moved["bytes"] / 30 <= (240 + BLOCK) * a_token
     assert moved["failed_transfers"] == moved["kv_expired"] == 0
+    parts = {name: value for name, value in found["ttft_parts"].items() if name != "unit"}
+    assert sum(parts.values()) == pytest.approx(found["ttft"]["mean"])
+    assert min(parts[name] for name in ("prefill", "kv_transfer", "first_token")) > 0
+    assert min(parts.values()) > -1  # each is a mean of a histogram of its own
     whole = json.loads((pair.folder / "results" / "local-240-c1.json").read_text())
     jsonschema.validate(whole, json.loads(SCHEMA.read_text()))
     (proof,) = whole["circumstances"]["fabric"]

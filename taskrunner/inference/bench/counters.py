@@ -25,6 +25,9 @@ SUMS = {
     "kv_expired": "vllm:nixl_num_kv_expired_reqs_total",
     "after_expiry": "vllm:nixl_num_notifications_after_expiry_total",
     "preemptions": "vllm:num_preemptions_total",
+    "queued_requests": "vllm:request_queue_time_seconds_count",
+    "queue_seconds": "vllm:request_queue_time_seconds_sum",
+    "prefill_seconds": "vllm:request_prefill_time_seconds_sum",
 }
 """What a result calls it, and the counter; summed over engines."""
 

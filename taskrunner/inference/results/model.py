@@ -68,6 +68,19 @@ class LoopLag(Part):
     share: float
 
 
+class TtftParts(Part):
+    """What the mean TTFT consists of, by the servers' own histograms; see ttft_parts.py."""
+
+    unit: Literal["ms"]
+    prefill_queue: Ms
+    prefill: Ms = Field(description="contains prefill's copies to a host buffer")
+    kv_post: Ms
+    kv_transfer: Ms
+    decode_queue: Ms = Field(description="the rest of decode's queue time: handshake, polling, copies")
+    first_token: Ms = Field(description="from decode's scheduling to its first token")
+    other: Ms = Field(description="what no server counts: proxy, network, HTTP, tokenizing")
+
+
 class Results(Part):
     """The summaries, and whether they can be relied on.
 
@@ -81,6 +94,7 @@ class Results(Part):
     proxy_prefill_time: Statistic | None = None
     proxy_kv_extract_time: Statistic | None = None
     send_delay: Statistic | None = Field(None, description="sent - due; 0 in a closed loop")
+    ttft_parts: TtftParts | None = None
     ttft_bimodal: Bimodal | None = None
     tpot_bimodal: Bimodal | None = None
     loop_lag: LoopLag | None = None

@@ -11,6 +11,7 @@ from . import doubts
 from .modes import bimodal
 from .sample import Sample
 from .summary import summary, summary_of_groups
+from .ttft_parts import ttft_parts
 
 NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,2})?")
 PREFILL, EXTRACT = "x-proxy-prefill-time", "x-proxy-kv-extract-time"
@@ -76,6 +77,9 @@ def result(
         results["slo_ms"] = dict(limits.slo)
     if deltas:
         results["kv_transfer"] = transfer(deltas)
+        parts = ttft_parts(results["ttft"].get("mean", 0.0), deltas) if good else None
+        if parts is not None:
+            results["ttft_parts"] = _ms(parts)
     results["invalid_because"] = doubts.invalid(results, samples, limits.failures, disaggregated)
     results["doubtful_because"] = doubts.doubtful(results, samples, limits.lag, limits.shared)
     return judged(results)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .schema import DISTRIBUTIONS, TOO_SMALL
+from .ttft_parts import TITLES
 
 BINS, WIDTH = 8, 40
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -27,6 +28,11 @@ def report(results: dict[str, Any]) -> str:
     moved = results.get("kv_transfer", {})
     if moved.get("bytes"):
         lines.append(f"KV moved: {moved['bytes'] / 1e6:.2f} MB in {moved.get('transfers', 0):g} transfers")
+    parts = results.get("ttft_parts")
+    if parts:
+        lines.append(
+            "mean TTFT, ms: " + ", ".join(f"{title} {parts[name]:.1f}" for name, title in TITLES.items())
+        )
     if results.get("goodput") is not None:
         within = ", ".join(f"{name} {limit:g} ms" for name, limit in results["slo_ms"].items())
         lines.append(f"goodput: {results['goodput']:.1%} of the requests within {within}")
