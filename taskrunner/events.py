@@ -153,7 +153,7 @@ class ServiceChanged(_Event):
     type: Literal["service"]
     step: str
     name: str
-    state: Literal["starting", "ready", "kept", "stopping", "stopped"]
+    state: Literal["starting", "ready", "kept", "stopping", "stopped", "ended"]
     pid: int
 
 

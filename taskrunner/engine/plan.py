@@ -58,11 +58,12 @@ class LogPattern(TypedDict, total=False):
 
 
 class Probe(TypedDict, total=False):
-    """A condition that is polled: one of http, tcp, file and log."""
+    """A condition that is polled: one of http, tcp, listen, file and log."""
 
     http: str
     status: int
     tcp: str
+    listen: Any
     file: str
     log: LogPattern
     timeout: float
@@ -81,6 +82,7 @@ class Service(_Service, total=False):
 
     command: Any
     state: str
+    one_shot: bool
     keep_if: str
     fail_on: List[str]
     cwd: str

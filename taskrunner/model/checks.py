@@ -9,6 +9,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from taskrunner.engine.run.masking import Masker
+from taskrunner.engine.run.probes import KINDS
 from taskrunner.engine.run.step_script import whole
 from taskrunner.errors import Problem, TaskFileError, closest, in_order
 from taskrunner.model import cache, shell
@@ -235,12 +236,12 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
         service = task.get("service")
         if service:
             inside = (*place, "service")
-            if service.get("state") == "stopped":
+            state = service.get("state")
+            if state in ("stopped", "ended"):
                 extra = [key for key in ("command", "ready") if key in service]
                 if extra:
-                    problems.append(
-                        document.problem((*inside, extra[0]), "not allowed for a stopped service", key=True)
-                    )
+                    message = f"not allowed for a service whose state is {state}"
+                    problems.append(document.problem((*inside, extra[0]), message, key=True))
             elif not service.get("command"):
                 problems.append(document.problem(inside, '"command" is missing in "service"'))
             if service.get("ready"):
@@ -291,10 +292,15 @@ def _startable(document: Document, place: Place, env: Mapping[str, str], elsewhe
 
 
 def _probe(document: Document, place: Place, probe: Mapping[str, Any], own_log: bool) -> list[Problem]:
-    kinds = [kind for kind in ("http", "tcp", "file", "log") if kind in probe]
+    kinds = [kind for kind in KINDS if kind in probe]
     if len(kinds) != 1:
         got = " and ".join(kinds) or "none"
-        return [document.problem(place, f"expected one of http, tcp, file and log, got {got}")]
+        return [document.problem(place, f"expected one of http, tcp, listen, file and log, got {got}")]
+    if "listen" in probe and not own_log:
+        message, hint = '"listen" asks a service of this machine: only "ready" has it', "use tcp"
+        return [document.problem((*place, "listen"), message, hint)]
+    if "listen" in probe and not _is_port(str(probe["listen"])):
+        return [document.problem((*place, "listen"), f'expected a port, got "{probe["listen"]}"')]
     if "tcp" in probe and not _is_port(probe["tcp"].rpartition(":")[2]):
         return [document.problem((*place, "tcp"), f'expected "host:port", got "{probe["tcp"]}"')]
     if "http" in probe:

@@ -88,7 +88,7 @@ class LogPattern(Part):
 
 
 class Probe(Part):
-    """A condition that is polled until it holds: one of http, tcp, file and log."""
+    """A condition that is polled until it holds: one of http, tcp, listen, file and log."""
 
     http: Annotated[str, StringConstraints(pattern=r"^(https?://|.*<<|.*\{\{)")] | None = Field(
         default=None, description="A URL that responds with 2xx, or with `status`."
@@ -96,6 +96,15 @@ class Probe(Part):
     status: Annotated[int, Field(ge=100, le=599)] | None = None
     tcp: Annotated[str, StringConstraints(pattern=r":([0-9]+|<<\w+>>|\{\{\w+\}\})$")] | None = Field(
         default=None, description="host:port that accepts a connection."
+    )
+    listen: (
+        Annotated[int, Field(ge=1, le=65535)]
+        | Annotated[str, StringConstraints(pattern=r"^([0-9]+|<<\w+>>|\{\{\w+\}\})$")]
+        | None
+    ) = Field(
+        default=None,
+        description="In `ready`: a port that the service itself listens on. Nothing connects to it: a server"
+        " for one client would take that for its client.",
     )
     file: Filled | None = Field(default=None, description="A path that exists.")
     log: Filled | LogPattern | None = Field(
@@ -117,7 +126,16 @@ class SharedService(Part):
     extends: Filled | None = EXTENDS
     name: Filled | None = None
     command: Filled | Annotated[list[Text], Field(min_length=1)] | None = None
-    state: Literal["started", "stopped"] = "started"
+    state: Literal["started", "stopped", "ended"] = Field(
+        default="started",
+        description="`ended`: wait until a one-shot service has ended by itself with status 0, at most"
+        " `stop_timeout`.",
+    )
+    one_shot: bool = Field(
+        default=False,
+        description="It serves one client, then ends: each step that wants it starts it anew, and an end with"
+        " status 0 is no failure.",
+    )
     ready: Probe | None = None
     fail_on: list[Filled] = Field(
         default=[],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 from . import patterns
 
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, Mapping
 
 ANSWER_WITHIN = 5.0
+KINDS = ("http", "tcp", "listen", "file", "log")
 
 
 def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
@@ -39,7 +39,7 @@ def probe(wanted: Mapping[str, Any], folder: str, own_log: str = "") -> str:
 
 def describe(wanted: Mapping[str, Any]) -> str:
     """A probe in a few words, for events and messages."""
-    for kind in ("http", "tcp", "file"):
+    for kind in KINDS[:-1]:
         if kind in wanted:
             return "%s %s" % (kind, wanted[kind])
     return "log %r" % wanted["log"]["pattern"]
@@ -58,6 +58,8 @@ def address(wanted: Mapping[str, Any]) -> tuple[str, int] | None:
 
 
 def listening(host: str, port: int) -> bool:
+    import socket  # slow, and few runs have a probe
+
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return True
@@ -71,6 +73,8 @@ def _host_port(text: str) -> tuple[str, int]:
 
 
 def _tcp(text: str) -> str:
+    import socket
+
     host, port = _host_port(text)
     try:
         with socket.create_connection((host, port), timeout=ANSWER_WITHIN):

@@ -8,34 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import time
 
 from ..store import fileio, identity, paths
-from ..store.events import parse
-from . import patterns, ports, processes, step_script
+from . import ports, processes, service_record, step_script
 from .context import START_WITHIN, Cancelled, StepError
-from .probes import address, describe, listening, probe
+from .probes import address, listening
+from .service_readiness import ask_until_ready, last_lines, probe_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Iterator
 
-    from ..plan import Probe, Service, Step
+    from ..plan import Service, Step
     from .context import Context
 
 STOP_WITHIN = 30.0
 GIVE_UP_WITHIN = 5.0
 """Seconds that a service has to end which has failed to start, and so serves nobody."""
-CONTAINER_ENGINES = ("docker-proxy", "rootlessport", "conmon", "slirp4netns", "pasta")
-"""What listens for a server in a container."""
-SETTLED_AFTER = 1.0
-"""Seconds after which a service counts as ready that has no `ready`."""
-CAUSE_WITHIN = 1.0
-"""Seconds in which the cause of a failure is logged after the first line that tells of it."""
 FREE_WITHIN = 60.0
+NOTED = '(\n%s\n)\nset -- $?; echo "$1" > "$TASKRUNNER_SERVICE"/%s; exit "$1"'
+"""The command of a one-shot server, whose end nobody may be there to see."""
 
 
 def ensure(ctx: Context, step: Step, service: Service) -> bool:
@@ -70,16 +65,22 @@ def _locked(ctx: Context, directory: str) -> Iterator[None]:
 
 
 def _ensured(ctx: Context, step: Step, service: Service, directory: str) -> bool:
-    record = _record(ctx, directory, service["name"])
+    record = service_record.load(ctx, directory, service["name"])
     # A process may have written over its environment, where the tag is (vLLM's engine does, for its title).
-    running = bool(record) and bool(_members(record))
+    running = bool(record) and bool(service_record.members(record))
     if service.get("state") == "stopped":
         if running:
             ctx.begins()
             _stop(ctx, step, service, record, directory)
         return not running
+    if service.get("state") == "ended":
+        ctx.begins()
+        _await_end(ctx, step, service, record, directory)
+        return False
     definition = _definition(ctx, step, service)
-    if running and (record["definition"] == definition or _serves(ctx, step, service, directory)):
+    # A one-shot server that runs may have had its client already.
+    reusable = running and not service.get("one_shot")
+    if reusable and (record["definition"] == definition or _serves(ctx, step, service, directory)):
         if not probe_ready(ctx, step, service, record):
             _tell(ctx, step, service, "kept", record["pid"])
             return True
@@ -94,28 +95,6 @@ def _ensured(ctx: Context, step: Step, service: Service, directory: str) -> bool
     record = _start(ctx, step, service, directory, definition)
     _await_ready(ctx, step, service, record, directory)
     return False
-
-
-def _record(ctx: Context, directory: str, name: str) -> dict[str, Any]:
-    """What is known of the service, {} for nothing; also as an older version has kept it."""
-    for place in (directory, os.path.join(ctx.root, "services", paths.slug(name))):
-        record = parse(fileio.read_bytes(_record_path(place))) or {}
-        if all(isinstance(record.get(name), kind) for name, kind in RECORD) and identity.here(record):
-            return {**record, "place": place}
-    return {}
-
-
-RECORD: tuple[tuple[str, Any], ...] = (
-    ("tag", str),
-    ("pid", int),
-    ("definition", str),
-    ("started", (int, float)),
-)
-"""What the record of a service has, at least."""
-
-
-def _members(record: dict[str, Any]) -> set[int]:
-    return processes.tree(record["tag"], identity.session(record), record.get("seen", 0))
 
 
 def _definition(ctx: Context, step: Step, service: Service) -> str:
@@ -149,55 +128,34 @@ def _env(step: Step, service: Service, directory: str) -> dict[str, str]:
     return {**step["env"], **service.get("env", {}), "TASKRUNNER_SERVICE": directory}
 
 
-def log_of(ctx: Context, name: str | None) -> str:
-    if not name:
-        return ""
-    return os.path.join(paths.service_dir(ctx.root, ctx.project, ctx.named(name)), "log")
-
-
-def probe_ready(ctx: Context, step: Step, service: Service, record: dict[str, Any]) -> str:
-    """What a service's `ready` says, "" for yes; also when it asks nothing."""
-    ready = service["ready"]
-    if not _asks(ready):
-        return ""
-    missing = probe(ready, ctx.folder(step, service), log_of(ctx, service["name"]))
-    asked = None if missing or step.get("run_as") else address(ready)
-    return missing or (_another(asked[1], record) if asked and ports.is_local(asked[0]) else "")
-
-
-def _another(port: int, record: dict[str, Any]) -> str:
-    """Who else than the service answers on this machine's port, in words; "" for nobody who can be seen."""
-    if port in ports.listening(_members(record)):
-        return ""
-    owner = ports.owner(port)
-    if not owner or any("(%s)" % name in owner for name in CONTAINER_ENGINES):
-        return ""
-    return "port %d does not belong to the service: it is in use%s" % (port, owner)
-
-
-def _asks(ready: Probe) -> bool:
-    return any(kind in ready for kind in ("http", "tcp", "file", "log"))
-
-
-def _record_path(directory: str) -> str:
-    return os.path.join(directory, "service.json")
-
-
 def _tell(ctx: Context, step: Step, service: Service, state: str, pid: int) -> None:
     ctx.events.emit("service", step=step["id"], name=service["name"], state=state, pid=pid)
 
 
+def _taken(service: Service) -> int:
+    """The port that the service would listen on, if somebody listens there; else 0."""
+    ready = service["ready"]
+    if "listen" in ready:
+        # A connection would be taken for the client.
+        return int(ready["listen"]) if int(ready["listen"]) in ports.listening(None) else 0
+    asked = address(ready)
+    return asked[1] if asked and listening(*asked) else 0
+
+
 def _start(ctx: Context, step: Step, service: Service, directory: str, definition: str) -> dict[str, Any]:
-    asked = address(service["ready"])
-    if asked and listening(*asked):
+    taken = _taken(service)
+    if taken:
         # Else the probe would be answered by somebody else, and the service called ready.
-        owner = ports.owner(asked[1])
-        raise StepError("service", "port %d is already in use%s" % (asked[1], owner))
+        raise StepError("service", "port %d is already in use%s" % (taken, ports.owner(taken)))
     log = os.path.join(directory, "log")
     with contextlib.suppress(FileNotFoundError):
         os.replace(log, log + ".1")
     tag = "%s/%d.service" % (ctx.run, step["index"])
     env, command = _env(step, service, directory), _command(service)
+    if service.get("one_shot"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, service_record.STATUS))
+        command = NOTED % (command, service_record.STATUS)
     argv, exports = step_script.argv(tag), None
     if step.get("run_as"):
         argv, exports = step_script.as_user(step["run_as"], argv), ctx.exports(env, tag)
@@ -215,7 +173,7 @@ def _start(ctx: Context, step: Step, service: Service, directory: str, definitio
     program = step_script.program(ctx.folder(step, service), None, [command], exports)
     try:
         # Its tag is known before it is there: whoever comes next finds it, whatever happens to this process.
-        ctx.with_room(lambda: _keep(directory, record), START_WITHIN)
+        ctx.with_room(lambda: service_record.keep(directory, record), START_WITHIN)
         stdin = ctx.with_room(lambda: step_script.write(path, program, named=False), START_WITHIN)
     except OSError as error:
         raise StepError(
@@ -231,20 +189,15 @@ def _start(ctx: Context, step: Step, service: Service, directory: str, definitio
     ctx.control.release(pid)
     record.update(identity.of(pid))
     with contextlib.suppress(OSError):
-        _keep(directory, record)
+        service_record.keep(directory, record)
     _tell(ctx, step, service, "starting", pid)
     return record
 
 
-def _keep(directory: str, record: dict[str, Any]) -> None:
-    fileio.write_atomic(_record_path(record.get("place", directory)), json.dumps(record).encode())
-
-
 def _await_ready(ctx: Context, step: Step, service: Service, record: dict[str, Any], directory: str) -> None:
     """Wait until it is ready; whatever else becomes of it, nothing of it is left running."""
-    log = os.path.join(directory, "log")
     try:
-        _ask_until_ready(ctx, step, service, record, log)
+        ask_until_ready(ctx, step, service, record, directory)
     except StepError as error:
         try:
             _stop(ctx, step, service, record, directory, hurry=True)
@@ -256,66 +209,29 @@ def _await_ready(ctx: Context, step: Step, service: Service, record: dict[str, A
         raise
     record["seen"] = processes.ticks()
     with contextlib.suppress(OSError):
-        _keep(directory, record)
+        service_record.keep(directory, record)
     _tell(ctx, step, service, "ready", record["pid"])
 
 
-def _ask_until_ready(ctx: Context, step: Step, service: Service, record: dict[str, Any], log: str) -> None:
-    ready, name = service["ready"], service["name"]
-    deadline = time.monotonic() + ready["timeout"]
-    # Without a question, that it does not end at once has to do: its program may not even exist.
-    settled = time.monotonic() + (0.0 if _asks(ready) else SETTLED_AFTER)
-    causes = [(text, patterns.compiled(text)) for text in service.get("fail_on", ())]
-    seen, pause = 0, 0.02
-    while True:
-        ctx.control.reap()
-        # The log after this: what a server says at last is in it once the server is gone.
-        alive = identity.alive(record)
-        cause, upto = _matched(causes, log, seen)
-        if cause:
-            if alive:
-                ctx.control.sleep(CAUSE_WITHIN)
-                cause, _ = _matched(causes, log, seen)
-            if ctx.control.cancelled:
-                raise Cancelled
-            raise StepError("service", cause)
-        seen = upto
-        if not alive:
-            raise StepError("service", "%s exited before it was ready%s" % (name, _last_lines(log)))
-        missing = probe_ready(ctx, step, service, record)
-        if not missing and time.monotonic() >= settled and identity.alive(record):
-            return
+def _await_end(ctx: Context, step: Step, service: Service, record: dict[str, Any], directory: str) -> None:
+    """Wait until a one-shot server has ended by itself, with status 0; else nothing of it is left running."""
+    name, within = service["name"], service.get("stop_timeout", STOP_WITHIN)
+    if not record:
+        raise StepError("service", "%s has not been started" % name)
+    deadline = time.monotonic() + within
+    while service_record.members(record):
         if ctx.control.cancelled:
             raise Cancelled
-        if missing and time.monotonic() >= deadline:
-            detail = "%s was not ready (%s) within %g s: %s%s"
-            asked = describe(ready)
-            raise StepError("service", detail % (name, asked, ready["timeout"], missing, _last_lines(log)))
-        ctx.control.pause(pause)
-        pause = min(pause * 1.5, 0.5)
-
-
-def _matched(causes: list[tuple[str, Any]], log: str, seen: int) -> tuple[str, int]:
-    """Search what the log has grown by: what the first of the patterns that is in it says, and up to where
-    it has been searched, a whole line.
-    """
-    data = fileio.read_by_offset(log, seen)
-    for text, pattern in causes:
-        try:
-            match = patterns.search(pattern, data)
-        except patterns.TooSlow as error:
-            return "fail_on %r: %s" % (text, error), seen
-        if match:
-            line = data[data.rfind(b"\n", 0, match.start()) + 1 :].split(b"\n", 1)[0]
-            matched = line.decode("utf-8", "replace").strip()
-            return "its log matches fail_on %r: %s" % (text, matched), seen
-    end = data.rfind(b"\n") + 1
-    return "", seen + (end or (len(data) if len(data) >= 1 << 20 else 0))
-
-
-def _last_lines(log: str) -> str:
-    lines = fileio.tail(log)
-    return "; last lines of %s:\n%s" % (log, "\n".join(lines)) if lines else "; its log is empty"
+        if time.monotonic() >= deadline:
+            _stop(ctx, step, service, record, directory)
+            detail = "%s did not end by itself within %g s, and was stopped%s"
+            raise StepError("service", detail % (name, within, last_lines(os.path.join(directory, "log"))))
+        ctx.control.sleep(0.05)
+    _tell(ctx, step, service, "ended", record["pid"])
+    status = service_record.exit_status(directory)
+    if status != 0:
+        ended = "was killed" if status is None else "ended with status %d" % status
+        raise StepError("service", "%s %s%s" % (name, ended, last_lines(os.path.join(directory, "log"))))
 
 
 def _stop(
@@ -328,7 +244,7 @@ def _stop(
 ) -> None:
     """End the service's process tree and wait until its ports and GPU memory are free."""
     _tell(ctx, step, service, "stopping", record["pid"])
-    members = _members(record)
+    members = service_record.members(record)
     held = ports.listening(members)
     grace = service.get("stop_timeout", STOP_WITHIN)
     if hurry:
@@ -349,7 +265,7 @@ def _stop(
             )
         ctx.control.sleep(0.2)
     with contextlib.suppress(OSError):
-        os.unlink(_record_path(record.get("place", directory)))
+        os.unlink(service_record.path_of(record.get("place", directory)))
     _tell(ctx, step, service, "stopped", record["pid"])
 
 

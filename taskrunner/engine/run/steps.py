@@ -89,12 +89,12 @@ def alone(ctx: Context, step: Step) -> bool:
 
 def wait(ctx: Context, step: Step) -> None:
     """Ask `wait_for` until the answer is yes."""
-    from . import services
+    from . import service_record
     from .probes import describe, probe
 
     wanted = step["wait_for"]
     ctx.events.emit("waiting", step=step["id"], **{"for": describe(wanted)})
-    own_log = services.log_of(ctx, wanted["log"].get("service")) if "log" in wanted else ""
+    own_log = service_record.log_of(ctx, wanted["log"].get("service")) if "log" in wanted else ""
     deadline = time.monotonic() + wanted["timeout"]
     pause = 0.05
     while True:

@@ -13,7 +13,7 @@ One JSON object a line, appended, with `type`, `time` (seconds since the epoch) 
     step.retrying  step, index, attempt, attempts, delay, detail
     step.finished  step, index, status (ok, failed, cancelled), cause, detail, exit, duration, command, tail,
                    tolerated (on_failure is continue), later (the run had failed or was cancelled before)
-    service        step, name, state (starting, ready, kept, stopping, stopped), pid
+    service        step, name, state (starting, ready, kept, stopping, stopped, ended), pid
     waiting        step, for
     warning        message, step
     check.finished again: [{step, detail}]
