@@ -35,7 +35,7 @@ INFERENCE = [
     ["results"],
     ["http_client"],
     ["write_now"],
-    ["endpoint", "nvidia_smi", "options", "output"],
+    ["endpoint", "nvidia_smi", "options", "output", "tools"],
 ]
 """The same within inference."""
 

@@ -241,6 +241,13 @@ def tune(parser: Parser) -> None:
     arguments(parser)
 
 
+def tool_output(parser: Parser) -> None:
+    from taskrunner.inference.tools.registry import PARSERS
+
+    parser.add_argument("tool", choices=tuple(PARSERS), metavar="TOOL", help=", ".join(PARSERS))
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="its output (default: stdin)")
+
+
 def imported(parser: Parser) -> None:
     from taskrunner.inference.bench.main import import_arguments
 

@@ -99,6 +99,8 @@ COMMANDS = {
                       "example: taskrunner sample --host 10.0.0.12 --server 8200\n"),
     "tune": Command("find the fastest settings of a fabric", "inference:tune", "tune",
                     "example: taskrunner tune --fabric tcp --model models/m --prompt-tokens 1024,8192\n"),
+    "parse": Command("read what a network or GPU tool has printed", "inference:parse", "tool_output json",
+                     "example: iperf3 -c 10.0.0.12 -J | taskrunner parse iperf3 --json\n"),
     "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
         "log": Command("log results", "mlflow:log", "results tracking_server logged json", MLFLOW_EXAMPLES),
         "sync": Command("send the results that could not be sent before", "mlflow:sync", "json"),

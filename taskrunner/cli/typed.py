@@ -149,6 +149,11 @@ class Log(Json):
     artifact: list[str]
 
 
+class Parse(Json):
+    tool: str
+    file: str
+
+
 class Tracking:
     to: str
 

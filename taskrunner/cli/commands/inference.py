@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from argparse import Namespace
 from importlib.util import find_spec
+from pathlib import Path
 
-from taskrunner.errors import UsageError
+from taskrunner.cli import typed
+from taskrunner.cli.output.tool_text import table
+from taskrunner.errors import NotFoundError, UsageError
 
 NEEDED = ("httptools", "numpy", "prometheus_client", "uvloop")
 
@@ -38,6 +43,25 @@ def tune(args: Namespace) -> int:
     from taskrunner.inference.tune.main import main
 
     return main(args)
+
+
+def parse(args: typed.Parse) -> int:
+    """Print the figures of a tool; 1 when there are none that can be trusted."""
+    from taskrunner.inference.tools.reading import NotAResult
+    from taskrunner.inference.tools.registry import parser
+
+    try:
+        data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{args.file}: {error.strerror}") from error
+    try:
+        record = parser(args.tool)(data.decode("utf-8", "replace"))
+    except NotAResult as error:
+        where = "stdin" if args.file == "-" else args.file
+        print(f"{where}: no result of {args.tool}: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(record, indent=2) if args.json else "\n".join(table(record)))
+    return 0
 
 
 def import_(args: Namespace) -> int:

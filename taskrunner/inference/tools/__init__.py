@@ -1,0 +1,1 @@
+"""What the tools below the servers print, read: one module for each tool, the standard library only."""
