@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
-from .bench import main as bench
-from .circumstances import main as sample
-from .proxy import main as proxy
-from .serving import main as serve
-from .tune import main as tune
-
-COMMANDS = {"bench": bench, "proxy": proxy, "sample": sample, "serve": serve, "tune": tune}
+COMMANDS = {
+    "bench": "bench",
+    "proxy": "proxy",
+    "sample": "circumstances",
+    "serve": "serving",
+    "tool": "tools",
+    "tune": "tune",
+}
+"""Each with its package: only its own is imported, as `tool` runs where nothing is installed."""
 
 
 def main(argv: list[str]) -> int:
     """Run one of them; returns its exit status."""
     parser = argparse.ArgumentParser(prog="inference")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in COMMANDS.items():
-        module.arguments(commands.add_parser(name, help=module.__doc__))
-    args = parser.parse_args(argv)
-    return int(COMMANDS[args.command].main(args))
+    parser.add_argument("command", choices=COMMANDS)
+    command = parser.parse_args(argv[:1]).command
+    module = import_module(f".{COMMANDS[command]}.main", __package__)
+    own = argparse.ArgumentParser(prog=f"inference {command}", description=module.__doc__)
+    module.arguments(own)
+    return int(module.main(own.parse_args(argv[1:])))

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from taskrunner.cli import typed
-from taskrunner.cli.output.tool_text import table
 from taskrunner.errors import NotFoundError, UsageError
+from taskrunner.inference.tools.text import table
 
 NEEDED = ("httptools", "numpy", "prometheus_client", "uvloop")
 

@@ -25,7 +25,7 @@ def kvbench(text: str) -> Parsed:
             if line.startswith("nixlbench "):
                 words = shlex.split(line)[1:]
                 options = [word[2:] for word in words[::2]]
-                plans.append(dict(zip(options, words[1::2], strict=False)))
+                plans.append(dict(zip(options, words[1::2])))
                 if len(words) % 2 or not text.endswith("\n"):
                     raise NotAResult("its last line is cut off")
     if not plans or not all(isinstance(plan, dict) and set(KEYS) <= plan.keys() for plan in plans):

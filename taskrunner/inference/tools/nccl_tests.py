@@ -83,7 +83,7 @@ def _row(columns: list[str], cells: list[str]) -> dict[str, Any]:
     at = [index for index, name in enumerate(columns) if name == "time"]
     if len(at) != 2 or columns[at[0] : at[0] + 4] != list(HALF):
         raise NotAResult("a table of a version that is not known: {}".format(" ".join(columns)))
-    values = dict(zip(columns[: at[0]], cells, strict=False))
+    values = dict(zip(columns[: at[0]], cells))
     return {
         "size_bytes": whole(values["size"]),
         "count": whole(values["count"]),

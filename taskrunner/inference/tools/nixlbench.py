@@ -31,7 +31,7 @@ def nixlbench(text: str) -> Parsed:
         elif columns and cells[0].isdigit():
             if len(cells) < len(columns):
                 raise NotAResult("a row that is cut off")
-            values = dict(zip(columns, cells, strict=False))
+            values = dict(zip(columns, cells))
             rows.append(_row(values, whole(settings.get("num_iter", "0"))))
             done.add((rows[-1]["size_bytes"], rows[-1]["batch"]))
     if not columns:

@@ -87,7 +87,7 @@ def _query(lines: list[str]) -> dict[str, Any]:
         cells = line.split(", ")
         if len(cells) != len(names):
             raise NotAResult(f"a row with {len(cells)} of {len(names)} values: {line[:80]!r}")
-        gpus.append({name: _value(cell) for name, cell in zip(names, cells, strict=False)})
+        gpus.append({name: _value(cell) for name, cell in zip(names, cells)})
     if not gpus:
         raise NotAResult("there is no GPU in it")
     return {"gpus": gpus}
@@ -120,7 +120,7 @@ def _dmon(lines: list[str]) -> dict[str, Any]:
         elif line.strip():
             if len(cells) != len(names):
                 raise NotAResult(f"a row with {len(cells)} of {len(names)} values")
-            samples.append({name: _figure(cell) for name, cell in zip(names, cells, strict=False)})
+            samples.append({name: _figure(cell) for name, cell in zip(names, cells)})
     if not samples:
         raise NotAResult("there is no sample in it")
     gpus: dict[str, Any] = {}
@@ -164,7 +164,7 @@ def _topology(lines: list[str]) -> dict[str, Any]:
             row = cells[1 : len(names) + 1]
             if len(row) != len(names) or not all(map(CELL.fullmatch, row)):
                 raise NotAResult(f"a row that is cut off: {line[:80]!r}")
-            links[cells[0]] = dict(zip(names, row, strict=False))
+            links[cells[0]] = dict(zip(names, row))
     if set(links) != set(names) or not names:
         raise NotAResult("rows are missing")
     return {"links": links, "nics": nics}

@@ -26,17 +26,19 @@ def ucx_perftest(text: str, size: int = 0) -> Parsed:
     if header is not None:
         if len(lines) <= header + 1:
             raise NotAResult("there is no figure in it")
-        values = dict(zip(lines[header].split(","), lines[header + 1].strip().split(","), strict=False))
+        values = dict(zip(lines[header].split(","), lines[header + 1].strip().split(",")))
         if any(name not in values for name in CSV):
             raise NotAResult("a row that is cut off")
         figures = [number(values[name]) for name in CSV]
         return _result(figures, None, size)
     kind: str | None = None
+    only = False  # -f: a row without a title
     for line in lines:
         if "latency (usec)" in line or "overhead (usec)" in line:
             kind = "latency" if "latency (usec)" in line else "overhead"
-        if line.startswith("Final:"):
-            cells = line.split()[1:]
+        only = only or "|     Test     |" in line
+        if line.startswith("Final:") or (only and line[:1] == " " and line.split()[0].isdigit()):
+            cells = line.split()[-CELLS:] if only else line.split()[1:]
             if len(cells) != CELLS:
                 raise NotAResult("a final row that is cut off")
             figures = [float(whole(cells[0])), *(number(cells[at]) for at in (3, 5, 7))]

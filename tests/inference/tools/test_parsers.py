@@ -63,6 +63,7 @@ SUMMARIES: dict[str, dict[str, float]] = {
     "iperf3_39_bidir_json.json": {"bandwidth_gbps": 5.285302},
     "iperf3_321_bidir_json.json": {"bandwidth_gbps": 3.023573},
     "ucx113_tag_lat_64_client.txt": {"latency_us": 297.089},
+    "ucx113_tag_lat_4096_final_client.txt": {"latency_us": 444.483, "transfer_time_ms": 0.444483},
     "ucx113_csv_put_1m_client.txt": {"bandwidth_gbps": 0.684594},
     "ucx_tag_bw_1m_client.txt": {"bandwidth_gbps": 41.5372, "transfer_time_ms": 0.201954},
     "nixlbench14_ucx_write_initiator.txt": {

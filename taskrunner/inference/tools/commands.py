@@ -1,0 +1,53 @@
+"""How each tool is called on its two sides: the words of both are the same but for the peer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .registry import FABTESTS
+
+SIZE = re.compile(r"([0-9]+)([kmg]?)(?:i?b)?", re.IGNORECASE)
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class Sides(NamedTuple):
+    """Templates of the command lines; {peer} is the node of the server."""
+
+    server: str
+    client: str
+    package: str = ""
+    """Debian's package with the tool; "" where there is none."""
+
+
+_FABTESTS = "{tool} -p {provider} -E={port} -S {size} -I {iterations} -m"
+_PINGPONG = "fi_pingpong -p {provider} -e rdm -S {size} -I {iterations}"
+TOOLS = {
+    "iperf3": Sides(
+        "iperf3 -s -1 -p {port} --forceflush",
+        "iperf3 -c {peer} -p {port} -P {streams} -t {seconds} -O {omit} -J",
+        "iperf3",
+    ),
+    "fi_pingpong": Sides(_PINGPONG + " -B {port}", _PINGPONG + " -P {port} {peer}", "libfabric-bin"),
+    **dict.fromkeys(FABTESTS, Sides(_FABTESTS, _FABTESTS + " {peer}")),
+    "ucx_perftest": Sides(
+        "ucx_perftest -p {port}",
+        "ucx_perftest {peer} -p {port} -t {test} -s {size} -n {iterations} -m {memory} -f",
+        "ucx-utils",
+    ),
+}
+
+
+def size_of(text: str) -> int:
+    """The bytes that 65536, 64K, 1MB mean, by 1,024; most tools ignore a suffix. Raises ValueError."""
+    match = SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"expected a size such as 65536 or 64K, got {text!r}")
+    return int(match[1]) * UNITS[match[2].lower()]
+
+
+def words(tool: str, side: str, values: Mapping[str, object]) -> list[str]:
+    """The command line of one side. Raises KeyError."""
+    template = TOOLS[tool].server if side == "server" else TOOLS[tool].client
+    return [word.format(**{**values, "tool": tool}) for word in template.split()]

@@ -1,0 +1,132 @@
+"""Run one side of a tool that measures between two nodes; the client writes a record of what both did."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from ..output import write
+from . import commands
+from .reading import NotAResult
+from .registry import parser as parser_of
+from .text import table
+
+VERSION = 1
+REFUSED = re.compile(r"Connection refused|unable to connect to server")
+"""What a client says whose server is not there yet; none of them tries again by itself."""
+RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
+PLACES = ("/opt/amazon/efa/bin", "/usr/local/bin")
+"""Where tools are that a login shell finds, and this may not."""
+ABOUT = (
+    *("kind", "version", "node", "peer", "client_argv", "server_argv", "client_status", "started_at"),
+    *("duration_s", "memory", "valid", "doubts", "output", "errors"),
+)
+"""The members of a record that say how it was made, not what was measured."""
+OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
+    ("--peer", str, "127.0.0.1", "the server's address"),
+    ("--port", int, 18600, "the server's port"),
+    ("--size", commands.size_of, 65536, "bytes of a message; K, M and G are powers of 1,024"),
+    ("--iterations", int, 1000, "messages"),
+    ("--provider", str, "tcp", "libfabric's provider: tcp, efa"),
+    ("--streams", int, 1, "streams of iperf3"),
+    ("--seconds", int, 10, "seconds that iperf3 measures"),
+    ("--omit", int, 2, "seconds that iperf3 leaves out before"),
+    ("--test", str, "tag_lat", "the test of ucx_perftest"),
+    ("--memory", str, "host", "memory of ucx_perftest: host, cuda"),
+    ("--timeout", float, 120.0, "seconds in which the tool must end: peers that disagree wait forever"),
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be said to it."""
+    parser.add_argument("side", choices=("server", "client"))
+    parser.add_argument("tool", choices=tuple(commands.TOOLS), metavar="TOOL")
+    for name, kind, default, text in OPTIONS:
+        parser.add_argument(name, type=kind, default=default, help=f"{text} ({default})")
+    parser.add_argument("-o", "--output", default="", metavar="FILE", help="where the client's record goes")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Become the server, or measure; 1 when there is no result."""
+    argv = commands.words(args.tool, args.side, vars(args))
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *PLACES])
+    program = shutil.which(argv[0], path=path)
+    if program is None:
+        package = commands.TOOLS[args.tool].package
+        hint = f": apt-get install {package}" if package else ""
+        print(f"{argv[0]} is not installed{hint}", file=sys.stderr)
+        return 127
+    argv[0] = program
+    print("$ " + shlex.join(argv), flush=True)
+    if args.side == "server":
+        os.execv(program, argv)
+    record = measured(argv, args)
+    if args.output:
+        write(args.output, json.dumps(record, indent=1))
+    shown = {name: value for name, value in record.items() if name not in ABOUT}
+    for line in table(shown) if record["valid"] else record["doubts"]:
+        print(line)
+    return 0 if record["valid"] else 1
+
+
+def measured(argv: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    """The record of a client: what the tool said, and what is known of how."""
+    began, until = time.time(), time.monotonic() + RETRY_FOR_S
+    while True:
+        status, output, errors = _run(argv, args.timeout)
+        again = (status != 0 or '"error"' in output) and REFUSED.search(output + errors)
+        if not again or time.monotonic() > until:
+            break
+        time.sleep(RETRY_DELAY_S)
+    doubts = [] if status == 0 else [f"{args.tool} ended with status {status}"]
+    if status is None:
+        doubts = [f"{args.tool} did not end within {args.timeout:g} s"]
+    parsed: dict[str, Any] = {"tool": args.tool, "tool_version": None, "rows": [], "summary": {}, "notes": []}
+    try:
+        parsed = parser_of(args.tool)(output)
+    except NotAResult as error:
+        doubts.append(f"no result of {args.tool}: {error if output.strip() else _last(errors)}")
+    return {
+        **parsed,
+        "kind": "low-level",
+        "version": VERSION,
+        "node": platform.node(),
+        "peer": args.peer,
+        "client_argv": argv,
+        "server_argv": commands.words(args.tool, "server", vars(args)),
+        "client_status": status,
+        "started_at": began,
+        "duration_s": round(time.time() - began, 3),
+        "memory": args.memory if args.tool == "ucx_perftest" else "host",
+        "valid": not doubts,
+        "doubts": doubts,
+        "output": output,
+        "errors": errors,
+    }
+
+
+def _run(argv: list[str], timeout: float) -> tuple[int | None, str, str]:
+    """Exit status (None: it was ended), stdout and stderr: rows are in the one, causes in the other."""
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        return None, _text(error.stdout), _text(error.stderr)
+    return done.returncode, _text(done.stdout), _text(done.stderr)
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it printed nothing"
