@@ -101,7 +101,7 @@ def test_what_a_quiet_run_costs(cloud: Aws, write: Write) -> None:
             [str(Path(sys.executable).with_name("runner")), *line], stdout=screen, stderr=screen
         )
         try:
-            wait_for(lambda: shown.read_text().count("[RUN]") == GROUP, 60)
+            wait_for(lambda: shown.read_text().count("[RUN]") == GROUP, 150)
             time.sleep(130)  # two rounds bring together who is asked when
             assert _calls_an_hour(cloud, 40) <= 4_000
         finally:

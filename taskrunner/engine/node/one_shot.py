@@ -105,6 +105,10 @@ class OneShotHandler(RequestHandler):
             return self._awaited(run)
         return self.do_follow(run, **following)
 
+    def do_alive(self, run: str) -> bool:
+        # On a busy node an engine takes seconds to come up.
+        return super().do_alive(run) or runs.coming_up(self.root, run)
+
     def _awaited(self, run: str) -> dict[str, Any]:
         time.sleep(BATCH_WINDOW_S)
         while self.do_alive(run):

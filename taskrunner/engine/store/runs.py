@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 BLOCK = 1 << 16
+COMES_UP_S = 30.0
+"""In which an engine that was started has written who it is, also on a busy machine."""
 HEARD_WITHIN = 8.0
 """Seconds in which a controller from elsewhere is heard of: it says something every five."""
 
@@ -71,6 +73,15 @@ def alive(root: str, run: str) -> bool:
 def known(root: str, run: str) -> bool:
     """Whether the engine of the run has written who it is."""
     return os.path.exists(os.path.join(paths.run_dir(root, run), paths.ENGINE))
+
+
+def coming_up(root: str, run: str) -> bool:
+    """Whether the engine of a run that was just started may still have to write who it is."""
+    try:
+        age = time.time() - os.stat(paths.run_dir(root, run)).st_mtime
+    except OSError:
+        return False
+    return not known(root, run) and 0 <= age < COMES_UP_S
 
 
 def last_words(root: str, run: str) -> str:
