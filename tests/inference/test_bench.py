@@ -141,15 +141,15 @@ def test_each_counter_of_a_failure_makes_it_invalid(name: str) -> None:
 def test_the_parts_of_the_ttft_are_means_of_all_servers_that_add_up() -> None:
     prefill = {"queued_requests": 2.0, "queue_seconds": 0.004, "prefill_seconds": 0.08}
     decode = {"queued_requests": 4.0, "queue_seconds": 0.08, "prefill_seconds": 0.02}
-    moved = {"post_seconds": 0.008, "transfer_seconds": 0.04}
+    moved = {"post_seconds": 0.016, "transfer_seconds": 0.08, "transfers": 8.0}  # two ranks
     servers = {"prefill0": prefill, "prefill1": prefill, "decode0": {**decode, **moved}}
     assert ttft_parts(70.0, servers) == pytest.approx(
         {
             "prefill_queue": 2.0,
             "prefill": 40.0,
             "kv_post": 2.0,
-            "kv_transfer": 10.0,
-            "decode_queue": 8.0,
+            "kv_transfer": 8.0,
+            "decode_queue": 10.0,
             "first_token": 5.0,
             "other": 3.0,
         }
