@@ -244,6 +244,9 @@ def parts(document: Document, tasks: Sequence[Mapping[str, Any]]) -> list[Proble
                     problems.append(document.problem((*inside, extra[0]), message, key=True))
             elif not service.get("command"):
                 problems.append(document.problem(inside, '"command" is missing in "service"'))
+            if service.get("one_shot") and task.get("run_as"):
+                message = "a one_shot service runs as the user of the engine: its exit status is kept there"
+                problems.append(document.problem((*place, "run_as"), message, key=True))
             if service.get("ready"):
                 problems += _probe(document, (*inside, "ready"), service["ready"], own_log=True)
             for number, pattern in enumerate(service.get("fail_on") or ()):

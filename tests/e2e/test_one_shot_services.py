@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,15 @@ from tests.helpers import left_of
 from tests.sshd import free_port
 
 Write = Callable[..., Path]
+CLOSES = """
+import pathlib, socket, sys, time
+port, status = map(int, sys.argv[1:])
+server = socket.create_server(("127.0.0.1", port))
+connection, _ = server.accept()
+server.close()
+time.sleep(2)
+sys.exit(status)
+"""
 SERVER = """
 import pathlib, socket, sys
 port, status = map(int, sys.argv[1:])
@@ -95,6 +105,26 @@ def test_a_server_that_has_served_before_anybody_looked_is_ready(write: Write, p
     assert "exited before it was ready" in detail(run(write({"id": "a", "service": service})))
 
 
+def test_a_server_that_closes_its_socket_when_its_client_has_come_is_ready(
+    tasks: Callable[..., Path], write: Write, port: int
+) -> None:
+    """Its client comes before anybody has looked, and stays."""
+    path = tasks(client="true")
+    Path("server.py").write_text(CLOSES)
+    loop = f"""
+import socket, time
+while True:
+    try:
+        connection = socket.create_connection(("127.0.0.1", {port}))
+        break
+    except OSError:
+        time.sleep(0.001)
+time.sleep(3)
+"""
+    with subprocess.Popen([sys.executable, "-c", loop]):
+        assert run(path).ok == 3
+
+
 def test_a_port_that_somebody_else_listens_on_is_refused_without_a_connection(
     tasks: Callable[..., Path], port: int
 ) -> None:
@@ -105,6 +135,15 @@ def test_a_port_that_somebody_else_listens_on_is_refused_without_a_connection(
         other.settimeout(0)
         with pytest.raises(BlockingIOError):
             other.accept()
+
+
+def test_an_earlier_status_is_not_that_of_the_next_server(write: Write) -> None:
+    end = {"id": "end", "service": {"name": "s", "state": "ended"}}
+    assert run(write({"id": "a", "service": {"name": "s", "command": "true", "one_shot": True}}, end)).ok == 2
+    path = write(
+        {"id": "a", "service": {"name": "s", "command": "sleep 1.5; exit 3"}}, end, file="work/b.json"
+    )
+    assert "was killed" in detail(run(path))
 
 
 def test_what_was_never_started_cannot_end(write: Write) -> None:
@@ -121,6 +160,10 @@ def test_what_was_never_started_cannot_end(write: Write) -> None:
             'expected a port, got "0"',
         ),
         ({"service": {"name": "s", "command": "true", "state": "ended"}}, "not allowed"),
+        (
+            {"run_as": "nobody", "service": {"name": "s", "command": "true", "one_shot": True}},
+            "runs as the user",
+        ),
     ],
 )
 def test_a_probe_that_cannot_be_asked_is_refused(

@@ -10,12 +10,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable
 
-LISTEN = "0A"
+ESTABLISHED, LISTEN = "01", "0A"
 
 
 def listening(pids: Iterable[int] | None) -> set[int]:
     """The ports that any of the processes listens on; of all processes when None."""
     sockets = _listeners()
+    if pids is None:
+        return set(sockets.values())
+    return {sockets[inode] for pid in pids for inode in _sockets_of(pid) if inode in sockets}
+
+
+def served(pids: Iterable[int] | None) -> set[int]:
+    """The ports that any of the processes listens on, or has a connection at; of all processes when None."""
+    sockets = _listeners((LISTEN, ESTABLISHED))
     if pids is None:
         return set(sockets.values())
     return {sockets[inode] for pid in pids for inode in _sockets_of(pid) if inode in sockets}
@@ -41,14 +49,14 @@ def owner(port: int) -> str:
     return ""
 
 
-def _listeners() -> dict[str, int]:
+def _listeners(states: tuple[str, ...] = (LISTEN,)) -> dict[str, int]:
     ports = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as file:
             next(file)
             for line in file:
                 fields = line.split()
-                if fields[3] == LISTEN:
+                if fields[3] in states:
                     ports[fields[9]] = int(fields[1].rpartition(":")[2], 16)
     return ports
 

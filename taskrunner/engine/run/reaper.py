@@ -65,7 +65,7 @@ def _quietly(call: Callable[..., object], *args: object) -> None:
         pass  # the reaper was killed; the work goes on without
 
 
-def _reap(engine: int, write_end: int, say: int) -> int:
+def _reap(engine: int, told: int, say: int) -> int:
     """Wait for the end of the engine, and of what it leaves of its steps."""
     # What `signal` stands on: that builds enumerations at first, as the engine does at the same time.
     import _signal as signal  # type: ignore[import-not-found]
@@ -73,13 +73,13 @@ def _reap(engine: int, write_end: int, say: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: _quietly(os.kill, engine, number))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    close_all_but(write_end, say)
+    close_all_but(told, say)
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     _be_subreaper()
     watch = -1
-    directory = os.fsdecode(os.read(write_end, 4096))
+    directory = os.fsdecode(os.read(told, 4096))
     if directory:
         watch = _locked(directory)
         _quietly(os.write, say, b"!")

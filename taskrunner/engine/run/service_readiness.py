@@ -42,7 +42,8 @@ def _listens(step: Step, port: int, record: dict[str, Any]) -> str:
     """What `listen` misses, "" for nothing. It never connects: a server may take that for its client."""
     # The sockets of another user's processes cannot be seen: then the port, which was free, has to do.
     pids = None if step.get("run_as") and os.geteuid() != 0 else members(record)
-    return "" if port in ports.listening(pids) else "nothing of it listens on port %d" % port
+    # Many a server closes its socket when its client has come.
+    return "" if port in ports.served(pids) else "nothing of it listens on port %d" % port
 
 
 def _another(port: int, record: dict[str, Any]) -> str:

@@ -42,6 +42,10 @@ def ensure(ctx: Context, step: Step, service: Service) -> bool:
     service = {**service, "name": ctx.named(service["name"])}
     directory = paths.service_dir(ctx.root, ctx.project, service["name"])
     fileio.private_folder(directory)
+    if service.get("state") == "ended":
+        # Without its lock: whoever wants to stop it meanwhile may.
+        _await_end(ctx, step, service, directory)
+        return False
     with _locked(ctx, directory):
         return _ensured(ctx, step, service, directory)
 
@@ -73,10 +77,6 @@ def _ensured(ctx: Context, step: Step, service: Service, directory: str) -> bool
             ctx.begins()
             _stop(ctx, step, service, record, directory)
         return not running
-    if service.get("state") == "ended":
-        ctx.begins()
-        _await_end(ctx, step, service, record, directory)
-        return False
     definition = _definition(ctx, step, service)
     # A one-shot server that runs may have had its client already.
     reusable = running and not service.get("one_shot")
@@ -152,9 +152,9 @@ def _start(ctx: Context, step: Step, service: Service, directory: str, definitio
         os.replace(log, log + ".1")
     tag = "%s/%d.service" % (ctx.run, step["index"])
     env, command = _env(step, service, directory), _command(service)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, service_record.STATUS))
     if service.get("one_shot"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(directory, service_record.STATUS))
         command = NOTED % (command, service_record.STATUS)
     argv, exports = step_script.argv(tag), None
     if step.get("run_as"):
@@ -213,17 +213,21 @@ def _await_ready(ctx: Context, step: Step, service: Service, record: dict[str, A
     _tell(ctx, step, service, "ready", record["pid"])
 
 
-def _await_end(ctx: Context, step: Step, service: Service, record: dict[str, Any], directory: str) -> None:
+def _await_end(ctx: Context, step: Step, service: Service, directory: str) -> None:
     """Wait until a one-shot server has ended by itself, with status 0; else nothing of it is left running."""
+    record = service_record.load(ctx, directory, service["name"])
     name, within = service["name"], service.get("stop_timeout", STOP_WITHIN)
     if not record:
         raise StepError("service", "%s has not been started" % name)
+    ctx.begins()
     deadline = time.monotonic() + within
     while service_record.members(record):
-        if ctx.control.cancelled:
-            raise Cancelled
-        if time.monotonic() >= deadline:
-            _stop(ctx, step, service, record, directory)
+        late = time.monotonic() >= deadline
+        if late or ctx.control.cancelled:
+            with _locked(ctx, directory):
+                _stop(ctx, step, service, record, directory)
+            if not late:
+                raise Cancelled
             detail = "%s did not end by itself within %g s, and was stopped%s"
             raise StepError("service", detail % (name, within, last_lines(os.path.join(directory, "log"))))
         ctx.control.sleep(0.05)
