@@ -183,8 +183,8 @@ def test_a_node_cannot_write_elsewhere_here(sshd: Sshd, tmp_path: Path, write: W
     file_sync = folder / "engine" / "store" / "file_sync.py"
     file_sync.write_text(
         file_sync.read_text().replace(
-            "    return found\n\n\ndef _entry",
-            "    found[0]['name'] = '../../pwned'\n    return found\n\n\ndef _entry",
+            "    return entries\n\n\ndef _entry",
+            "    entries[0]['name'] = '../../pwned'\n    return entries\n\n\ndef _entry",
         )
     )
     (sshd.home / "f").mkdir()

@@ -31,18 +31,18 @@ ASKED_SIZE = re.compile(r"\s-S\s*(\S+)")
 ASKED_PROVIDER = re.compile(r"\s-p\s*(\S+)")
 
 
-def fi_pingpong(text: str) -> Parsed:
-    """The table of fi_pingpong, of either side. Raises NotAResult."""
+def fi_pingpong(text: str, size: int = 0) -> Parsed:
+    """The table of fi_pingpong, of either side; `size` is the one that was asked for. Raises NotAResult."""
     rows = []
     for cells in _table(text, PINGPONG):
-        size, sent, back = size_of(cells[0]), count_of(cells[1]), cells[2]
+        own, sent, back = size_of(cells[0]), count_of(cells[1]), cells[2]
         if back != "=" + cells[1]:
             raise NotAResult(f"{cells[0]}: only {back} of {sent} transfers came back")
-        rows.append(_row(size, sent, number(cells[6]), "one_way"))
-    return result("fi_pingpong", rows, complete=alone(rows))
+        rows.append(_row(own, sent, number(cells[6]), "one_way"))
+    return result("fi_pingpong", rows, complete=_whole(rows, size))
 
 
-def fabtests(text: str, tool: str = "") -> Parsed:
+def fabtests(text: str, tool: str = "", size: int = 0) -> Parsed:
     """Output of a tool of fabtests, for machines (-m) or people. `tool` is its name where the text lacks it.
 
     Raises NotAResult, also when the size is another one than was asked for: fabtests takes 64K for 64.
@@ -52,7 +52,7 @@ def fabtests(text: str, tool: str = "") -> Parsed:
             _row(size_of(cells[0]), count_of(cells[1]), number(cells[5]), _kind(tool))
             for cells in _table(text, FABTESTS)
         ]
-        return result(tool or "fabtests", rows, complete=alone(rows))
+        return result(tool or "fabtests", rows, complete=_whole(rows, size))
     lines = lines_of(text)
     command = lines[1] if len(lines) > 1 else ""
     if not command.endswith(" :"):
@@ -63,8 +63,8 @@ def fabtests(text: str, tool: str = "") -> Parsed:
         if line.startswith("- {"):
             members: dict[str, str] = dict(MEMBER.findall(line))
             try:
-                size, count = whole(members["xfer_size"]), whole(members["iterations"])
-                rows.append(_row(size, count, number(members["usec/xfer"]), _kind(name)))
+                own, count = whole(members["xfer_size"]), whole(members["iterations"])
+                rows.append(_row(own, count, number(members["usec/xfer"]), _kind(name)))
             except KeyError as error:
                 raise NotAResult(f"a row without {error}") from error
     asked = ASKED_SIZE.search(command)
@@ -80,6 +80,13 @@ def fabtests(text: str, tool: str = "") -> Parsed:
         provider={"asked": provider[1] if provider else None, "proven": None},
         argv=command[:-2].split(),
     )
+
+
+def _whole(rows: list[Row], size: int) -> bool:
+    """Whether all rows are there that were asked for. Raises NotAResult when they are of another size."""
+    if size and rows and [each["size_bytes"] for each in rows] != [size]:
+        raise NotAResult(f"{size} bytes were asked for, but {rows[0]['size_bytes']} were sent")
+    return bool(size) or alone(rows)
 
 
 def _meant(text: str) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,15 +19,25 @@ from typing import Any
 from ..output import write
 from . import commands
 from .reading import NotAResult
+from .registry import SIZED
 from .registry import parser as parser_of
 from .text import table
 
 VERSION = 1
-REFUSED = re.compile(r"Connection refused|unable to connect to server")
+REFUSED = re.compile(r"Connection refused|unable to (?:connect to server|send control message)")
 """What a client says whose server is not there yet; none of them tries again by itself."""
 RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
 PLACES = ("/opt/amazon/efa/bin", "/usr/local/bin")
 """Where tools are that a login shell finds, and this may not."""
+
+
+def _size(text: str) -> int:
+    try:
+        return commands.size_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 ABOUT = (
     *("kind", "version", "node", "peer", "client_argv", "server_argv", "client_status", "started_at"),
     *("duration_s", "memory", "valid", "doubts", "output", "errors"),
@@ -34,7 +46,7 @@ ABOUT = (
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("--peer", str, "127.0.0.1", "the server's address"),
     ("--port", int, 18600, "the server's port"),
-    ("--size", commands.size_of, 65536, "bytes of a message; K, M and G are powers of 1,024"),
+    ("--size", _size, 65536, "bytes of a message; K, M and G are powers of 1,024"),
     ("--iterations", int, 1000, "messages"),
     ("--provider", str, "tcp", "libfabric's provider: tcp, efa"),
     ("--streams", int, 1, "streams of iperf3"),
@@ -80,8 +92,9 @@ def main(args: argparse.Namespace) -> int:
 
 def measured(argv: list[str], args: argparse.Namespace) -> dict[str, Any]:
     """The record of a client: what the tool said, and what is known of how."""
-    began, until = time.time(), time.monotonic() + RETRY_FOR_S
+    until = time.monotonic() + RETRY_FOR_S
     while True:
+        began = time.time()
         status, output, errors = _run(argv, args.timeout)
         again = (status != 0 or '"error"' in output) and REFUSED.search(output + errors)
         if not again or time.monotonic() > until:
@@ -92,7 +105,8 @@ def measured(argv: list[str], args: argparse.Namespace) -> dict[str, Any]:
         doubts = [f"{args.tool} did not end within {args.timeout:g} s"]
     parsed: dict[str, Any] = {"tool": args.tool, "tool_version": None, "rows": [], "summary": {}, "notes": []}
     try:
-        parsed = parser_of(args.tool)(output)
+        known = {"size": args.size} if args.tool in SIZED else {}
+        parsed = parser_of(args.tool)(output, **known)
     except NotAResult as error:
         doubts.append(f"no result of {args.tool}: {error if output.strip() else _last(errors)}")
     return {
@@ -116,11 +130,18 @@ def measured(argv: list[str], args: argparse.Namespace) -> dict[str, Any]:
 
 def _run(argv: list[str], timeout: float) -> tuple[int | None, str, str]:
     """Exit status (None: it was ended), stdout and stderr: rows are in the one, causes in the other."""
-    try:
-        done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired as error:
-        return None, _text(error.stdout), _text(error.stderr)
-    return done.returncode, _text(done.stdout), _text(done.stderr)
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+            return process.returncode, _text(output), _text(errors)
+        except subprocess.TimeoutExpired as error:
+            return None, _text(error.stdout), _text(error.stderr)
+        finally:
+            # Whatever it has started; and when this is interrupted.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _text(data: bytes | None) -> str:

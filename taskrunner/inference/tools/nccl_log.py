@@ -9,6 +9,7 @@ from .reading import NotAResult, Parsed
 
 CHANNEL = re.compile(r"Channel \d+(?:/\d+)? : .* via (\S+(?: Libfabric/\S+)?)")
 VERSION = re.compile(r"NCCL version (\S+)")
+ONE_NODE = re.compile(r"nNodes 1 ")
 NAMED = re.compile(r"Using network (.+)")
 WAYS = (
     ("efa", re.compile(r"NET/(?:AWS )?Libfabric")),
@@ -31,6 +32,7 @@ def nccl_log(text: str) -> Parsed:
     if not ways:
         raise NotAResult("no channel was set up, or NCCL_DEBUG was not INFO")
     between: dict[str, int] = {name: count for name, count in ways.items() if name != "local"}
+    alone = "local" if ONE_NODE.search(text) else None
     version, named = VERSION.search(text), NAMED.search(text)
     return {
         "tool": "nccl_log",
@@ -41,5 +43,6 @@ def nccl_log(text: str) -> Parsed:
         "channels": dict(ways),
         "gpudirect_channels": gpudirect,
         "network_named": named[1].strip() if named else None,
-        "fabric": {"proven": max(between, key=lambda name: between[name]) if between else "local"},
+        # A log that is cut off has the channels inside a node first.
+        "fabric": {"proven": max(between, key=lambda name: between[name]) if between else alone},
     }

@@ -14,6 +14,7 @@ from .reading import NUMBER, NotAResult, Parsed, lines_of
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 UNIT = re.compile(r"^(.*?)(?: \[(.*)\])?$")
+HEADER = re.compile(r"[a-z_]+(?:[.\w]+)*(?: \[[^\]]+\])?(?:, [a-z_]+[.\w]*(?: \[[^\]]+\])?)*")
 MISSING = ("[N/A]", "N/A", "[Not Supported]", "-", "")
 XML = {
     "index": "minor_number",
@@ -53,7 +54,7 @@ def nvidia_smi(text: str) -> Parsed:
         read = _dmon
     elif first.startswith("\t"):
         read = _topology
-    elif first.startswith("index, "):
+    elif HEADER.fullmatch(first):
         read = _query
     else:
         raise NotAResult(first.strip() or "it is empty")

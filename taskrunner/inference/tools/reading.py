@@ -14,6 +14,7 @@ COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)")
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 MIB = 1 << 20
+FIRST = (0, 1, 2, 64)
 TAG = re.compile(r"^\[\d+,\d+\]<std(?:out|err)>:", re.MULTILINE)
 """What mpirun --tag-output writes before each line."""
 
@@ -30,10 +31,10 @@ def lines_of(text: str) -> list[str]:
 
 
 def alone(rows: list[Row]) -> bool:
-    """Whether a table without an end is of one size. One of all sizes, which may be cut off, begins with the
-    smallest there is.
+    """Whether a table without an end is of one size. One of many sizes, which may be cut off, begins with 0,
+    1, 2 or 64 bytes.
     """
-    return len(rows) == 1 and rows[0]["size_bytes"] > 2
+    return len(rows) == 1 and rows[0]["size_bytes"] not in FIRST
 
 
 def last_words(text: str) -> str:
@@ -52,7 +53,7 @@ def number(text: str) -> float:
 def whole(text: str) -> int:
     """A number without fraction. Raises NotAResult."""
     value = number(text)
-    if value != int(value):
+    if not math.isfinite(value) or value != int(value):
         raise NotAResult(f"{text!r} is not a whole number")
     return int(value)
 
@@ -120,7 +121,7 @@ def result(tool: str, rows: list[Row], version: str = "", complete: bool = True,
 
 
 def _summary(rows: list[Row]) -> dict[str, Any]:
-    smallest, largest = (choose(rows, key=lambda each: each["size_bytes"]) for choose in (min, max))
+    smallest, largest = (choose(rows, key=lambda each: each["size_bytes"] or 0) for choose in (min, max))
     # The time of one of many messages in flight is no latency.
     single = smallest["latency_kind"] != "per_message"
     values = {

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 
-from .reading import Parsed
+from .reading import NotAResult, Parsed
 
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a text raises that no tool prints."""
 FABTESTS = (
     "fi_rdm_bw",
     "fi_rdm_pingpong",
@@ -16,6 +18,7 @@ FABTESTS = (
     "fi_rma_bw",
     "fi_rma_pingpong",
 )
+SIZED = ("fi_pingpong", *FABTESTS, "ucx_perftest")
 PARSERS = {
     "fi_info": "fi_info:fi_info",
     "fi_pingpong": "libfabric:fi_pingpong",
@@ -32,8 +35,19 @@ PARSERS = {
 }
 
 
-def parser(tool: str) -> Callable[[str], Parsed]:
-    """What reads the output of a tool. Raises KeyError."""
+def parser(tool: str) -> Callable[..., Parsed]:
+    """What reads the output of a tool; those in SIZED take the `size` that was asked for. Raises KeyError."""
     module, name = PARSERS[tool].split(":")
     parse: Callable[..., Parsed] = getattr(import_module("." + module, __package__), name)
-    return partial(parse, tool=tool) if tool in FABTESTS else parse
+    if tool in FABTESTS:
+        parse = partial(parse, tool=tool)
+
+    def checked(text: str, **known: int) -> Parsed:
+        try:
+            return parse(text, **known)
+        except NotAResult:
+            raise
+        except ODD as error:
+            raise NotAResult(f"not what {tool} prints ({type(error).__name__}: {error})") from error
+
+    return checked

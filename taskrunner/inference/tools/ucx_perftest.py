@@ -5,8 +5,6 @@ A latency test's figure is one way; what the others call overhead is no latency.
 
 from __future__ import annotations
 
-from typing import Any
-
 from .reading import MIB, NotAResult, Parsed, lines_of, number, result, row, whole
 
 CSV = ("iterations", "overall_lat", "overall_bw", "overall_mr")
@@ -14,7 +12,7 @@ CELLS = 8
 
 
 def ucx_perftest(text: str, size: int = 0) -> Parsed:
-    """The final figures. The output has no size: it is worked out of bandwidth and message rate, or given.
+    """The final figures. `size` is that of a message in bytes, which the output does not have.
 
     Raises NotAResult, with the tool's own words where it has some.
     """
@@ -26,6 +24,8 @@ def ucx_perftest(text: str, size: int = 0) -> Parsed:
     if header is not None:
         if len(lines) <= header + 1:
             raise NotAResult("there is no figure in it")
+        if len(lines) > header + 2:
+            raise NotAResult("more than one row: -v is to be given with -f")
         values = dict(zip(lines[header].split(","), lines[header + 1].strip().split(",")))
         if any(name not in values for name in CSV):
             raise NotAResult("a row that is cut off")
@@ -48,22 +48,16 @@ def ucx_perftest(text: str, size: int = 0) -> Parsed:
 
 def _result(figures: list[float], kind: str | None, size: int) -> Parsed:
     iterations, latency, bandwidth, rate = figures
-    note: dict[str, Any] = {"size_known": bool(size)}
-    if not size and rate > 0:
-        size = round(bandwidth * MIB / rate)
     one_way = latency if kind == "latency" else None
-    return result(
-        "ucx_perftest",
-        [
-            row(
-                size,
-                int(iterations),
-                one_way,
-                "one_way" if one_way is not None else "",
-                bandwidth * MIB * 8 / 1e9,
-                rate,
-                latency / 1e3,
-            )
-        ],
-        **note,
+    # Of small messages the bandwidth has no digits left.
+    bits = size * rate * 8 if size else bandwidth * MIB * 8
+    one = row(
+        size,
+        int(iterations),
+        one_way,
+        "one_way" if one_way is not None else "",
+        bits / 1e9 if bits else None,
+        rate,
+        latency / 1e3,
     )
+    return result("ucx_perftest", [{**one, "size_bytes": size or None}], only=True)

@@ -74,7 +74,7 @@ class Group:
         self._concurrency, self._errors = concurrency, errors
         self.waits = waits
         self._lock = threading.Lock()
-        self._sent_requested: set[str] = set()
+        self._asked: set[str] = set()
         self._sent = ""
         self._sent_request: Request | None = None
 
@@ -83,9 +83,9 @@ class Group:
         again, because of no answer, sends one of its own.
         """
         with self._lock:
-            if client.instance in self._sent_requested:
+            if client.instance in self._asked:
                 return client.post("start", fields)
-            self._sent_requested.add(client.instance)
+            self._asked.add(client.instance)
             if self._sent_request is None:
                 self._sent_request = self._send(client, fields)
         own = replace(
