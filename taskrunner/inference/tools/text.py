@@ -13,7 +13,12 @@ COLUMNS = {
     "bandwidth_gbps": "Gbit/s",
     "messages_per_s": "messages/s",
     "transfer_time_ms": "ms",
+    "out_of_place.time_us": "us",
+    "out_of_place.busbw_gbytes_s": "busbw GB/s",
+    "in_place.time_us": "in place us",
+    "in_place.busbw_gbytes_s": "busbw GB/s",
 }
+"""What is shown of a row, by its path there, with a title."""
 USUAL = ("tool", "tool_version", "rows", "summary", "notes")
 
 
@@ -21,17 +26,25 @@ def table(record: Mapping[str, Any]) -> Iterator[str]:
     """Lines: the rows, the summary, and whatever else there is."""
     version = f" {record['tool_version']}" if record["tool_version"] else ""
     yield f"{record['tool']}{version}"
-    names = [name for name in COLUMNS if any(row.get(name) is not None for row in record["rows"])]
+    rows = [{name: _at(row, name) for name in COLUMNS} for row in record["rows"]]
+    names = [name for name in COLUMNS if any(row[name] is not None for row in rows)]
     if names:
         yield "".join(f"{COLUMNS[name]:>14}" for name in names)
-    for row in record["rows"]:
-        if names:
-            yield "".join(f"{_figure(row.get(name)):>14}" for name in names)
-        else:
-            yield json.dumps(row)
+    for row in rows:
+        yield "".join(f"{_figure(row[name]):>14}" for name in names)
     for name, value in {**record["summary"], **_more(record)}.items():
-        yield f"{name}: {value if isinstance(value, (str, int)) else json.dumps(value)}"
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from (f"{name}: {json.dumps(each)}" for each in value)
+        else:
+            yield f"{name}: {value if isinstance(value, (str, int)) else json.dumps(value)}"
     yield from (f"note: {note}" for note in record["notes"])
+
+
+def _at(row: Mapping[str, Any], path: str) -> Any:
+    value: Any = row
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _more(record: Mapping[str, Any]) -> dict[str, Any]:

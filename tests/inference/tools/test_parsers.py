@@ -233,6 +233,10 @@ def test_parse_prints_a_table_or_json_and_says_why_not(cli: Callable[..., Proces
     path = SAMPLES / "ucx_tag_lat_8_client.txt"
     assert "latency_us: 5.02" in cli("parse", "ucx_perftest", path).stdout
     assert json.loads(cli("parse", "ucx_perftest", path, "--json").stdout)["rows"][0]["latency_us"] == 5.02
+    table = cli("parse", "nccl-tests", SAMPLES / "nccl_all_reduce_h100x2.txt").stdout.splitlines()
+    assert [line.split()[1:] for line in table if line.split()[0] == "268435456"] == [
+        ["901.15", "297.88", "900.49", "298.1"]
+    ]
     done = cli("parse", "ucx_perftest", SAMPLES / "ucx113_absent.txt")
     assert (done.returncode, done.stderr) == (
         1,
