@@ -318,7 +318,7 @@ def test_a_cancel_that_the_network_has_swallowed(
         {"id": "z", "always": True, "commands": ["sleep 1; touch clean"]},
     )
     relay = Relay(sshd.port)
-    transport = through(relay, sshd, connect_timeout=1.0)
+    transport = through(relay, sshd, connect_timeout=3.0)
     with start(path, on=transport) as begun:
         asked = False
 
