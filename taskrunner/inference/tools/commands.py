@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from .registry import FABTESTS
-
-SIZE = re.compile(r"([0-9]+)([kmg]?)(?:i?b)?", re.IGNORECASE)
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 class Sides(NamedTuple):
@@ -37,14 +33,6 @@ TOOLS = {
         "ucx-utils",
     ),
 }
-
-
-def size_of(text: str) -> int:
-    """The bytes that 65536, 64K, 1MB mean, by 1,024; most tools ignore a suffix. Raises ValueError."""
-    match = SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"expected a size such as 65536 or 64K, got {text!r}")
-    return int(match[1]) * UNITS[match[2].lower()]
 
 
 def words(tool: str, side: str, values: Mapping[str, object]) -> list[str]:

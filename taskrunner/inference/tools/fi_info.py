@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from .reading import NotAResult, Parsed, last_words, lines_of
+from .reading import NotAResult, Parsed, last_words, lines_of, record
 
 MEMBERS = ("provider", "fabric", "domain", "version", "type", "protocol")
 END = re.compile(r"-(?:rdm|dgrm)$")
@@ -44,8 +43,7 @@ def fi_info(text: str) -> Parsed:
         if device not in of:
             of.append(device)
     versions = {block["provider"]: _version(block["version"]) for block in blocks} or listed
-    more: dict[str, Any] = {"providers": versions, "devices": devices, "blocks": blocks}
-    return {"tool": "fi_info", "tool_version": None, "rows": [], "summary": {}, "notes": [], **more}
+    return record("fi_info", providers=versions, devices=devices, blocks=blocks)
 
 
 def _version(text: str) -> str:

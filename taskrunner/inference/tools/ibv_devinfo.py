@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .reading import NotAResult, Parsed, lines_of
+from .reading import NotAResult, Parsed, lines_of, record
 
 
 def ibv_devinfo(text: str) -> Parsed:
@@ -23,11 +23,4 @@ def ibv_devinfo(text: str) -> Parsed:
             (devices[-1]["ports"][-1] if devices[-1]["ports"] else devices[-1])[name] = value
     if not devices or not all(device["ports"] and "link_layer" in device["ports"][-1] for device in devices):
         raise NotAResult("there is no device in it" if not devices else "its last device is cut off")
-    return {
-        "tool": "ibv_devinfo",
-        "tool_version": None,
-        "rows": [],
-        "summary": {},
-        "notes": [],
-        "devices": devices,
-    }
+    return record("ibv_devinfo", devices=devices)

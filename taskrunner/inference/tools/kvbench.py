@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from .reading import NotAResult, Parsed, last_words
+from .reading import NotAResult, Parsed, last_words, record
 
 KEYS = ("start_block_size", "start_batch_size", "total_buffer_size")
 
@@ -32,11 +32,4 @@ def kvbench(text: str) -> Parsed:
         raise NotAResult(
             f"there is no whole plan in it (kvbench itself measures nothing): {last_words(text)}"
         )
-    return {
-        "tool": "kvbench",
-        "tool_version": None,
-        "rows": [],
-        "summary": {},
-        "notes": ["a plan, not a measurement: nixlbench measures it"],
-        "plans": plans,
-    }
+    return record("kvbench", notes=["a plan, not a measurement: nixlbench measures it"], plans=plans)

@@ -14,6 +14,7 @@ from .reading import (
     Parsed,
     Row,
     alone,
+    asked_size,
     count_of,
     last_words,
     lines_of,
@@ -70,13 +71,13 @@ def fabtests(text: str, tool: str = "", size: int = 0) -> Parsed:
     asked = ASKED_SIZE.search(command)
     if asked and asked[1] != "all":
         sizes = [each["size_bytes"] for each in rows]
-        if rows and sizes != [_meant(asked[1])]:
+        if rows and sizes != [asked_size(asked[1])]:
             raise NotAResult(f"-S {asked[1]} was asked for, but {sizes[0]} bytes were sent")
     provider = ASKED_PROVIDER.search(command)
     return result(
         name,
         rows,
-        complete=bool(asked) and asked is not None and asked[1] != "all",
+        complete=asked is not None and asked[1] != "all",
         provider={"asked": provider[1] if provider else None, "proven": None},
         argv=command[:-2].split(),
     )
@@ -87,12 +88,6 @@ def _whole(rows: list[Row], size: int) -> bool:
     if size and rows and [each["size_bytes"] for each in rows] != [size]:
         raise NotAResult(f"{size} bytes were asked for, but {rows[0]['size_bytes']} were sent")
     return bool(size) or alone(rows)
-
-
-def _meant(text: str) -> int:
-    """What a size on the command line means to whoever writes it."""
-    match = re.fullmatch(r"([0-9]+)([kmgKMG]?)[bB]?", text)
-    return size_of((match[1] + match[2]).lower()) if match else -1
 
 
 def _kind(tool: str) -> str:

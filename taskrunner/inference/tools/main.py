@@ -18,7 +18,7 @@ from typing import Any
 
 from ..output import write
 from . import commands
-from .reading import NotAResult
+from .reading import NotAResult, Parsed, asked_size, last_words, record
 from .registry import SIZED
 from .registry import parser as parser_of
 from .text import table
@@ -31,22 +31,18 @@ PLACES = ("/opt/amazon/efa/bin", "/usr/local/bin")
 """Where tools are that a login shell finds, and this may not."""
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
+    """The bytes of a size with a suffix, which the tools themselves ignore. Raises what argparse reports."""
     try:
-        return commands.size_of(text)
-    except ValueError as error:
+        return asked_size(text)
+    except NotAResult as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-ABOUT = (
-    *("kind", "version", "node", "peer", "client_argv", "server_argv", "client_status", "started_at"),
-    *("duration_s", "memory", "valid", "doubts", "output", "errors"),
-)
-"""The members of a record that say how it was made, not what was measured."""
 OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("--peer", str, "127.0.0.1", "the server's address"),
     ("--port", int, 18600, "the server's port"),
-    ("--size", _size, 65536, "bytes of a message; K, M and G are powers of 1,024"),
+    ("--size", size, 65536, "bytes of a message; K, M and G are powers of 1,024"),
     ("--iterations", int, 1000, "messages"),
     ("--provider", str, "tcp", "libfabric's provider: tcp, efa"),
     ("--streams", int, 1, "streams of iperf3"),
@@ -81,17 +77,16 @@ def main(args: argparse.Namespace) -> int:
     print("$ " + shlex.join(argv), flush=True)
     if args.side == "server":
         os.execv(program, argv)
-    record = measured(argv, args)
+    figures, about = measured(argv, args)
     if args.output:
-        write(args.output, json.dumps(record, indent=1))
-    shown = {name: value for name, value in record.items() if name not in ABOUT}
-    for line in table(shown) if record["valid"] else record["doubts"]:
+        write(args.output, json.dumps({**figures, **about}, indent=1))
+    for line in table(figures) if about["valid"] else about["doubts"]:
         print(line)
-    return 0 if record["valid"] else 1
+    return 0 if about["valid"] else 1
 
 
-def measured(argv: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """The record of a client: what the tool said, and what is known of how."""
+def measured(argv: list[str], args: argparse.Namespace) -> tuple[Parsed, dict[str, Any]]:
+    """The record of a client in two parts: what the tool measured, and how."""
     until = time.monotonic() + RETRY_FOR_S
     while True:
         began = time.time()
@@ -103,14 +98,13 @@ def measured(argv: list[str], args: argparse.Namespace) -> dict[str, Any]:
     doubts = [] if status == 0 else [f"{args.tool} ended with status {status}"]
     if status is None:
         doubts = [f"{args.tool} did not end within {args.timeout:g} s"]
-    parsed: dict[str, Any] = {"tool": args.tool, "tool_version": None, "rows": [], "summary": {}, "notes": []}
+    figures = record(args.tool)
     try:
-        known = {"size": args.size} if args.tool in SIZED else {}
-        parsed = parser_of(args.tool)(output, **known)
+        options = {"size": args.size} if args.tool in SIZED else {}
+        figures = parser_of(args.tool)(output, **options)
     except NotAResult as error:
-        doubts.append(f"no result of {args.tool}: {error if output.strip() else _last(errors)}")
-    return {
-        **parsed,
+        doubts.append(f"no result of {args.tool}: {error if output.strip() else last_words(errors)}")
+    return figures, {
         "kind": "low-level",
         "version": VERSION,
         "node": platform.node(),
@@ -146,8 +140,3 @@ def _run(argv: list[str], timeout: float) -> tuple[int | None, str, str]:
 
 def _text(data: bytes | None) -> str:
     return (data or b"").decode("utf-8", "replace")
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it printed nothing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from .reading import NotAResult, Parsed
+from .reading import NotAResult, Parsed, record
 
 CHANNEL = re.compile(r"Channel \d+(?:/\d+)? : .* via (\S+(?: Libfabric/\S+)?)")
 VERSION = re.compile(r"NCCL version (\S+)")
@@ -34,15 +34,13 @@ def nccl_log(text: str) -> Parsed:
     between: dict[str, int] = {name: count for name, count in ways.items() if name != "local"}
     alone = "local" if ONE_NODE.search(text) else None
     version, named = VERSION.search(text), NAMED.search(text)
-    return {
-        "tool": "nccl_log",
-        "tool_version": version[1] if version else None,
-        "rows": [],
-        "summary": {},
-        "notes": ["channels went over several fabrics"] if len(between) > 1 else [],
-        "channels": dict(ways),
-        "gpudirect_channels": gpudirect,
-        "network_named": named[1].strip() if named else None,
+    return record(
+        "nccl_log",
+        version[1] if version else "",
+        notes=["channels went over several fabrics"] if len(between) > 1 else [],
+        channels=dict(ways),
+        gpudirect_channels=gpudirect,
+        network_named=named[1].strip() if named else None,
         # A log that is cut off has the channels inside a node first.
-        "fabric": {"proven": max(between, key=lambda name: between[name]) if between else alone},
-    }
+        fabric={"proven": max(between, key=lambda name: between[name]) if between else alone},
+    )

@@ -1,6 +1,6 @@
 """What all_reduce_perf and the other nccl-tests print, from 2.13 on, also through mpirun.
 
-A bus bandwidth is no rate of a wire. A test of one node uses P2P or shared memory, whatever its log calls the
+A bus bandwidth is not a wire rate. A test of one node uses P2P or shared memory, whatever its log calls the
 network; nccl_log tells what was used.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .reading import NotAResult, Parsed, last_words, lines_of, number, whole
+from .reading import NotAResult, Parsed, last_words, lines_of, number, record, whole
 
 VERSION = re.compile(r"^# nccl-tests version (\S+)", re.MULTILINE)
 NAME = re.compile(r"^# Collective test starting: (\S+)", re.MULTILINE)
@@ -60,21 +60,21 @@ def nccl_tests(text: str) -> Parsed:
     hosts = RANK.findall(text)
     best = max(half["busbw_gbytes_s"] for each in rows for half in (each["out_of_place"], each["in_place"]))
     first = min(rows, key=lambda each: each["size_bytes"])
-    return {
-        "tool": name[1] if name else "nccl-tests",
-        "tool_version": version[1] if version else None,
-        "rows": rows,
-        "summary": {
+    return record(
+        name[1] if name else "nccl-tests",
+        version[1] if version else "",
+        rows=rows,
+        summary={
             "latency_us": first["out_of_place"]["time_us"],
             # One rank moves nothing over a bus.
             **({"max_busbw_gbytes_s": best} if best > 0 else {}),
         },
-        "notes": [reduced[0][2:]] if reduced else [],
-        "ranks": len(hosts),
-        "hosts": sorted(set(hosts)),
-        "asked_sizes": [int(settings[1]), int(settings[2])] if settings else None,
-        "average_busbw_gbytes_s": number(average[1]),
-    }
+        notes=[reduced[0][2:]] if reduced else [],
+        ranks=len(hosts),
+        hosts=sorted(set(hosts)),
+        asked_sizes=[int(settings[1]), int(settings[2])] if settings else None,
+        average_busbw_gbytes_s=number(average[1]),
+    )
 
 
 def _row(columns: list[str], cells: list[str]) -> dict[str, Any]:

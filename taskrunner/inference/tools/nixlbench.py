@@ -13,7 +13,7 @@ GAP = re.compile(r"\s{2,}")
 
 
 def nixlbench(text: str) -> Parsed:
-    """The rows; GB are 1e9 bytes, the latency is from the post to the completion of a batch at the initiator.
+    """The rows; GB are 1e9 bytes, the latency is that of one block, from its post to its completion.
 
     Raises NotAResult, also when a size that the configuration names is missing.
     """
@@ -54,7 +54,7 @@ def nixlbench(text: str) -> Parsed:
 def _row(values: dict[str, str], iterations: int) -> Row:
     size, batch = whole(values[COLUMNS[0]]), whole(values[COLUMNS[1]])
     gbytes, latency = number(values[COLUMNS[2]]), number(values[COLUMNS[3]])
-    # The latency is that of one block: how long a batch takes is not in it.
+    # How long a batch of several takes is not in it.
     took = latency / 1e3 if batch == 1 else None
     one = row(size, iterations, latency, "post_to_completion", gbytes * 8, None, took)
     return {**one, "batch": batch}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .reading import NUMBER, NotAResult, Parsed, lines_of
+from .reading import NUMBER, NotAResult, Parsed, lines_of, record
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 UNIT = re.compile(r"^(.*?)(?: \[(.*)\])?$")
@@ -46,7 +46,7 @@ SUFFIXES = {
 def nvidia_smi(text: str) -> Parsed:
     """Whichever of the four it is. Raises NotAResult."""
     if text.startswith("<?xml"):
-        return _record(_xml(text))
+        return record("nvidia-smi", **_xml(text))
     lines = [ANSI.sub("", line) for line in lines_of(text)]
     first = next((line for line in lines if line.strip()), "")
     read: Callable[[list[str]], dict[str, Any]]
@@ -58,11 +58,7 @@ def nvidia_smi(text: str) -> Parsed:
         read = _query
     else:
         raise NotAResult(first.strip() or "it is empty")
-    return _record(read(lines))
-
-
-def _record(what: dict[str, Any]) -> Parsed:
-    return {"tool": "nvidia-smi", "tool_version": None, "rows": [], "summary": {}, "notes": [], **what}
+    return record("nvidia-smi", **read(lines))
 
 
 def _xml(text: str) -> dict[str, Any]:

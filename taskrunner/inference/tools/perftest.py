@@ -34,8 +34,8 @@ def perftest(text: str) -> Parsed:
         if title and cells and cells[0].isdigit():
             rows.append(_row(title, cells))
     if not title:
-        said: list[str] = [line.strip() for line in lines if FAILURE.search(line)]
-        raise NotAResult(said[0] if said else "there is no table in it")
+        failures = [line.strip() for line in lines if FAILURE.search(line)]
+        raise NotAResult(failures[0] if failures else "there is no table in it")
     device, transport = DEVICE.search(text), TRANSPORT.search(text)
     more: Any = {
         "device": device[1] if device else None,

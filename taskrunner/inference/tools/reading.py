@@ -9,12 +9,14 @@ from typing import Any
 Row = dict[str, Any]
 Parsed = dict[str, Any]
 NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?")
+ASKED = re.compile(r"([0-9]+)([kmg]?)(?:i?b)?", re.IGNORECASE)
 COUNT = re.compile(r"([0-9]+)([kmb]?)")
 COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmg]?)")
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 MIB = 1 << 20
 FIRST = (0, 1, 2, 64)
+"""The sizes with which tables of many sizes begin, in bytes."""
 TAG = re.compile(r"^\[\d+,\d+\]<std(?:out|err)>:", re.MULTILINE)
 """What mpirun --tag-output writes before each line."""
 
@@ -74,6 +76,14 @@ def size_of(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
+def asked_size(text: str) -> int:
+    """The bytes that whoever writes 65536, 64K, 1MB, 1GiB means, by 1,024. Raises NotAResult."""
+    match = ASKED.fullmatch(text)
+    if match is None:
+        raise NotAResult(f"expected a size such as 65536 or 64K, got {text!r}")
+    return int(match[1]) * UNITS[match[2].lower()]
+
+
 def row(
     size: int,
     iterations: int,
@@ -102,6 +112,11 @@ def row(
     }
 
 
+def record(tool: str, version: str = "", **more: Any) -> Parsed:
+    """What every tool's record has, empty where `more` does not say."""
+    return {"tool": tool, "tool_version": version or None, "rows": [], "summary": {}, "notes": [], **more}
+
+
 def result(tool: str, rows: list[Row], version: str = "", complete: bool = True, **more: Any) -> Parsed:
     """The record of a tool. The summary has the latency of the smallest size, and the bandwidth and the time
     of the largest one; nothing where the text does not prove that all sizes are there.
@@ -110,14 +125,10 @@ def result(tool: str, rows: list[Row], version: str = "", complete: bool = True,
     """
     if not rows:
         raise NotAResult("there is no figure in it")
-    return {
-        "tool": tool,
-        "tool_version": version or None,
-        "rows": rows,
-        "summary": _summary(rows) if complete else {},
-        "notes": [] if complete else ["the text does not say which sizes were asked for: no summary"],
-        **more,
-    }
+    if complete:
+        return record(tool, version, rows=rows, summary=_summary(rows), **more)
+    note = "the text does not say which sizes were asked for: no summary"
+    return record(tool, version, rows=rows, notes=[note], **more)
 
 
 def _summary(rows: list[Row]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from taskrunner.inference.tools import commands
+from taskrunner.inference.tools.reading import asked_size
 from tests.helpers import Process, command, completed, wait_for
 from tests.sshd import free_port
 
@@ -73,7 +74,7 @@ def test_a_client_measures_against_a_server_that_comes_up_after_it(
     assert result["summary"]
     assert result["client_argv"][0] == shutil.which(tool)
     if "SIZE" in CASES[tool]:
-        assert result["rows"][0]["size_bytes"] == commands.size_of(str(CASES[tool]["SIZE"]))
+        assert result["rows"][0]["size_bytes"] == asked_size(str(CASES[tool]["SIZE"]))
 
 
 def test_a_client_that_finds_nobody_says_so_and_leaves_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +115,8 @@ def test_a_tool_that_is_not_there_is_named_with_its_package(
 
 @pytest.mark.parametrize(("text", "size"), [("64", 64), ("64K", 65536), ("1MB", 1 << 20), ("1GiB", 1 << 30)])
 def test_sizes_are_expanded_before_a_tool_sees_them(text: str, size: int) -> None:
-    assert commands.size_of(text) == size
-    values = {"peer": "p", "port": 1, "size": commands.size_of(text), "iterations": 2, "provider": "efa"}
+    assert asked_size(text) == size
+    values = {"peer": "p", "port": 1, "size": asked_size(text), "iterations": 2, "provider": "efa"}
     assert commands.words("fi_rdm_bw", "client", values) == (
         f"fi_rdm_bw -p efa -E=1 -S {size} -I 2 -m p".split()
     )
@@ -124,7 +125,7 @@ def test_sizes_are_expanded_before_a_tool_sees_them(text: str, size: int) -> Non
 @pytest.mark.parametrize("text", ["", "K", "64X", "-1", "1.5M"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a size"):
-        commands.size_of(text)
+        asked_size(text)
 
 
 def test_the_tools_need_nothing_but_a_python(tmp_path: Path) -> None:
