@@ -15,15 +15,16 @@ ESTABLISHED, LISTEN = "01", "0A"
 
 def listening(pids: Iterable[int] | None) -> set[int]:
     """The ports that any of the processes listens on; of all processes when None."""
-    sockets = _listeners()
-    if pids is None:
-        return set(sockets.values())
-    return {sockets[inode] for pid in pids for inode in _sockets_of(pid) if inode in sockets}
+    return _ports(pids, (LISTEN,))
 
 
 def served(pids: Iterable[int] | None) -> set[int]:
     """The ports that any of the processes listens on, or has a connection at; of all processes when None."""
-    sockets = _listeners((LISTEN, ESTABLISHED))
+    return _ports(pids, (LISTEN, ESTABLISHED))
+
+
+def _ports(pids: Iterable[int] | None, states: tuple[str, ...]) -> set[int]:
+    sockets = _sockets(states)
     if pids is None:
         return set(sockets.values())
     return {sockets[inode] for pid in pids for inode in _sockets_of(pid) if inode in sockets}
@@ -41,7 +42,7 @@ def is_local(host: str) -> bool:
 
 def owner(port: int) -> str:
     """Who listens on a port, like " by pid 1 (init)"; "" when that cannot be seen."""
-    inodes = {inode for inode, number in _listeners().items() if number == port}
+    inodes = {inode for inode, number in _sockets((LISTEN,)).items() if number == port}
     for name in os.listdir("/proc"):
         if name.isdigit() and inodes & _sockets_of(int(name)):
             with contextlib.suppress(OSError), open("/proc/%s/comm" % name) as file:
@@ -49,7 +50,8 @@ def owner(port: int) -> str:
     return ""
 
 
-def _listeners(states: tuple[str, ...] = (LISTEN,)) -> dict[str, int]:
+def _sockets(states: tuple[str, ...]) -> dict[str, int]:
+    """The local ports of TCP sockets in these states, by inode."""
     ports = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError), open(table) as file:

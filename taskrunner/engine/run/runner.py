@@ -148,7 +148,7 @@ class PlanRun:
                     skip["detail"] = error.detail
                 except Cancelled:
                     continue
-            elif not skip["reason"] and self._only_copies(step):
+            elif not skip["reason"] and steps.only_copies(step):
                 from . import step_files
 
                 skip["reason"] = "files" if step_files.placed(self.ctx, step) else ""
@@ -160,9 +160,6 @@ class PlanRun:
     def _only_asks(self, step: Step) -> bool:
         """Whether a step changes nothing, or only its turn can tell."""
         return not step["commands"] and not step.get("files")
-
-    def _only_copies(self, step: Step) -> bool:
-        return bool(step.get("files")) and not step["commands"] and not set(steps.WORK) & step.keys()
 
     def _announce(self, previous: str | None) -> None:
         plan = self.ctx.plan

@@ -47,7 +47,7 @@ def _listens(step: Step, port: int, record: dict[str, Any]) -> str:
 
 
 def _another(port: int, record: dict[str, Any]) -> str:
-    """Who else than the service answers on this machine's port, in words; "" for nobody who can be seen."""
+    """The process that listens on this machine's port instead of the service, in words; "" for none seen."""
     if port in ports.listening(members(record)):
         return ""
     owner = ports.owner(port)
@@ -73,7 +73,7 @@ def ask_until_ready(
     seen, pause = 0, 0.02
     while True:
         ctx.control.reap()
-        # The log after this: what a server says at last is in it once the server is gone.
+        # Before the log is read: the last lines of a server are in it once the server is gone.
         alive = identity.alive(record)
         cause, upto = _matched(causes, log, seen)
         if cause:

@@ -137,7 +137,8 @@ def _taken(service: Service) -> int:
     ready = service["ready"]
     if "listen" in ready:
         # A connection would be taken for the client.
-        return int(ready["listen"]) if int(ready["listen"]) in ports.listening(None) else 0
+        port = int(ready["listen"])
+        return port if port in ports.listening(None) else 0
     asked = address(ready)
     return asked[1] if asked and listening(*asked) else 0
 

@@ -61,7 +61,7 @@ def _attempt(ctx: Context, step: Step, attempt: int, commands_done: bool) -> str
     if step.get("files"):
         from . import step_files
 
-        if not step_files.place(ctx, step) and not (set(WORK) & step.keys() or step["commands"]):
+        if not step_files.place(ctx, step) and only_copies(step):
             return "files"
     if commands:
         if guard is None:
@@ -80,6 +80,11 @@ def _attempt(ctx: Context, step: Step, attempt: int, commands_done: bool) -> str
 
         step_files.collect(ctx, step)
     return "service" if kept and not commands and not step.get("wait_for") else ""
+
+
+def only_copies(step: Step) -> bool:
+    """Whether a step does nothing but to place its files."""
+    return bool(step.get("files")) and not step["commands"] and not set(WORK) & step.keys()
 
 
 def alone(ctx: Context, step: Step) -> bool:
