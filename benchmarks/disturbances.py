@@ -52,8 +52,8 @@ def _measured(url: str, folder: Path, disturb: Disturb | None) -> dict[str, Any]
     process.wait()
     if thread is not None:
         thread.join()
-    found: dict[str, Any] = json.loads(out.read_text())["results"]
-    return found
+    result: dict[str, Any] = json.loads(out.read_text())["results"]
+    return result
 
 
 def _stopped(process: subprocess.Popen[bytes]) -> None:

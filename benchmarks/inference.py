@@ -67,8 +67,8 @@ def bench(url: str, folder: Path, options: str, processor: list[float] | None = 
         processor.append(
             after.children_user + after.children_system - before.children_user - before.children_system
         )
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
 
 
 def vllm_bench(url: str, folder: Path, requests: int) -> dict[str, Any] | None:
@@ -93,8 +93,8 @@ def vllm_bench(url: str, folder: Path, requests: int) -> dict[str, Any] | None:
     if not path.exists():
         print(done.stderr[-500:], file=sys.stderr)
         return None
-    found = json.loads(path.read_text())
-    return {"ttft": found["ttfts"], "itl": [gap for gaps in found["itls"] for gap in gaps]}
+    result = json.loads(path.read_text())
+    return {"ttft": result["ttfts"], "itl": [gap for gaps in result["itls"] for gap in gaps]}
 
 
 AIOHTTP = """
@@ -195,19 +195,19 @@ def client(folder: Path) -> None:
             ("GuideLLM", guidellm),
         ):
             log(url)
-            found = measure(url, folder)
-            if found is None:
+            result = measure(url, folder)
+            if result is None:
                 print(f"| {name} | not installed | | | | | | | |")
                 continue
             sent = log(url)[-STREAMS * 4 :]
-            _row(name, found, sent)
+            _row(name, result, sent)
         log(url)
-        found = bench(
+        result = bench(
             url,
             folder,
             "--prompt-tokens 20 --output-tokens 400 --requests 64 --concurrency 64 --warmup 64",
         )
-        _row("taskrunner bench, 64 streams, 400 tokens", times(found), log(url)[-64:])
+        _row("taskrunner bench, 64 streams, 400 tokens", times(result), log(url)[-64:])
     print()
     print(
         f"| open loop, Poisson, {TOKENS} tokens | TTFT p50 | p90 | p99 | ITL mean | p99 | true TTFT p50 | p99 | true ITL p99 |"
@@ -216,23 +216,23 @@ def client(folder: Path) -> None:
     with truth("--ttft", TTFT, "--gap", GAP) as url:
         for rate in (60, 150):
             log(url)
-            found = bench(
+            result = bench(
                 url,
                 folder,
                 f"--prompt-tokens 20 --output-tokens {TOKENS} --requests {rate * 5} --request-rate "
                 f"{rate} --warmup 64",
             )
-            _row(f"taskrunner bench, {rate} requests/s", times(found), log(url)[-rate * 5 :])
+            _row(f"taskrunner bench, {rate} requests/s", times(result), log(url)[-rate * 5 :])
     print()
 
 
-def _row(name: str, found: dict[str, Any], sent: list[dict[str, Any]]) -> None:
+def _row(name: str, result: dict[str, Any], sent: list[dict[str, Any]]) -> None:
     true = [entry["sent"][0] - entry["first"] for entry in sent]
     gaps = [b - a for entry in sent for a, b in zip(entry["sent"], entry["sent"][1:], strict=False)]
-    cells = [percentile(found["ttft"], p) for p in (0.5, 0.9, 0.99)]
+    cells = [percentile(result["ttft"], p) for p in (0.5, 0.9, 0.99)]
     cells += [
-        std.mean(found["itl"]),
-        percentile(found["itl"], 0.99),
+        std.mean(result["itl"]),
+        percentile(result["itl"], 0.99),
         percentile(true, 0.5),
         percentile(true, 0.99),
         percentile(gaps, 0.99),
@@ -241,18 +241,18 @@ def _row(name: str, found: dict[str, Any], sent: list[dict[str, Any]]) -> None:
 
 
 def _ours(url: str, folder: Path) -> dict[str, Any]:
-    found = bench(
+    result = bench(
         url,
         folder,
         f"--prompt-tokens 20 --output-tokens {TOKENS} --requests {STREAMS * 4} --concurrency "
         f"{STREAMS} --warmup {STREAMS}",
     )
-    return times(found)
+    return times(result)
 
 
-def times(found: dict[str, Any]) -> dict[str, Any]:
+def times(result: dict[str, Any]) -> dict[str, Any]:
     """The times of the requests of a record, in seconds."""
-    rows = [row for row in found["requests"] if not row["error"]]
+    rows = [row for row in result["requests"] if not row["error"]]
     return {
         "ttft": [row["ttft"] / 1e3 for row in rows],
         "itl": [gap / 1e3 for row in rows for gap in row["itl"]],
@@ -267,7 +267,7 @@ def rate(folder: Path) -> None:
     for gap in (20, 10, 7, 5):
         with truth("--ttft", 50, "--gap", gap) as url:
             spent: list[float] = []
-            found = bench(
+            result = bench(
                 url,
                 folder,
                 f"--prompt-tokens 20 --output-tokens 400 --requests {RATE_STREAMS} --concurrency "
@@ -275,7 +275,7 @@ def rate(folder: Path) -> None:
                 processor=spent,
             )
             chunks = RATE_STREAMS * 400
-            results = found["results"]
+            results = result["results"]
             lag = results["loop_lag"]
             print(
                 f"| {chunks / results['duration_ms'] * 1e3:.0f} | {lag['p50']:.2f} | {lag['p99']:.2f} | {spent[0] / chunks * 1e6:.1f} (start and reading included) |"

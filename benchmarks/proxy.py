@@ -24,7 +24,7 @@ def _port() -> int:
 
 def _proxies() -> dict[str, list[str]]:
     """The command of each proxy; P, D, PORT and OTHER stand for addresses."""
-    found = {
+    commands = {
         "taskrunner proxy": [
             TASKRUNNER,
             "proxy",
@@ -37,17 +37,17 @@ def _proxies() -> dict[str, list[str]]:
         ]
     }
     if "VLLM_ROUTER" in os.environ:
-        found["vllm-router"] = shlex.split(
+        commands["vllm-router"] = shlex.split(
             f"{os.environ['VLLM_ROUTER']} --host 127.0.0.1 --port PORT --vllm-pd-disaggregation --kv-connector nixl"
             " --prefill http://P --decode http://D --policy round_robin --prometheus-port OTHER"
             " --worker-startup-check-interval 1"
         )
     if "TOY_PROXY" in os.environ:
-        found["vLLM's example proxy"] = shlex.split(
+        commands["vLLM's example proxy"] = shlex.split(
             f"{os.environ['TOY_PROXY']} --host 127.0.0.1 --port PORT --prefiller-hosts 127.0.0.1"
             " --prefiller-ports P.port --decoder-hosts 127.0.0.1 --decoder-ports D.port"
         )
-    return found
+    return commands
 
 
 def proxy(folder: Path) -> None:

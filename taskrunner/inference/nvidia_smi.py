@@ -9,8 +9,8 @@ FORMAT = "--format=csv,noheader,nounits"
 
 
 def gpus(*fields: str, patience: float) -> list[list[str]]:
-    """These fields of each GPU; none where there is no driver, it does not know a field, or it gives no
-    answer within so many seconds.
+    """These fields of each GPU; none without a driver, for a field that it does not know, or when it does not
+    answer within `patience` seconds.
     """
     return rows("--query-gpu=" + ",".join(fields), patience=patience)
 

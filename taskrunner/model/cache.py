@@ -33,8 +33,8 @@ class Mark:
     """What is remembered about a text of some kind by this version; true when there is something."""
 
     def __init__(self, kind: str, subject: str) -> None:
-        whole = f"{__version__}\0{_code_age()}\0{kind}\0{subject}"
-        digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass"))
+        identity = f"{__version__}\0{_code_age()}\0{kind}\0{subject}"
+        digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass"))
         self._path = folder() / "valid" / digest.hexdigest()
 
     @cached_property

@@ -25,6 +25,7 @@ from taskrunner.inference.bench.load import Load, run
 from taskrunner.inference.bench.parse import read
 from taskrunner.inference.bench.prompts import framed
 from taskrunner.inference.endpoint import parse
+from taskrunner.inference.proxy import kv_transfer
 from taskrunner.inference.results import doubts, record
 from taskrunner.inference.results.sample import Sample
 from taskrunner.inference.results.schema import SCHEMA
@@ -228,15 +229,7 @@ def _streamed(url: str, params: dict[str, Any], prompt: list[int]) -> Sample:
 
 def _prefilled(pair: Pair, prompt: list[int]) -> dict[str, Any]:
     """The params of a prompt that prefill keeps for decode."""
-    asked = {
-        "do_remote_decode": True,
-        "do_remote_prefill": False,
-        "remote_engine_id": None,
-        "remote_block_ids": None,
-        "remote_host": None,
-        "remote_port": None,
-    }
-    body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 1, "kv_transfer_params": asked}
+    body = {"model": "models/tiny", "prompt": prompt, "max_tokens": 1, kv_transfer.KEY: kv_transfer.ASKED}
     answer = json.loads(get(f"{pair.url('PREFILL')}/v1/completions", json.dumps(body).encode()))
     found: dict[str, Any] = answer["kv_transfer_params"]
     return found

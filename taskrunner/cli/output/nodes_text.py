@@ -36,9 +36,9 @@ def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], co
     lines = event["hint"].splitlines()
     ends = []
     for step in failed:
-        said = failure(step, context.file, partial(context.resume, node), tail=False)
-        lines += [line for line in said if not line.startswith(GO_ON)]
-        ends += [line for line in said if line.startswith(GO_ON)]
+        explanation = failure(step, context.file, partial(context.resume, node), tail=False)
+        lines += [line for line in explanation if not line.startswith(GO_ON)]
+        ends += [line for line in explanation if line.startswith(GO_ON)]
     lines += ["| " + line for line in event["output"].splitlines()]
     return ["    " + line for line in [*lines, *ends]]
 

@@ -51,10 +51,10 @@ class Watch:
         self._process: subprocess.Popen[str] | None = None
         if not there:
             return
-        known = (
+        accepted = (
             prefix for prefix in PREFIXES if nvidia_smi.gpus(prefix + "hw_slowdown", patience=PATIENCE_S)
         )
-        prefix = next(known, "")
+        prefix = next(accepted, "")
         self._names = [*NUMBERS, *(REASONS if prefix else ())]
         fields = [*NUMBERS.values(), *(prefix + of for of in REASONS.values() if prefix)]
         self._process = subprocess.Popen(
