@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,11 +35,22 @@ def test_ends_a_whole_tree_also_what_has_left_it(null: int) -> None:
     tag = f"test/{os.getpid()}/tree"
     pid = start(null, tag, "sleep 60 & setsid sleep 61 & (setsid nohup sleep 62 &) ; wait")
     deadline = time.monotonic() + 5
-    while len(processes.tree(tag, pid)) < 4 and time.monotonic() < deadline:
+    while len(members := processes.tree(tag, pid)) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(processes.tree(tag, pid)) >= 4
+    assert len(members) >= 4
     assert processes.end_tree(tag, pid, 5, lambda: reap(pid)) == set()
     assert processes.tree(tag, pid) == set()
+
+
+def test_a_process_that_replaces_its_program_all_the_time_is_never_missed(null: int, tmp_path: Path) -> None:
+    script = tmp_path / "again.py"
+    script.write_text("import os, sys; os.execv(sys.executable, [sys.executable, '-SIE', __file__])\n")
+    tag = f"test/{os.getpid()}/again"
+    pid = start(null, tag, f"exec {sys.executable} -SIE {script}")
+    try:
+        assert [pid in processes.tree(tag) for _ in range(400)].count(False) == 0
+    finally:
+        assert processes.end_tree(tag, pid, 5, lambda: reap(pid)) == set()
 
 
 def test_kills_what_ignores_term(null: int) -> None:

@@ -17,6 +17,10 @@ TAG = "TASKRUNNER_TAG"
 """Environment variable that every process of a step or service inherits; it finds those that have
 left the session and the parent (a daemon's double fork)."""
 
+_KTHREADD = 2
+"""The parent of the kernel's threads, which have neither arguments nor an environment."""
+_EXEC_LOOKS = 10
+
 
 def spawn(
     argv: list[str],
@@ -67,16 +71,28 @@ _programs: dict[tuple[str, str], str] = {}
 
 def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
-    if _carries(pid, "cmdline", tag.encode()) or _carries(pid, "environ", (TAG + "=" + tag).encode()):
+    for look in range(_EXEC_LOOKS):
+        environ, words = _words(pid, "environ"), _words(pid, "cmdline")
+        if (TAG + "=" + tag).encode() in environ or tag.encode() in words:
+            break
+        # While execve replaces the program, first both are empty, then there are arguments alone.
+        if any(environ) or (any(words) and look > 0):
+            return False
         fields = identity.stat(pid)
-        return fields is not None and fields[0] not in "ZX"
-    return False
+        if fields is None or fields[0] in "ZX" or _KTHREADD in (pid, fields[1]):
+            return False
+        if not any(words):
+            time.sleep(0.001)
+    else:
+        return False
+    fields = identity.stat(pid)
+    return fields is not None and fields[0] not in "ZX"
 
 
-def _carries(pid: int, name: str, word: bytes) -> bool:
+def _words(pid: int, name: str) -> list[bytes]:
     with contextlib.suppress(OSError), open("/proc/%d/%s" % (pid, name), "rb") as file:
-        return word in file.read().split(b"\0")
-    return False
+        return file.read().split(b"\0")
+    return []
 
 
 def pids() -> list[int]:
@@ -85,7 +101,7 @@ def pids() -> list[int]:
 
 def root_of(tag: str) -> int | None:
     """The process that was started under this tag, found by its arguments: no child inherits them."""
-    return next((pid for pid in pids() if _carries(pid, "cmdline", tag.encode()) and tagged(pid, tag)), None)
+    return next((pid for pid in pids() if tag.encode() in _words(pid, "cmdline") and tagged(pid, tag)), None)
 
 
 def tree(tag: str, root: int | None = None, seen: int = 0) -> set[int]:
@@ -95,7 +111,7 @@ def tree(tag: str, root: int | None = None, seen: int = 0) -> set[int]:
     member has the tag; and any member is one of ours that was there before `seen` (clock ticks since
     boot), when the root was.
     """
-    known = {pid: found for pid, found in ((pid, identity.stat(pid)) for pid in pids()) if found is not None}
+    known = _look_at_all()
     living = {pid: found for pid, found in known.items() if found[0] not in "ZX"}
     found = {pid for pid in living if tagged(pid, tag)}
     if root is not None:
@@ -111,6 +127,20 @@ def tree(tag: str, root: int | None = None, seen: int = 0) -> set[int]:
         found |= below
         grew = bool(below)
     return found - {os.getpid()}
+
+
+def _look_at_all() -> dict[int, tuple[str, int, int, int]]:
+    """What `identity.stat` tells of every process; also of one whose parent has just ended."""
+    known: dict[int, tuple[str, int, int, int]] = {}
+    seen: set[int] = set()
+    for _ in range(2):
+        new = set(pids()) - seen
+        seen |= new
+        for pid in new:
+            found = identity.stat(pid)
+            if found is not None:
+                known[pid] = found
+    return known
 
 
 def ticks() -> int:
