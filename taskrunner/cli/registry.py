@@ -21,7 +21,7 @@ exit status:
 RUNNER_EXAMPLES = """nodes:
   NODE1_IP, NODE2_IP, ... in the environment (with NODE1_USER, NODE1_PORT, NODE1_PRIVATE, NODE1_ID), and
   nodes.toml or nodes.json in this folder (--nodes FILE). NODE is the name of a node or of a group,
-  "all", or several names: node1,decode
+  "all", or several names: node1,decode. NODE:FILE,NODE:FILE runs a file of its own on each
 
 examples:
   export NODE1_IP=10.0.0.11 NODE2_IP=10.0.0.12 NODE1_USER=ubuntu NODE2_USER=ubuntu
@@ -29,6 +29,7 @@ examples:
   runner setup                                    run setup-environment.json on all of them
   runner run-node1 check-environment --env PEER=172.31.0.12
   runner run all FILE --serial 1 --fail-fast      one at a time, until one fails
+  runner run node2:low-level-server,node1:low-level-client   a file of its own on each
   runner attach all                               after a Ctrl-C, or from another terminal
   runner get all /tmp/results/ results/           into results/node1, results/node2
   runner --stack phase2-nixl-efa-dev-east-1 nodes the nodes of a CloudFormation stack

@@ -29,7 +29,7 @@ def transport_of(args: typed.Target) -> Transport:
 
 def nodes_of(args: typed.Nodes) -> tuple[Nodes, list[Node]]:
     """All nodes, and those that are named: by name, or by a tag."""
-    from taskrunner.fleet.nodes import Nodes, load_nodes, of_stack, tagged
+    from taskrunner.fleet.nodes import Nodes, tagged
 
     if args.stack is not None and (args.tag or args.nodes or not args.stack):
         raise UsageError("--stack needs one stack name, and excludes --target and --nodes")
@@ -48,11 +48,19 @@ def nodes_of(args: typed.Nodes) -> tuple[Nodes, list[Node]]:
             "no node given",
             'give one, several ("node1,node2"), "all", or --target tag:NAME=VALUE',
         )
+    nodes = all_nodes(args)
+    return nodes, [_as_asked(args, node) for node in nodes.select(args.node)]
+
+
+def all_nodes(args: typed.Nodes) -> Nodes:
+    """The nodes of the stack that is named, or of the environment and the nodes file."""
+    from taskrunner.fleet.nodes import Nodes, load_nodes, of_stack
+
     if args.stack:
         nodes = of_stack(args.stack, region=args.region or "", profile=args.profile or "")
     else:
         nodes = load_nodes(args.nodes or None)
-    return nodes, [_as_asked(args, node) for node in nodes.select(args.node)]
+    return Nodes({name: _as_asked(args, node) for name, node in nodes.nodes.items()}, nodes.groups)
 
 
 def _as_asked(args: typed.Nodes, node: Node) -> Node:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +24,6 @@ from tests.terminal import Terminal
 
 Write = Callable[..., Path]
 Runner = Callable[..., Process]
-
-
-@pytest.fixture
-def nodes(make_sshd: Callable[..., Sshd], identity: Path) -> Iterator[Sshd]:
-    """nodes.toml with node1, node2 and node3, each with a state folder of its own, in groups a and b."""
-    server = make_sshd(address="0.0.0.0")
-    addresses = [f"127.0.0.{number}" for number in (2, 3, 4)]
-    (identity.parent / "known_hosts").write_text(
-        server.known_as(*(f"[{ip}]:{server.port}" for ip in addresses))
-    )
-    lines = [f'[defaults]\nuser = "{server.user}"\nport = {server.port}\n']
-    for number, address in enumerate(addresses, 1):
-        lines.append(
-            f'[nodes.node{number}]\naddress = "{address}"\nstate = "{server.state}/{number}"\n'
-            f'private = "172.31.0.{number}"\nvariables = {{ N = {number} }}\n'
-        )
-    lines.append('[groups.pair]\nnodes = ["node1", "node2"]\n')
-    Path("nodes.toml").write_text("\n".join(lines))
-    yield server
-    for number in (1, 2, 3):
-        left = [
-            pid
-            for pid in os.listdir("/proc")
-            if pid.isdigit() and started_with(pid, f"{server.state}/{number}")
-        ]
-        assert left == []
-
-
-def started_with(pid: str, state: str) -> bool:
-    try:
-        return f"TASKRUNNER_HOME={state}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
-            b"\0"
-        ) and (Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX")
-    except OSError:
-        return False
 
 
 def test_one_node_by_its_name(nodes: Sshd, write: Write, runner: Runner) -> None:
@@ -375,11 +339,12 @@ def test_a_table_of_many_nodes_in_a_narrow_terminal() -> None:
     from taskrunner.cli.output.nodes_text import About
 
     names = [f"a-node-{number:03}" for number in range(200)]
-    live = Live(names, 20, About("f", lambda node, step: ""))
+    live = Live(names, About(lambda _: "f", lambda node, step: ""))
     console: Any = Console(width=60, height=24, force_terminal=True, record=True, file=io.StringIO())
     live._console = console
     for name in names[:150]:
         live.event(name, {"type": "node.started", "time": 0.0})
+        live._rows[name].count = 20
         live.event(
             name, {"type": "step.started", "time": 0.0, "step": "07-install", "index": 6, "attempt": 1}
         )

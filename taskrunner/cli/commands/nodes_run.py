@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from taskrunner import api, runs
-from taskrunner.cli.commands.run import CANCELLED, Signals, given, last_file, options, resume
+from taskrunner.cli.commands.run import CANCELLED, Signals, given, last_file, options, resume, variables
 from taskrunner.cli.commands.run import attach as attach_one
 from taskrunner.cli.commands.run import run as run_one
 from taskrunner.cli.output.nodes_plain import Renderer, renderer
 from taskrunner.cli.output.nodes_text import About
 from taskrunner.cli.output.streams import protect
-from taskrunner.cli.targets import again, connect_options, nodes_of, only, report
+from taskrunner.cli.targets import again, all_nodes, connect_options, nodes_of, only, report
 from taskrunner.cli.typed import changed
-from taskrunner.errors import Detached, TargetError
+from taskrunner.errors import Detached, TargetError, UsageError
 from taskrunner.fleet.nodes import Node, Nodes
 from taskrunner.fleet.parallel import Fleet
-from taskrunner.fleet.plans import compile_for, defaults, fleet
+from taskrunner.fleet.plans import Job, compile_jobs, defaults, fleet, same, sides
 from taskrunner.transports import Transport
 
 if TYPE_CHECKING:
@@ -27,38 +27,70 @@ if TYPE_CHECKING:
 
 
 def run(args: typed.RunOnNodes) -> int:
-    """A file on one node as on this machine, on several in parallel."""
+    """A file on one node as on this machine, on several in parallel; or a file of its own on each."""
+    if ":" in args.node and not args.tag:
+        return _run_jobs(changed(args, fail_fast=True), _sides(args))
     nodes, chosen = nodes_of(args)
     if args.list or len(chosen) == 1:
         return run_one(only(args, chosen[0].name, defaults=defaults(nodes, chosen[0])))
-    if args.dry_run or args.detach:
+    file = args.file or last_file(args)
+    if args.tag and len(chosen) == len(nodes.nodes) and not (args.dry_run or args.detach):
+        return _run_tagged(args, file, nodes, chosen)
+    return _run_jobs(args, same(nodes, chosen, file, variables(args.env)))
+
+
+def _sides(args: typed.RunOnNodes) -> list[Job]:
+    """What runs where, by NODE:FILE,NODE:FILE. Neither side goes on without the other."""
+    for option, value in (
+        ("--from", args.start),
+        ("--until", args.until),
+        ("--only", args.only),
+        ("--serial", args.serial),
+        ("--max-parallel", args.max_parallel),
+        (f"the file {args.file!r}", args.file),
+    ):
+        if value:
+            raise UsageError(f"{option} cannot be used with NODE:FILE", "use `runner run NODE FILE`")
+    return sides(all_nodes(args), args.node, variables(args.env))
+
+
+def _run_jobs(args: typed.RunOnNodes, work: list[Job]) -> int:
+    if args.list or args.dry_run or args.detach or len(work) == 1:
         status = 0
-        for node in chosen:
-            _say(args, f"== {node.name} ==")
+        for job in work:
+            if len(work) > 1:
+                _say(args, f"== {job.node.name} ==")
             try:
-                own = run_one(only(args, node.name, defaults=defaults(nodes, node)))
+                own = run_one(_alone(args, job))
             except TargetError as error:
                 # The others can be asked, or started, all the same.
-                report(error, node.name, args)
+                report(error, job.node.name, args)
                 own = error.exit_status
             status = max(status, own)
         return status
-    file = args.file or last_file(args)
-    if args.tag and len(chosen) == len(nodes.nodes):
-        return _run_tagged(args, file, nodes, chosen)
-    plans = compile_for(nodes, chosen, file, **options(args))
-    for plan in plans.values():
-        plan["given"] = given(args, plan)
+    plans = compile_jobs(work, **options(args))
+    files = {job.node.name: job.named for job in work}
+    for job in work:
+        plan = plans[job.node.name]
+        plan["given"] = given(_alone(args, job), plan)
     protect(plans.values())
-    first = plans[chosen[0].name]
-    context = About(first["file"], lambda node, step: resume(only(args, node), file, plans[node], step))
+    context = About(
+        lambda node: plans[node]["file"],
+        lambda node, step: resume(only(args, node), files[node], plans[node], step),
+    )
     return _follow(
         args,
-        chosen,
-        len(first["steps"]),
+        [job.node for job in work],
         context,
         lambda node, transport, idle: api.begin(plans[node.name], transport, idle=idle),
     )
+
+
+def _alone(args: typed.RunOnNodes, job: Job) -> typed.RunOnNodes:
+    """The same arguments for one node and its file."""
+    given_here = {item.partition("=")[0]: item for item in args.env}
+    env = [given_here.get(name, f"{name}={value}") for name, value in job.env.items()]
+    return only(args, job.node.name, file=job.named, loaded=job.file, env=env, defaults=dict(job.defaults))
 
 
 def _run_tagged(args: typed.RunOnNodes, file: str, nodes: Nodes, chosen: list[Node]) -> int:
@@ -84,10 +116,10 @@ def _run_tagged(args: typed.RunOnNodes, file: str, nodes: Nodes, chosen: list[No
         cast("SsmTransport", transport).group = group
         return api.begin(plan, transport, id=group.run, idle=idle)
 
-    context = About(plan["file"], lambda node, step: resume(only(args, node), file, plan, step))
+    context = About(lambda _: plan["file"], lambda node, step: resume(only(args, node), file, plan, step))
     # AWS keeps the order.
     at_once_here = changed(args, max_parallel=0, serial=0)
-    return _follow(at_once_here, chosen, len(plan["steps"]), context, begin)
+    return _follow(at_once_here, chosen, context, begin)
 
 
 def attach(args: typed.AttachOnNodes) -> int:
@@ -95,20 +127,19 @@ def attach(args: typed.AttachOnNodes) -> int:
     _, chosen = nodes_of(args)
     if len(chosen) == 1:
         return attach_one(only(args, chosen[0].name))
-    context = About("", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
-    return _follow(args, chosen, 0, context, lambda node, transport, _: runs.attach(args.run, transport))
+    context = About(lambda _: "", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
+    return _follow(args, chosen, context, lambda node, transport, _: runs.attach(args.run, transport))
 
 
 def _follow(
     args: typed.Parallel,
     chosen: list[Node],
-    steps: int,
     context: About,
     begin: Callable[[Node, Transport, Callable[[runs.Run], object]], runs.Run],
 ) -> int:
     for node in [node for node in chosen if node.address][:1]:
         _ = node.connect(**connect_options(args))  # what is wrong for all of them is said once
-    show = renderer(args, [node.name for node in chosen], steps, context)
+    show = renderer(args, [node.name for node in chosen], context)
     parts = fleet(
         chosen,
         begin,

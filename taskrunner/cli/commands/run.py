@@ -39,7 +39,7 @@ def run(args: typed.Run) -> int:
 
     file = args.file or last_file(args)
     # A word that is no file may be meant as a command.
-    loaded = api.load(file if file == "-" else packs.find(file, COMMANDS))
+    loaded = getattr(args, "loaded", None) or api.load(file if file == "-" else packs.find(file, COMMANDS))
     if args.list:
         from taskrunner.cli.commands.dry_run import show_steps
 

@@ -29,7 +29,7 @@ class Row:
     def __init__(self) -> None:
         self.since = time.monotonic()
         self.step = self.line = self.half = ""
-        self.index = 0
+        self.index = self.count = 0
 
 
 class Live:
@@ -37,10 +37,9 @@ class Live:
 
     wants_output: bool | Literal["last"] = "last"
 
-    def __init__(self, nodes: Sequence[str], steps: int, context: About) -> None:
+    def __init__(self, nodes: Sequence[str], context: About) -> None:
         self._console = HarmlessConsole()
         self._nodes = list(nodes)
-        self._count = steps
         self._about = context
         self._failed: dict[str, list[StepFinished]] = {}
         self._rows: dict[str, Row] = {}
@@ -71,7 +70,7 @@ class Live:
             return
         row = self._rows.setdefault(node, Row())
         if event["type"] == "run.started":
-            self._count = len(event["steps"])
+            row.count = len(event["steps"])
         elif event["type"] == "step.started":
             row.step, row.index, row.since = event["step"], event["index"], time.monotonic()
             row.line = row.half = ""
@@ -101,7 +100,7 @@ class Live:
         lines = [
             (
                 name,
-                f"{row.index + 1}/{self._count}" if row.step else "",
+                f"{row.index + 1}/{row.count}" if row.step else "",
                 row.step or "connecting",
                 duration(time.monotonic() - row.since),
                 printable(row.line),

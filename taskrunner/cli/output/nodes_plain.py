@@ -32,14 +32,14 @@ class Renderer(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def renderer(args: typed.Shown, nodes: Sequence[str], steps: int, context: About) -> Renderer:
+def renderer(args: typed.Shown, nodes: Sequence[str], context: About) -> Renderer:
     """The renderer that the arguments and the terminal ask for."""
     if args.json:
         return JsonLines(args.verbose)
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and not (args.verbose or args.quiet):
         from taskrunner.cli.output.nodes_live import Live
 
-        return Live(nodes, steps, context)
+        return Live(nodes, context)
     return Plain(nodes, context, args.verbose, args.quiet)
 
 

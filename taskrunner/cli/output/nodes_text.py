@@ -15,9 +15,9 @@ MARKS = {"ok": "✓", "failed": "✗", "unreachable": "✗", "locked": "✗", "c
 
 
 class About(NamedTuple):
-    """What failures are explained with: the task file, and the command that goes on at a node's step."""
+    """What failures are explained with: a node's task file, and the command that goes on at its step."""
 
-    file: str
+    file: Callable[[str], str]
     resume: Callable[[str, str], str]
 
 
@@ -36,7 +36,7 @@ def explained(node: str, event: NodeFinished, failed: Sequence[StepFinished], co
     lines = event["hint"].splitlines()
     ends = []
     for step in failed:
-        explanation = failure(step, context.file, partial(context.resume, node), tail=False)
+        explanation = failure(step, context.file(node), partial(context.resume, node), tail=False)
         lines += [line for line in explanation if not line.startswith(GO_ON)]
         ends += [line for line in explanation if line.startswith(GO_ON)]
     lines += ["| " + line for line in event["output"].splitlines()]
