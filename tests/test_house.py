@@ -30,12 +30,12 @@ ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
 INFERENCE = [
     ["node"],
-    ["bench", "tune"],
+    ["bench", "tools", "tune"],
     ["circumstances", "proxy", "serving"],
     ["results"],
     ["http_client"],
     ["write_now"],
-    ["endpoint", "nvidia_smi", "options", "output", "tools"],
+    ["endpoint", "nvidia_smi", "options", "output"],
 ]
 """The same within inference."""
 

@@ -77,8 +77,8 @@ def test_counters_of_an_efa_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The kinds of bytes that it has; what some driver does not have is not missed."""
     monkeypatch.setattr(machine, "RDMA", tmp_path)
     for device, kinds in (
-        ("efa0", {"rdma_read_bytes": 7, "recv_bytes": 2, "rx_drops": 1}),
-        ("efa1", {"rx_bytes": 5}),
+        ("efa0", {"rdma_read_bytes": 7, "recv_bytes": 2, "rdma_write_bytes": 4, "rx_drops": 1}),
+        ("efa1", {"rx_bytes": 5, "tx_bytes": 6}),
     ):
         folder = tmp_path / device / "ports" / "1" / "hw_counters"
         folder.mkdir(parents=True)
@@ -87,8 +87,8 @@ def test_counters_of_an_efa_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "mlx5_0" / "ports" / "1" / "counters").mkdir(parents=True)
     (tmp_path / "mlx5_0" / "ports" / "1" / "counters" / "port_rcv_data").write_text("10")
     assert machine.rdma() == {
-        "efa0/1": {"rx": 9, "errors": 1},
-        "efa1/1": {"rx": 5, "errors": 0},
+        "efa0/1": {"rx": 9, "tx": 4, "errors": 1},
+        "efa1/1": {"rx": 5, "tx": 6, "errors": 0},
         "mlx5_0/1": {"rx": 40, "errors": 0},
     }
 

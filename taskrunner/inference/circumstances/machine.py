@@ -10,8 +10,12 @@ from typing import Any
 from .processes import TICKS
 
 NET, RDMA = Path("/sys/class/net"), Path("/sys/class/infiniband")
-RECEIVED = ("rdma_read_bytes", "rdma_write_recv_bytes", "recv_bytes")
-"""What an EFA has received, by the kind of its operations; where none of these is, `rx_bytes` has all."""
+RDMA_BYTES = {
+    "rx": (("rdma_read_bytes", "rdma_write_recv_bytes", "recv_bytes"), "rx_bytes", "port_rcv_data"),
+    "tx": (("rdma_read_resp_bytes", "rdma_write_bytes", "send_bytes"), "tx_bytes", "port_xmit_data"),
+}
+"""Each way: what an EFA counts by the kind of its operations, all of it where it does not count by kind, and
+the counter of InfiniBand and RoCE."""
 ERRORS = (
     "rx_drops",
     "retrans_pkts",
@@ -72,22 +76,23 @@ def interfaces() -> dict[str, dict[str, Any]]:
 
 
 def rdma() -> dict[str, dict[str, int]]:
-    """Bytes received and errors of each RDMA device and port."""
+    """Bytes received and sent, and errors, of each RDMA device and port."""
     counters = {}
     for port in sorted(RDMA.glob("*/ports/*")) if RDMA.is_dir() else ():
         named = f"{port.parent.parent.name}/{port.name}"
         hardware = port / "hw_counters"
-        names = [name for name in RECEIVED if (hardware / name).exists()]
         counted = {"errors": sum(_number(hardware / name) for name in ERRORS)}
         packets = sum(_number(hardware / name) for name in ("rx_pkts", "tx_pkts"))
         if packets:
             counted["packets"] = packets
-        if names:
-            counted["rx"] = sum(_number(hardware / name) for name in names)
-        elif (hardware / "rx_bytes").exists():
-            counted["rx"] = _number(hardware / "rx_bytes")
-        elif (port / "counters" / "port_rcv_data").exists():
-            counted["rx"] = _number(port / "counters" / "port_rcv_data") * IB_WORDS
+        for way, (kinds, total, infiniband) in RDMA_BYTES.items():
+            names = [name for name in kinds if (hardware / name).exists()]
+            if names:
+                counted[way] = sum(_number(hardware / name) for name in names)
+            elif (hardware / total).exists():
+                counted[way] = _number(hardware / total)
+            elif (port / "counters" / infiniband).exists():
+                counted[way] = _number(port / "counters" / infiniband) * IB_WORDS
         counters[named] = counted
     return counters
 

@@ -39,3 +39,8 @@ def words(tool: str, side: str, values: Mapping[str, object]) -> list[str]:
     """The command line of one side. Raises KeyError."""
     template = TOOLS[tool].server if side == "server" else TOOLS[tool].client
     return [word.format(**{**values, "tool": tool}) for word in template.split()]
+
+
+def ucx_transports(provider: str, memory: str) -> str:
+    """UCX_TLS of both sides: the transport of a provider, and what moves memory to it."""
+    return ",".join(["srd" if provider == "efa" else provider, "self", *(["cuda_copy"] * (memory == "cuda"))])

@@ -35,6 +35,7 @@ def iperf3(text: str) -> Parsed:
         "protocol": asked.get("protocol"),
         "streams": asked.get("num_streams"),
         "seconds": received["seconds"],
+        "received_bytes": received["bytes"],
         "omitted_seconds": asked.get("omit", 0),
         "reverse": bool(asked.get("reverse")),
         "reverse_bandwidth_gbps": backwards["bits_per_second"] / 1e9 if backwards else None,

@@ -16,8 +16,9 @@ import sys
 import time
 from typing import Any
 
+from ..circumstances import machine
 from ..output import write
-from . import commands
+from . import commands, fabric
 from .reading import NotAResult, Parsed, asked_size, last_words, record
 from .registry import SIZED
 from .registry import parser as parser_of
@@ -44,7 +45,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("--port", int, 18600, "the server's port"),
     ("--size", size, 65536, "bytes of a message; K, M and G are powers of 1,024"),
     ("--iterations", int, 1000, "messages"),
-    ("--provider", str, "tcp", "libfabric's provider: tcp, efa"),
+    ("--provider", str, "tcp", "what libfabric or UCX uses: tcp, efa"),
     ("--streams", int, 1, "streams of iperf3"),
     ("--seconds", int, 10, "seconds that iperf3 measures"),
     ("--omit", int, 2, "seconds that iperf3 leaves out before"),
@@ -74,6 +75,9 @@ def main(args: argparse.Namespace) -> int:
         print(f"{argv[0]} is not installed{hint}", file=sys.stderr)
         return 127
     argv[0] = program
+    if args.tool == "ucx_perftest":
+        # Left alone it takes shared memory between two processes of one machine, also across containers.
+        os.environ.setdefault("UCX_TLS", commands.ucx_transports(args.provider, args.memory))
     print("$ " + shlex.join(argv), flush=True)
     if args.side == "server":
         os.execv(program, argv)
@@ -89,7 +93,7 @@ def measured(argv: list[str], args: argparse.Namespace) -> tuple[Parsed, dict[st
     """The record of a client in two parts: what the tool measured, and how."""
     until = time.monotonic() + RETRY_FOR_S
     while True:
-        began = time.time()
+        began, before = time.time(), fabric.counters()
         status, output, errors = _run(argv, args.timeout)
         again = (status != 0 or '"error"' in output) and REFUSED.search(output + errors)
         if not again or time.monotonic() > until:
@@ -104,11 +108,15 @@ def measured(argv: list[str], args: argparse.Namespace) -> tuple[Parsed, dict[st
         figures = parser_of(args.tool)(output, **options)
     except NotAResult as error:
         doubts.append(f"no result of {args.tool}: {error if output.strip() else last_words(errors)}")
+    crossed = fabric.proof(before, fabric.counters(), figures, fabric.asked(_provider(args), args.peer))
+    doubts += fabric.doubts(crossed)
     return figures, {
         "kind": "low-level",
         "version": VERSION,
         "node": platform.node(),
         "peer": args.peer,
+        "instance_type": machine.about()["instance_type"] or None,
+        "fabric": crossed,
         "client_argv": argv,
         "server_argv": commands.words(args.tool, "server", vars(args)),
         "client_status": status,
@@ -120,6 +128,13 @@ def measured(argv: list[str], args: argparse.Namespace) -> tuple[Parsed, dict[st
         "output": output,
         "errors": errors,
     }
+
+
+def _provider(args: argparse.Namespace) -> str:
+    """The fabric that the tool is told to use."""
+    if args.tool == "ucx_perftest":
+        return "efa" if "srd" in os.environ["UCX_TLS"].split(",") else os.environ["UCX_TLS"].partition(",")[0]
+    return "tcp" if args.tool == "iperf3" else str(args.provider)
 
 
 def _run(argv: list[str], timeout: float) -> tuple[int | None, str, str]:

@@ -72,6 +72,8 @@ def test_a_client_measures_against_a_server_that_comes_up_after_it(
     result = record()
     assert (result["valid"], result["doubts"], result["client_status"]) == (True, [], 0)
     assert result["summary"]
+    assert (result["fabric"]["asked"], result["fabric"]["proven"] in ("local", None)) == ("local", True)
+    assert "lo: " in result["fabric"]["evidence"]
     assert result["client_argv"][0] == shutil.which(tool)
     if "SIZE" in CASES[tool]:
         assert result["rows"][0]["size_bytes"] == asked_size(str(CASES[tool]["SIZE"]))
