@@ -82,9 +82,9 @@ def test_a_client_measures_against_a_server_that_comes_up_after_it(
 def test_a_client_that_finds_nobody_says_so_and_leaves_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
-    from taskrunner.inference.tools import main
+    from taskrunner.inference.tools import main, measure
 
-    monkeypatch.setattr(main, "RETRY_FOR_S", 1.5)
+    monkeypatch.setattr(measure, "RETRY_FOR_S", 1.5)
     parser = argparse.ArgumentParser()
     main.arguments(parser)
     args = parser.parse_args(["client", "ucx_perftest", "--port", str(free_port()), "-o", "r.json"])
@@ -96,11 +96,11 @@ def test_a_client_that_finds_nobody_says_so_and_leaves_a_record(monkeypatch: pyt
     assert "Connection refused" in result["doubts"][1]
 
 
-def test_a_tool_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from taskrunner.inference.tools import main
+def test_a_tool_that_never_ends_is_ended() -> None:
+    from taskrunner.inference.tools.process import output_of
 
     began = time.monotonic()
-    status, output, _ = main._run(["bash", "-c", "echo half; sleep 61 & wait"], 0.5)
+    status, output, _ = output_of(["bash", "-c", "echo half; sleep 61 & wait"], 0.5)
     assert (status, output) == (None, "half\n")
     assert time.monotonic() - began < 10, "what it has started is ended, too"
 

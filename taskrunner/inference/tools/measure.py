@@ -1,0 +1,95 @@
+"""The client of a tool that measures between two nodes: tried until its server is there, judged, recorded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..circumstances import machine
+from . import commands, fabric
+from .process import find, output_of
+from .reading import NotAResult, Parsed, last_words, record
+from .registry import SIZED
+from .registry import parser as parser_of
+
+VERSION = 1
+REFUSED = re.compile(r"Connection refused|unable to (?:connect to server|send control message)")
+"""What a client says whose server is not there yet; none of them tries again by itself."""
+RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
+
+
+class NotInstalledError(Exception):
+    """A tool that is not on this node, and what brings it."""
+
+
+def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
+    """How one side is called, its program by its path. Raises NotInstalledError."""
+    argv = commands.words(tool, side, values)
+    program = find(argv[0])
+    if program is None:
+        package = commands.TOOLS[tool].package
+        raise NotInstalledError(
+            f"{argv[0]} is not installed" + (f": apt-get install {package}" if package else "")
+        )
+    if tool == "ucx_perftest":
+        # Left alone it takes shared memory between two processes of one machine, also across containers.
+        os.environ.setdefault("UCX_TLS", commands.ucx_transports(values["provider"], values["memory"]))
+    return [program, *argv[1:]]
+
+
+def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, Any]]:
+    """The record of a client in two parts: what the tool measured, and how. Raises NotInstalledError."""
+    argv = command_line(tool, "client", values)
+    until = time.monotonic() + RETRY_FOR_S
+    while True:
+        began, before = time.time(), fabric.counters()
+        status, output, errors = output_of(argv, values["timeout"])
+        again = (status != 0 or '"error"' in output) and REFUSED.search(output + errors)
+        if not again or time.monotonic() > until:
+            break
+        time.sleep(RETRY_DELAY_S)
+    doubts = [] if status == 0 else [f"{tool} ended with status {status}"]
+    if status is None:
+        doubts = ["{} did not end within {:g} s".format(tool, values["timeout"])]
+    figures = record(tool)
+    try:
+        figures = parser_of(tool)(output, **({"size": values["size"]} if tool in SIZED else {}))
+    except NotAResult as error:
+        doubts.append(f"no result of {tool}: {error if output.strip() else last_words(errors)}")
+    asked = fabric.asked(_provider(tool, values), values["peer"])
+    crossed = fabric.proof(before, fabric.counters(), figures, asked)
+    doubts += fabric.doubts(crossed)
+    return figures, {
+        "kind": "low-level",
+        "version": VERSION,
+        **about_node(values["peer"]),
+        "fabric": crossed,
+        "client_argv": argv,
+        "server_argv": commands.words(tool, "server", values),
+        "client_status": status,
+        "started_at": began,
+        "duration_s": round(time.time() - began, 3),
+        "memory": values["memory"] if tool == "ucx_perftest" else "host",
+        "valid": not doubts,
+        "doubts": doubts,
+        "output": output,
+        "errors": errors,
+    }
+
+
+def about_node(peer: str | None = None) -> dict[str, Any]:
+    """Which nodes a record is of."""
+    instance = machine.about()["instance_type"] or None
+    return {"node": platform.node(), "peer": peer, "instance_type": instance}
+
+
+def _provider(tool: str, values: Mapping[str, Any]) -> str:
+    """The fabric that the tool is told to use."""
+    if tool == "ucx_perftest":
+        transports = os.environ["UCX_TLS"].split(",")
+        return "efa" if "srd" in transports else transports[0]
+    return "tcp" if tool == "iperf3" else str(values["provider"])

@@ -1,0 +1,50 @@
+"""Programs: found also where EFA's installer puts them, run with an end, and everything they have printed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+
+PLACES = ("/opt/amazon/efa/bin", "/usr/local/bin")
+"""Where tools are that a login shell finds, and this may not."""
+
+
+def find(name: str, *places: str) -> str | None:
+    """The path of a program in PATH, in `places`, or where installers put it."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *places, *PLACES])
+    return shutil.which(name, path=path)
+
+
+def output_of(
+    argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None
+) -> tuple[int | None, str, str]:
+    """Exit status (None: it was ended), stdout and stderr: figures are in the one, causes in the other.
+
+    127 for a program that is not there.
+    """
+    words = {**os.environ, **(env or {}), "LC_ALL": "C"}
+    pipe = subprocess.PIPE
+    try:
+        process = subprocess.Popen(
+            argv, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, start_new_session=True, env=words
+        )
+    except OSError as error:
+        return 127, "", f"{argv[0]}: {error.strerror}"
+    with process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+            return process.returncode, _text(output), _text(errors)
+        except subprocess.TimeoutExpired as error:
+            return None, _text(error.stdout), _text(error.stderr)
+        finally:
+            # Whatever it has started; and when this is interrupted.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
