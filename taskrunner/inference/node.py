@@ -6,14 +6,15 @@ import argparse
 from importlib import import_module
 
 COMMANDS = {
-    "bench": "bench",
-    "proxy": "proxy",
-    "sample": "circumstances",
-    "serve": "serving",
-    "tool": "tools",
-    "tune": "tune",
+    "baseline": "tools.baseline",
+    "bench": "bench.main",
+    "proxy": "proxy.main",
+    "sample": "circumstances.main",
+    "serve": "serving.main",
+    "tool": "tools.main",
+    "tune": "tune.main",
 }
-"""Each with its package: only its own is imported, as `tool` runs where nothing is installed."""
+"""Each with its module: only its own is imported, as those of `tools` run where nothing is installed."""
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="inference")
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(argv[:1]).command
-    module = import_module(f".{COMMANDS[command]}.main", __package__)
+    module = import_module("." + COMMANDS[command], __package__)
     own = argparse.ArgumentParser(prog=f"inference {command}", description=module.__doc__)
     module.arguments(own)
     return int(module.main(own.parse_args(argv[1:])))
