@@ -72,8 +72,11 @@ def test_check_environment_goes_on_after_a_failed_check(cli: Cli, tmp_path: Path
     events = [json.loads(line) for line in done.stdout.splitlines()]
     end = events[-1]
     assert done.returncode == 1
-    assert end["ok"] + end["failed"] == 7
-    assert {"03-vllm", "04-nixl", "06-mlflow"} <= set(end["failures"])
+    assert end["ok"] + end["failed"] == 10
+    assert {"03-vllm", "04-nixl", "06-mlflow", "08-gpudirect", "09-nccl-plugin"} <= set(end["failures"])
+    for event in events:
+        if event["type"] == "step.finished" and event["status"] == "failed":
+            assert [line for line in event["tail"] if line.startswith("to do: ")], event
 
 
 def test_an_arn_is_checked(tmp_path: Path) -> None:

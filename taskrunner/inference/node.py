@@ -8,6 +8,9 @@ from importlib import import_module
 COMMANDS = {
     "baseline": "tools.baseline",
     "bench": "bench.main",
+    "clocks": "tools.clocks",
+    "gpudirect": "tools.gpudirect",
+    "gpus": "tools.gpus",
     "proxy": "proxy.main",
     "sample": "circumstances.main",
     "serve": "serving.main",
