@@ -11,6 +11,7 @@ COMMANDS = {
     "clocks": "tools.clocks",
     "gpudirect": "tools.gpudirect",
     "gpus": "tools.gpus",
+    "nccl": "tools.nccl",
     "proxy": "proxy.main",
     "sample": "circumstances.main",
     "serve": "serving.main",

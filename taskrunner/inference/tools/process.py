@@ -15,7 +15,8 @@ PLACES = ("/opt/amazon/efa/bin", "/usr/local/bin")
 
 def find(name: str, *places: str) -> str | None:
     """The path of a program in PATH, in `places`, or where installers put it."""
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *places, *PLACES])
+    folders = [*map(os.path.expanduser, places), *PLACES]
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders])
     return shutil.which(name, path=path)
 
 
