@@ -342,6 +342,24 @@ def test_a_server_that_cannot_start_fails_early_and_says_why(
         assert nobody.connect_ex(("127.0.0.1", pair.ports["OTHER"])) != 0
 
 
+@pytest.mark.usefixtures("running")
+def test_a_smoke_test_checks_tokens_and_kv_cache_and_ends_both_sides(pair: Pair) -> None:
+    sizes = {"PROMPT_TOKENS": 240, "OUTPUT_TOKENS": 16}
+    with subprocess.Popen(
+        pair.words("smoke-test-consumer", **sizes),
+        env=pair.env,
+        cwd=pair.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as consumer:
+        done = pair.run("smoke-test", "-v", **sizes)
+        output = consumer.communicate(timeout=120)[0]
+    assert (done.returncode, consumer.returncode) == (0, 0), done.stdout + output
+    assert re.search(r"240 prompt tokens, 16 output tokens and [0-9,]{6,} bytes of KV cache", done.stdout)
+    assert list(pair.services.glob("*/service.json")) == []
+
+
 @pytest.mark.parametrize("mode", ["unified", "producer", "consumer"])
 def test_the_installed_vllm_takes_what_we_start_it_with(pair: Pair, mode: str) -> None:
     line = f'. ./env.sh && exec venv/bin/python "{LIB}" serve --mode {mode} --platform cpu --parse'

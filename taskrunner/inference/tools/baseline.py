@@ -61,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--efa-tool",
         default="fi_rdm_bw",
-        choices=("none", "fi_pingpong", "fi_rdm_bw"),
+        choices=("none", "fi_pingpong", "fi_rdm_bw", "fi_rdm_tagged_bw"),
         help="what measures EFA; fi_pingpong has one message in flight (fi_rdm_bw)",
     )
     parser.add_argument("--efa-size", type=size, default=1 << 24, help="bytes of a message over EFA (16M)")

@@ -78,7 +78,7 @@ def fabtests(text: str, tool: str = "", size: int = 0) -> Parsed:
         name,
         rows,
         complete=asked is not None and asked[1] != "all",
-        provider={"asked": provider[1] if provider else None, "proven": None},
+        fabric={"asked": provider[1] if provider else None, "proven": None},
         argv=command[:-2].split(),
     )
 

@@ -33,7 +33,8 @@ def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
     if program is None:
         package = commands.TOOLS[tool].package
         raise NotInstalledError(
-            f"{argv[0]} is not installed" + (f": apt-get install {package}" if package else "")
+            f"{argv[0]} is not installed: "
+            + (f"apt-get install {package}" if package else "run setup-low-level")
         )
     if tool == "ucx_perftest":
         # Left alone it takes shared memory between two processes of one machine, also across containers.

@@ -9,13 +9,13 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-PLACES = ("/opt/amazon/efa/bin", "/usr/local/bin")
-"""Where tools are that a login shell finds, and this may not."""
+PLACES = ("~/low-level-tools/bin", "/opt/amazon/efa/bin", "/usr/local/bin")
+"""Where setup-low-level puts tools, and where a login shell finds them, and this may not."""
 
 
 def find(name: str, *places: str) -> str | None:
     """The path of a program in PATH, in `places`, or where installers put it."""
-    folders = [*map(os.path.expanduser, places), *PLACES]
+    folders = map(os.path.expanduser, (*places, *PLACES))
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders])
     return shutil.which(name, path=path)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from taskrunner import run
 from taskrunner.inference.tools import commands
 from taskrunner.inference.tools.reading import asked_size
 from tests.helpers import Process, command, completed, wait_for
@@ -143,3 +144,36 @@ def test_the_tools_need_nothing_but_a_python(tmp_path: Path) -> None:
     done = completed(["python3", "-I", "-S", "-c", script, str(folder)])
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "side" in done.stdout or "TOOL" in done.stdout, 1)
+
+
+def test_fabtests_are_built_for_the_libfabric_that_is_there(tmp_path: Path) -> None:
+    """From a release whose configure and Makefile only write down what they are asked for."""
+    release, tools = tmp_path / "source" / "fabtests-1.22.0", tmp_path / "the tools"
+    release.mkdir(parents=True)
+    (release / "configure").write_text('#!/bin/sh\nfor word; do echo "$word" >> options; done\n')
+    (release / "configure").chmod(0o755)
+    (release / "Makefile").write_text(
+        "install:\n\tmkdir -p ../fabtests/bin\n\tcp options ../fabtests/\n"
+        "\tfor name in rdm_bw rdm_pingpong; do cp /bin/true ../fabtests/bin/fi_$$name; done\n"
+    )
+    (tmp_path / "v1.22.0").mkdir()
+    archive = tmp_path / "v1.22.0" / "fabtests-1.22.0.tar.bz2"
+    subprocess.run(["tar", "cjf", archive, "-C", release.parent, release.name], check=True)
+    (tmp_path / "include" / "rdma").mkdir(parents=True)
+    (tmp_path / "include" / "rdma" / "fabric.h").touch()
+    env = {
+        "TOOLS_DIR": str(tools),
+        "FABTESTS_URL": f"file://{tmp_path}",
+        "LIBFABRIC_HOME": str(tmp_path),
+        "LIBFABRIC_VERSION": "1.22.0",
+        "CUDA_HOME": "",
+    }
+    steps = ["01-script", "03-fabtests"]
+    result = run("setup-low-level", env=env, only=steps)
+    assert result.status == "ok", result.failures
+    assert (tools / "bin" / "fi_rdm_bw").exists()
+    assert f"--with-libfabric={tmp_path}" in (tools / "fabtests" / "options").read_text().splitlines()
+    assert run("setup-low-level", env=env, only=steps).ok == 0
+    # The libfabric of another installer.
+    failed = run("setup-low-level", env={**env, "LIBFABRIC_VERSION": "9.9.9"}, only=steps)
+    assert [event["step"] for event in failed.failures] == ["03-fabtests"]
