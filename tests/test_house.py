@@ -30,6 +30,7 @@ ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
 INFERENCE = [
     ["node"],
+    ["neuron"],
     ["bench", "tools", "tune"],
     ["circumstances", "proxy", "serving"],
     ["results"],

@@ -44,7 +44,7 @@ def test_what_is_installed_from_lock_files_must_have_their_hashes() -> None:
     lines = [line for task in pack["tasks"] for line in task.get("commands", [])]
     lines += (CHECKOUT / "scripts/setup").read_text().splitlines()
     installs = [line for line in lines if re.search(r"pip\b.* -r ", line)]
-    assert len(installs) == 4
+    assert len(installs) == 5
     assert all("--require-hashes" in line and "extra-index" not in line for line in installs)
     pinned = (CHECKOUT / "tasks/setup-environment/vllm-gpu.txt").read_text()
     for package in ("vllm", "nixl"):

@@ -12,6 +12,7 @@ COMMANDS = {
     "gpudirect": "tools.gpudirect",
     "gpus": "tools.gpus",
     "nccl": "tools.nccl",
+    "neuron": "neuron.main",
     "proxy": "proxy.main",
     "sample": "circumstances.main",
     "serve": "serving.main",

@@ -14,5 +14,11 @@ export VLLM_ENABLE_V1_MULTIPROCESSING=0 UCX_TLS=tcp,self NIXL_LOG_LEVEL=INFO
 export HF_HUB_OFFLINE=1
 SETTINGS
   ;;
+neuron)
+  cat <<'SETTINGS'
+export FI_PROVIDER=efa FI_LOG_LEVEL=warn
+export PATH="$PATH:/opt/aws/neuron/bin:/opt/amazon/efa/bin"
+SETTINGS
+  ;;
 esac
 echo "export VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1"

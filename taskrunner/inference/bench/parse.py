@@ -88,6 +88,10 @@ def read(
         kind = "timeout" if exchange.broken.startswith(TOO_LATE) else "connection"
         return failed(sample, kind, exchange.broken)
     if not over:
+        whole = b"".join(data for _, data in body.pieces).lstrip()
+        if not arrivals and whole.startswith(b"{"):
+            # A proxy whose status is sent before it knows that a server has failed.
+            return failed(sample, "error_event", whole.decode("utf-8", "replace"))
         return failed(sample, "incomplete", "the stream ends without [DONE]")
     if not arrivals:
         return failed(sample, "no_tokens", "the stream has no tokens")
