@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .registry import FABTESTS
+from .registry import FABTESTS, PERFTEST
 
 
 class Sides(NamedTuple):
@@ -18,6 +18,8 @@ class Sides(NamedTuple):
 
 
 _FABTESTS = "{tool} -p {provider} -E={port} -S {size} -I {iterations} -m"
+_PERFTEST = "{tool} -d {device} -c {connection} -x 0 -F --report_gbits -s {size} -n {iterations} -p {port}"
+"""Without -x 0, the index of an address, packets leave over EFA and never arrive."""
 _PINGPONG = "fi_pingpong -p {provider} -e rdm -S {size} -I {iterations}"
 TOOLS = {
     "iperf3": Sides(
@@ -27,6 +29,7 @@ TOOLS = {
     ),
     "fi_pingpong": Sides(_PINGPONG + " -B {port}", _PINGPONG + " -P {port} {peer}", "libfabric-bin"),
     **dict.fromkeys(FABTESTS, Sides(_FABTESTS, _FABTESTS + " {peer}")),
+    **dict.fromkeys(PERFTEST, Sides(_PERFTEST, _PERFTEST + " {peer}", "perftest")),
     "ucx_perftest": Sides(
         "ucx_perftest -p {port}",
         "ucx_perftest {peer} -p {port} -t {test} -s {size} -n {iterations} -m {memory} -f",

@@ -35,14 +35,14 @@ def proof(before: Counters, after: Counters, figures: Parsed, asked: str) -> dic
     payload = payload_of(figures)
     moved = {
         each["name"]: each.get("rx", 0) + each.get("tx", 0)
-        for kind in before
-        for each in grown([before[kind], after[kind]]).values()
+        for each_kind in before
+        for each in grown([before[each_kind], after[each_kind]]).values()
     }
     evidence = ", ".join(f"{name}: {count:,} bytes" for name, count in moved.items() if count)
     proven = None
-    for kind, names, least in _ways(before):
+    for way, names, least in _ways(before):
         if payload and payload >= least and sum(moved.get(name, 0) for name in names) >= MOVED * payload:
-            proven = kind
+            proven = way
             break
     return {
         "asked": asked,
@@ -55,13 +55,20 @@ def proof(before: Counters, after: Counters, figures: Parsed, asked: str) -> dic
 def doubts(fabric: Mapping[str, Any]) -> list[str]:
     """Why the counters contradict the fabric that was asked for."""
     asked, proven = fabric["asked"], fabric["proven"]
-    if proven == asked or asked not in ("efa", "tcp", "local"):
+    if proven == asked or asked not in ("efa", "rdma", "tcp", "local"):
         return []
     if proven is not None:
         return [f"{asked} is asked for, but the bytes went over {proven} ({fabric['evidence']})"]
-    if asked == "efa" and fabric["payload_bytes"]:
-        return [f"no EFA device has counted the {fabric['payload_bytes']:,} bytes ({fabric['evidence']})"]
+    payload, evidence = fabric["payload_bytes"], fabric["evidence"]
+    if asked in ("efa", "rdma") and payload:
+        return [f"no {asked.upper()} device has counted the {payload:,} bytes ({evidence})"]
     return []
+
+
+def kind(device: str) -> str:
+    """What an RDMA device is: efa, or rdma for InfiniBand and RoCE."""
+    driver = machine.RDMA / device / "device" / "driver"
+    return "efa" if Path(os.path.realpath(driver)).name == "efa" else "rdma"
 
 
 def payload_of(figures: Parsed) -> int:
@@ -84,10 +91,8 @@ def _ways(before: Counters) -> list[tuple[str, list[str], int]]:
     """Kinds of fabric, the devices of each, and how many bytes tell. Few but a measurement use RDMA."""
     rdma: dict[str, list[str]] = {}
     for port in before["rdma"]:
-        driver = machine.RDMA / port.partition("/")[0] / "device" / "driver"
-        kind = "efa" if Path(os.path.realpath(driver)).name == "efa" else "rdma"
-        rdma.setdefault(kind, []).append(port)
+        rdma.setdefault(kind(port.partition("/")[0]), []).append(port)
     names = [each["name"] for each in before["net"].values()]
     net = [("local", [name for name in names if name == "lo"], ENOUGH)]
     net.append(("tcp", [name for name in names if name != "lo"], ENOUGH))
-    return [(kind, ports, 1) for kind, ports in rdma.items()] + net
+    return [(name, ports, 1) for name, ports in rdma.items()] + net

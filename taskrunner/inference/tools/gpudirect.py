@@ -12,6 +12,7 @@ from typing import Any
 
 from ..circumstances import machine
 from ..output import write
+from . import fabric
 from .measure import VERSION, about_node
 from .process import find, output_of
 from .reading import NotAResult
@@ -69,7 +70,7 @@ def main(args: argparse.Namespace) -> int:
 def look(nccl_log: str = "") -> dict[str, Any]:
     """Everything that speaks for it or against it; None for what cannot be asked here."""
     devices = sorted(path.name for path in machine.RDMA.iterdir()) if machine.RDMA.is_dir() else []
-    efa = [name for name in devices if _driver(name) == "efa"]
+    efa = [name for name in devices if fabric.kind(name) == "efa"]
     topology = _topology()
     return {
         "efa_devices": efa,
@@ -136,10 +137,6 @@ def _best(topology: Mapping[str, Any] | None) -> str:
     """The shortest way between a network card and a GPU."""
     ways = {way for gpus in (topology or {}).get("nic_to_gpu", {}).values() for way in gpus.values()}
     return next((way for way in MEANING if way in ways), "")
-
-
-def _driver(device: str) -> str:
-    return Path(os.path.realpath(machine.RDMA / device / "device" / "driver")).name
 
 
 def _gpus() -> int:

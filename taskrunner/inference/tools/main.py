@@ -30,6 +30,7 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("--size", size, 65536, "bytes of a message; K, M and G are powers of 1,024"),
     ("--iterations", int, 1000, "messages"),
     ("--provider", str, "tcp", "what libfabric or UCX uses: tcp, efa"),
+    ("--device", str, "", "RDMA device of perftest's ib_send_bw and the like; empty: the first one"),
     ("--streams", int, 1, "streams of iperf3"),
     ("--seconds", int, 10, "seconds that iperf3 measures"),
     ("--omit", int, 2, "seconds that iperf3 leaves out before"),
@@ -44,7 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("side", choices=("server", "client"))
     parser.add_argument("tool", choices=tuple(commands.TOOLS), metavar="TOOL")
     for name, kind, default, text in OPTIONS:
-        parser.add_argument(name, type=kind, default=default, help=f"{text} ({default})")
+        parser.add_argument(
+            name, type=kind, default=default, help=f"{text} ({default})" if default != "" else text
+        )
     parser.add_argument("-o", "--output", default="", metavar="FILE", help="where the client's record goes")
 
 

@@ -13,22 +13,24 @@ from ..circumstances import machine
 from . import commands, fabric
 from .process import find, output_of
 from .reading import NotAResult, Parsed, last_words, record
-from .registry import SIZED
+from .registry import PERFTEST, SIZED
 from .registry import parser as parser_of
 
 VERSION = 1
-REFUSED = re.compile(r"Connection refused|unable to (?:connect to server|send control message)")
+REFUSED = re.compile(
+    r"Connection refused|Couldn't connect to|unable to (?:connect to server|send control message)"
+)
 """What a client says whose server is not there yet; none of them tries again by itself."""
 RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
 
 
 class NotInstalledError(Exception):
-    """A tool that is not on this node, and what brings it."""
+    """A tool, or the device that it needs, that is not on this node, and what brings it."""
 
 
 def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
     """How one side is called, its program by its path. Raises NotInstalledError."""
-    argv = commands.words(tool, side, values)
+    argv = commands.words(tool, side, _with_device(tool, values))
     program = find(argv[0])
     if program is None:
         package = commands.TOOLS[tool].package
@@ -40,6 +42,19 @@ def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
         # Left alone it takes shared memory between two processes of one machine, also across containers.
         os.environ.setdefault("UCX_TLS", commands.ucx_transports(values["provider"], values["memory"]))
     return [program, *argv[1:]]
+
+
+def _with_device(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with what perftest needs: this node's first RDMA device, or the one that is given, and its
+    kind of connection. EFA has no reliable connections, but reliable datagrams (SRD).
+    """
+    if tool not in PERFTEST:
+        return values
+    there = sorted(path.name for path in machine.RDMA.iterdir()) if machine.RDMA.is_dir() else []
+    device = values["device"] or next(iter(there), "")
+    if not device:
+        raise NotInstalledError(f"{tool}: there is no RDMA device: enable EFA, or load its driver")
+    return {**values, "device": device, "connection": "SRD" if fabric.kind(device) == "efa" else "RC"}
 
 
 def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, Any]]:
@@ -70,7 +85,7 @@ def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, An
         **about_node(values["peer"]),
         "fabric": crossed,
         "client_argv": argv,
-        "server_argv": commands.words(tool, "server", values),
+        "server_argv": commands.words(tool, "server", _with_device(tool, values)),
         "client_status": status,
         "started_at": began,
         "duration_s": round(time.time() - began, 3),
@@ -93,4 +108,6 @@ def _provider(tool: str, values: Mapping[str, Any]) -> str:
     if tool == "ucx_perftest":
         transports = os.environ["UCX_TLS"].split(",")
         return "efa" if "srd" in transports else transports[0]
+    if tool in PERFTEST:
+        return fabric.kind(str(_with_device(tool, values)["device"]))
     return "tcp" if tool == "iperf3" else str(values["provider"])

@@ -18,13 +18,14 @@ FABTESTS = (
     "fi_rma_bw",
     "fi_rma_pingpong",
 )
+PERFTEST = ("ib_read_bw", "ib_read_lat", "ib_send_bw", "ib_send_lat", "ib_write_bw", "ib_write_lat")
 SIZED = ("fi_pingpong", *FABTESTS, "ucx_perftest")
 PARSERS = {
     "fi_info": "fi_info:fi_info",
     "fi_pingpong": "libfabric:fi_pingpong",
     **dict.fromkeys(FABTESTS, "libfabric:fabtests"),
     "iperf3": "iperf3:iperf3",
-    "perftest": "perftest:perftest",
+    **dict.fromkeys(("perftest", *PERFTEST), "perftest:perftest"),
     "ucx_perftest": "ucx_perftest:ucx_perftest",
     "nixlbench": "nixlbench:nixlbench",
     "kvbench": "kvbench:kvbench",

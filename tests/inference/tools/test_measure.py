@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from taskrunner import run
-from taskrunner.inference.tools import commands
+from taskrunner.inference.circumstances import machine
+from taskrunner.inference.tools import commands, measure
 from taskrunner.inference.tools.reading import asked_size
 from tests.helpers import Process, command, completed, wait_for
 from tests.sshd import free_port
@@ -83,7 +84,7 @@ def test_a_client_measures_against_a_server_that_comes_up_after_it(
 def test_a_client_that_finds_nobody_says_so_and_leaves_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     import argparse
 
-    from taskrunner.inference.tools import main, measure
+    from taskrunner.inference.tools import main
 
     monkeypatch.setattr(measure, "RETRY_FOR_S", 1.5)
     parser = argparse.ArgumentParser()
@@ -144,6 +145,26 @@ def test_the_tools_need_nothing_but_a_python(tmp_path: Path) -> None:
     done = completed(["python3", "-I", "-S", "-c", script, str(folder)])
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "side" in done.stdout or "TOOL" in done.stdout, 1)
+
+
+@pytest.mark.parametrize(("driver", "connection"), [("efa", "SRD"), ("mlx5_core", "RC")])
+def test_perftest_is_called_with_the_connection_that_the_device_has(
+    driver: str, connection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "RDMA", tmp_path / "infiniband")
+    values = {"size": 4096, "iterations": 1000, "port": 18515, "peer": "p", "device": "", "provider": "efa"}
+    with pytest.raises(measure.NotInstalledError, match="no RDMA device"):
+        measure.command_line("ib_send_bw", "client", values)
+    device = tmp_path / "infiniband" / "rdmap49s0" / "device"
+    device.mkdir(parents=True)
+    (device / "driver").symlink_to(tmp_path / driver)
+    program = tmp_path / "ib_send_bw"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = f"-d rdmap49s0 -c {connection} -x 0 -F --report_gbits -s 4096 -n 1000 -p 18515 p".split()
+    assert measure.command_line("ib_send_bw", "client", values) == [str(program), *words]
+    assert measure.command_line("ib_send_bw", "server", values) == [str(program), *words[:-1]]
 
 
 def test_fabtests_are_built_for_the_libfabric_that_is_there(tmp_path: Path) -> None:
