@@ -15,6 +15,7 @@ import taskrunner
 PACKAGE = Path(taskrunner.__file__).parent
 LEVELS = [
     ["cli"],
+    ["experiments"],
     ["fleet"],
     ["api"],
     ["history", "runs"],
@@ -30,7 +31,7 @@ ENGINE = [["main"], ["node"], ["run"], ["store", "plan"]]
 """The same within the engine."""
 INFERENCE = [
     ["node"],
-    ["neuron"],
+    ["neuron", "sweep"],
     ["bench", "tools", "tune"],
     ["circumstances", "proxy", "serving"],
     ["results"],

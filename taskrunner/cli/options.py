@@ -18,6 +18,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def at_least_zero(text: str) -> int:
+    """A number of at least 0. Raises what argparse turns into a usage error."""
+    return 0 if text == "0" else at_least_one(text)
+
+
 def seconds(text: str) -> float:
     """A time of more than 0 seconds, at most a year."""
     try:
@@ -209,8 +214,47 @@ def count(parser: Parser) -> None:
 
 
 def kind(parser: Parser) -> None:
-    parser.add_argument("kind", nargs="?", choices=("task-file", "nodes", "result"), default="task-file",
-                        help="the kind of file (task-file)")
+    parser.add_argument("kind", nargs="?", choices=("task-file", "nodes", "plan", "result"),
+                        default="task-file", help="the kind of file (task-file)")
+
+
+def plan(parser: Parser) -> None:
+    parser.add_argument("plan", metavar="PLAN", help="a file, or the name of a plan: phase2")
+
+
+def plans(parser: Parser) -> None:
+    parser.add_argument("plans", nargs="+", metavar="PLAN", help="a file, or the name of a plan")
+
+
+def scheduled(parser: Parser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help='layers or patterns, or "all" (all)')
+    group = parser.add_argument_group("other than the plan says")
+    group.add_argument("--warmup", type=at_least_zero, metavar="N", help="requests before each measurement")
+    group.add_argument("--iterations", type=at_least_one, metavar="N", help="measured requests")
+    group.add_argument("--blocks", type=at_least_one, metavar="N", help="passes, each with new starts")
+    group.add_argument("--infra", action="append", default=[], metavar="NAME=VALUE",
+                       help="infrastructure, such as gpu_type=L40S or start_minutes=4")
+
+
+def generated(parser: Parser) -> None:
+    parser.add_argument("--output", "-o", default=".", metavar="DIR", help="where the task files go (here)")
+    parser.add_argument("--nodes", dest="count", type=int, choices=(1, 2), default=2, help="nodes (2)")
+
+
+def sweep(parser: Parser) -> None:
+    parser.add_argument("verb", choices=("run", "status", "list", "attach", "cancel", "collect"),
+                        help="run it; show results; list starts; follow; stop; fetch results")
+    scheduled(parser)
+    group = parser.add_argument_group("variables")
+    group.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE",
+                       help="a variable of the serving packs, such as ENV_DIR or MODEL")
+    group = parser.add_argument_group("mode")
+    group.add_argument("--dry-run", "-n", action="store_true", help="show what would run")
+    group.add_argument("--detach", "-d", action="store_true", help="start the sweep and return")
+
+
+def here(parser: Parser) -> None:
+    parser.set_defaults(node="", on=None)
 
 
 def shell(parser: Parser) -> None:

@@ -30,6 +30,7 @@ examples:
   runner run-node1 check-environment --env PEER=172.31.0.12
   runner run all FILE --serial 1 --fail-fast      one at a time, until one fails
   runner run node2:low-level-server,node1:low-level-client   a file of its own on each
+  runner experiment phase2 run all                a sweep of measurements
   runner attach all                               after a Ctrl-C, or from another terminal
   runner get all /tmp/results/ results/           into results/node1, results/node2
   runner --stack phase2-nixl-efa-dev-east-1 nodes the nodes of a CloudFormation stack
@@ -60,6 +61,18 @@ BENCH_EXAMPLES = """examples:
 
 exit status:
   0 done and valid   1 not valid, or rejected by the server   2 bad usage   3 unreachable
+"""
+
+
+EXPERIMENT_EXAMPLES = """examples:
+  %(prog)s cpu-smoke list                    starts, and why; what cannot run; what can be told apart
+  %(prog)s phase2 run all                    the whole plan; what is measured and valid is not measured again
+  %(prog)s phase2 run L2-EFA                 one layer
+  %(prog)s phase2 run p2-unified-4k-c1 --warmup 1 --iterations 1
+  %(prog)s phase2 status                     what is measured, and what is not
+
+exit status:
+  0 everything is measured   1 something is not   2 bad usage or an invalid plan   3 a node is unreachable
 """
 
 
@@ -102,6 +115,18 @@ COMMANDS = {
                     "example: taskrunner tune --fabric tcp --model models/m --prompt-tokens 1024,8192\n"),
     "parse": Command("read what a network or GPU tool has printed", "inference:parse", "tool_output json",
                      "example: iperf3 -c 10.0.0.12 -J | taskrunner parse iperf3 --json\n"),
+    "plan": Command("show plans of measurements", "", "", "", {
+        "list": Command("list the plans that come with taskrunner", "plan:list_", "json"),
+        "validate": Command("check plans", "plan:validate", "plans json"),
+        "show": Command("show the starts of a sweep, or the settings of a pattern", "plan:show",
+                        "plan scheduled json",
+                        "example: taskrunner plan show phase2 --infra gpu_type=L40S\n",
+                        ),
+        "generate": Command("write the task files of a sweep", "plan:generate", "plan scheduled generated",
+                            "example: taskrunner plan generate phase2 -o sweep/\n"),
+    }),
+    "experiment": Command("run a plan of measurements on this machine", "experiment:experiment",
+                          "plan sweep shown here", EXPERIMENT_EXAMPLES),
     "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
         "log": Command("log results", "mlflow:log", "results tracking_server logged json", MLFLOW_EXAMPLES),
         "sync": Command("send the results that could not be sent before", "mlflow:sync", "json"),
@@ -120,7 +145,8 @@ COMMANDS = {
     "cancel": Command("ask a run to stop", "runs:cancel", "some_run target"),
     "history": Command("list past runs", "runs:history", "count target json"),
     "show": Command("show the outcome of each step of a run", "runs:show", "some_run target json"),
-    "schema": Command("print the JSON Schema of task files, nodes files or results", "files:schema", "kind"),
+    "schema": Command("print the JSON Schema of task files, nodes files, plans or results", "files:schema",
+                      "kind"),
     "compile": Command("print the plan of a task file, secrets masked", "files:compile_",
                        "file variables selection"),
     "completion": Command("print a script for shell completion", "files:completion", "shell",
@@ -136,6 +162,8 @@ RUNNER_COMMANDS = {
                    "nodes optional_file " + _ON_NODES, RUNNER_EXAMPLES),
     "run-all": Command("run a task file on all nodes", "nodes_run:run",
                        "all_nodes optional_file " + _ON_NODES),
+    "experiment": Command("run a plan of measurements on one node or two", "experiment:experiment",
+                          "plan sweep nodes_file connection shown", EXPERIMENT_EXAMPLES),
     "nodes": Command("list the nodes: reachability, latency, Python, runs", "nodes:nodes",
                      "some_nodes connection json"),
     "wait-ready": Command("wait until nodes accept commands, and report what blocks them",

@@ -133,8 +133,38 @@ class Shell(Nodes):
     command: list[str]
 
 
+class PlanFiles(Json):
+    plans: list[str]
+
+
+class PlanArgs:
+    plan: str
+    names: list[str]
+    warmup: int | None
+    iterations: int | None
+    blocks: int | None
+    infra: list[str]
+
+
+class PlanShow(PlanArgs, Json):
+    pass
+
+
+class PlanGenerate(PlanArgs):
+    output: str
+    count: int
+
+
+class Experiment(PlanArgs, Shown):
+    verb: Literal["run", "status", "list", "attach", "cancel", "collect"]
+    env: list[str]
+    dry_run: bool
+    detach: bool
+    program: str
+
+
 class Schema:
-    kind: Literal["task-file", "nodes", "result"]
+    kind: Literal["task-file", "nodes", "plan", "result"]
 
 
 class Completion:

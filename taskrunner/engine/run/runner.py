@@ -262,7 +262,9 @@ class PlanRun:
         ctx.events.emit(
             "step.finished", step=step["id"], index=step["index"], status=OK, duration=_since(began)
         )
-        if step.get("guard") is not None and step["guard"].strip() not in NEVER and not step.get("always"):
+        guard = (step.get("guard") or "").strip() or "false"
+        # Of a service, its own state says whether it is done.
+        if step["commands"] and guard not in NEVER and not step.get("always"):
             self._ask_again(step)
 
     def _ask_again(self, step: Step) -> None:
@@ -327,7 +329,7 @@ class PlanRun:
         """Evaluate the guards again: which steps would run a second time?"""
         again = []
         for step in self.ctx.plan["steps"]:
-            if step.get("skip") or step.get("guard") is None:
+            if step.get("skip") or step.get("guard") is None or not step["commands"]:
                 continue
             try:
                 if not step_commands.guard_holds(self.ctx, step):

@@ -1,0 +1,217 @@
+"""`experiment PLAN run|status|list|attach|cancel|collect`: a sweep of a plan, here or on nodes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from taskrunner import runs
+from taskrunner.cli import typed
+from taskrunner.cli.commands import plan as plan_command
+from taskrunner.cli.targets import all_nodes
+from taskrunner.errors import NotFoundError, UsageError
+from taskrunner.experiments import results, sweep
+from taskrunner.experiments.schedule import Schedule
+from taskrunner.fleet.nodes import Node
+from taskrunner.inference.output import write
+
+if TYPE_CHECKING:
+    from taskrunner.fleet.nodes import Nodes
+
+FOLDER = Path("results")
+ENV_DIR = "~/vllm-env"
+"""The default of the packs."""
+FAILED = 1
+ROLES = {sweep.NODE1: 0, sweep.NODE2: 1}
+
+
+def experiment(args: typed.Experiment) -> int:
+    """Do what is asked for."""
+    if args.names and args.verb not in ("run", "list", "status"):
+        raise UsageError(f"{args.verb} takes no names", "it is about the whole sweep")
+    return HANDLERS[args.verb](args)
+
+
+def _run(args: typed.Experiment) -> int:
+    planned = plan_command.scheduled(args, args.names)
+    if not planned.starts:
+        reasons = "; ".join(f"{name}: {one.why}" for name, one in planned.verdicts.items() if not one.runs)
+        what = f"nothing of {planned.plan.name} can be measured"
+        raise UsageError(what, reasons or "tools run by their packs")
+    if args.dry_run:
+        print("\n".join(plan_command.lines(planned)))
+        return 0
+    chosen = _nodes(args, planned)
+    files = _write(planned, max(1, len(chosen)), args)
+    if not (args.json or args.quiet):
+        print(_summary(planned), file=sys.stderr)
+    status = _start(args, chosen, files)
+    if args.detach:
+        return status
+    _fetch(args, planned)
+    return max(_report(args, planned), status if status > FAILED else 0)
+
+
+def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:
+    """The nodes of the sweep: none for this machine, one, or prefill's and decode's."""
+    if args.program != "runner":
+        return []
+    nodes: Nodes = all_nodes(cast("typed.Nodes", args))
+    pair = any(start.configuration.mode != "unified" for start in planned.starts)
+    known = list(nodes.nodes.values())
+    if not known:
+        raise NotFoundError(
+            "no nodes are defined", "set NODE1_IP and NODE2_IP, or use `taskrunner experiment`"
+        )
+    return known[: 2 if pair and len(known) > 1 else 1]
+
+
+def _write(planned: Schedule, count: int, args: typed.Experiment) -> dict[str, Path]:
+    folder = FOLDER / planned.plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for node, file in sweep.task_files(planned, folder.resolve(), count).items():
+        path = folder / f"sweep-{node}.json"
+        write(str(path), json.dumps(file, indent=1))
+        written[node] = path
+    return written
+
+
+def _summary(planned: Schedule) -> str:
+    cells = sum(len(start.patterns) for start in planned.starts)
+    left_out = sum(not one.runs for one in planned.verdicts.values())
+    more = f"; {left_out} patterns cannot run (`plan show`)" if left_out else ""
+    counts = f"{cells} measurements, {len(planned.starts)} starts, {planned.blocks} blocks"
+    return f"{planned.plan.name}: {counts}{more}"
+
+
+def _start(args: typed.Experiment, chosen: list[Node], files: dict[str, Path]) -> int:
+    from taskrunner.cli.commands import nodes_run
+    from taskrunner.cli.commands.run import run as run_one
+
+    if not chosen:
+        return run_one(_as_run(args, str(files[sweep.NODE1]), ""))
+    if len(chosen) == 1:
+        return nodes_run.run(cast("typed.RunOnNodes", _as_run(args, str(files[sweep.NODE1]), chosen[0].name)))
+    words = ",".join(f"{chosen[ROLES[node]].name}:{path}" for node, path in files.items())
+    identity = runs.new_id()
+    changed = _as_run(args, None, words, [f"SWEEP={identity}", f"RENDEZVOUS_TOKEN={identity}"])
+    return nodes_run.run(cast("typed.RunOnNodes", changed))
+
+
+def _as_run(args: typed.Experiment, file: str | None, node: str, env: list[str] | None = None) -> Any:
+    """The arguments of a run of a file."""
+    return typed.changed(
+        args,
+        file=file,
+        node=node,
+        tag=None,
+        on=None,
+        env=[*args.env, *(env or [])],
+        env_file=[],
+        start=None,
+        until=None,
+        only=[],
+        reset=False,
+        check=False,
+        list=False,
+        dry_run=False,
+        max_parallel=0,
+        serial=0,
+        fail_fast=False,
+    )
+
+
+def _report(args: typed.Experiment, planned: Schedule) -> int:
+    """The table of what is measured, and the command for what is not."""
+    found = results.rows(planned, FOLDER)
+    results.save(FOLDER / planned.plan.name, found)
+    if args.json:
+        print(json.dumps({"type": "experiment", "rows": [results.as_dict(row) for row in found]}))
+    else:
+        print("\n".join(results.lines(found)))
+    missing = sorted({row.pattern for row in found if row.why})
+    if missing and not args.json:
+        print(
+            f"again: {args.program} experiment {shlex.quote(args.plan)} run {shlex.join(missing)}",
+            file=sys.stderr,
+        )
+    return FAILED if missing else 0
+
+
+def _status(args: typed.Experiment) -> int:
+    return _report(args, plan_command.scheduled(args, args.names))
+
+
+def _list(args: typed.Experiment) -> int:
+    planned = plan_command.scheduled(args, args.names)
+    if args.json:
+        print(json.dumps(plan_command.as_dict(planned), indent=2))
+    else:
+        print("\n".join(plan_command.lines(planned)))
+    return 0
+
+
+def _attach(args: typed.Experiment) -> int:
+    from taskrunner.cli.commands import nodes_run
+    from taskrunner.cli.commands.run import attach as attach_one
+
+    planned = plan_command.scheduled(args, [])
+    chosen = _nodes(args, planned)
+    changed = typed.changed(_as_run(args, None, ",".join(node.name for node in chosen)), run="last")
+    status = nodes_run.attach(changed) if chosen else attach_one(changed)
+    return max(status, _report(args, planned))
+
+
+def _cancel(args: typed.Experiment) -> int:
+    from taskrunner.cli.commands import nodes
+    from taskrunner.cli.commands.runs import cancel as cancel_one
+
+    chosen = _nodes(args, plan_command.scheduled(args, []))
+    changed = typed.changed(_as_run(args, None, ",".join(node.name for node in chosen)), run="last")
+    return nodes.cancel(changed) if chosen else cancel_one(changed)
+
+
+def _collect(args: typed.Experiment) -> int:
+    planned = plan_command.scheduled(args, [])
+    _fetch(args, planned)
+    return _report(args, planned)
+
+
+def _fetch(args: typed.Experiment, planned: Schedule) -> None:
+    """Bring what is measured and not here: while nobody watched, or from another folder."""
+    if not any(row.record is None for row in results.rows(planned, FOLDER)):
+        return
+    values = dict(item.partition("=")[::2] for item in args.env)
+    folder = f"{values.get('ENV_DIR', ENV_DIR)}/results/{planned.plan.name}"
+    nodes = _nodes(args, planned)[:1]
+    if not nodes:
+        source = Path(folder).expanduser()
+        for file in source.rglob("result.json"):
+            target = FOLDER / planned.plan.name / file.relative_to(source)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write(str(target), file.read_text(encoding="utf-8").rstrip("\n"))
+        return
+    from taskrunner.cli.targets import connect_options
+
+    transport = cast("Any", nodes[0].connect(**connect_options(cast("typed.Target", args))))
+    try:
+        transport.get(folder.removeprefix("~/"), f"{FOLDER}/")
+    except NotFoundError:
+        pass  # nothing is measured yet
+    finally:
+        transport.close()
+
+
+HANDLERS = {
+    "run": _run,
+    "status": _status,
+    "list": _list,
+    "attach": _attach,
+    "cancel": _cancel,
+    "collect": _collect,
+}

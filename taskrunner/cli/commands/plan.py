@@ -1,0 +1,194 @@
+"""`taskrunner plan`: plans of measurements, and what a sweep of one would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskrunner.cli.output.format import duration
+from taskrunner.errors import TaskFileError, UsageError
+from taskrunner.experiments import comparisons, plan, sweep
+from taskrunner.experiments.schedule import Limits, Schedule, schedule
+
+if TYPE_CHECKING:
+    from taskrunner.cli import typed
+
+INVALID = 2
+
+
+def list_(args: typed.Json) -> int:
+    """List the plans that come with taskrunner."""
+    found = [(path, plan.load(path)) for path in plan.shipped()]
+    if args.json:
+        listed = [
+            {
+                "name": path.stem,
+                "path": str(path),
+                "description": one.file.description,
+                "patterns": len(one.patterns),
+            }
+            for path, one in found
+        ]
+        print(json.dumps(listed, indent=2))
+        return 0
+    width = max((len(path.stem) for path, _ in found), default=0)
+    for path, one in found:
+        print(f"{path.stem:<{width}}  {len(one.patterns):>3} patterns  {one.file.description}")
+    return 0
+
+
+def validate(args: typed.PlanFiles) -> int:
+    """Check plans; every problem of each."""
+    problems = []
+    for name in args.plans:
+        try:
+            plan.load(name)
+        except TaskFileError as error:
+            problems += error.problems
+    if args.json:
+        print(json.dumps([problem.as_dict() for problem in problems], indent=2))
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{len(problems) or 'no'} problem{'s'[: len(problems) != 1]}")
+    return INVALID if problems else 0
+
+
+def show(args: typed.PlanShow) -> int:
+    """What a sweep does, or where the settings of one pattern come from."""
+    planned = scheduled(args, args.names)
+    if args.json:
+        print(json.dumps(as_dict(planned), indent=2))
+        return 0
+    if len(args.names) == 1 and args.names[0] in {pattern.id for pattern in planned.plan.patterns}:
+        _show_pattern(planned, args.names[0])
+        return 0
+    for line in lines(planned):
+        print(line)
+    return 0
+
+
+def generate(args: typed.PlanGenerate) -> int:
+    """Write the task files of a sweep."""
+    planned = scheduled(args, args.names)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for node, file in sweep.task_files(planned, folder, args.count).items():
+        path = folder / f"{planned.plan.name}-{node}.json"
+        path.write_text(json.dumps(file, indent=1) + "\n")
+        print(f"{path}: {len(file['tasks'])} steps")
+    return 0
+
+
+def scheduled(args: typed.PlanArgs, names: list[str]) -> Schedule:
+    """The schedule that the arguments mean."""
+    infrastructure = {}
+    for word in args.infra:
+        name, separator, value = word.partition("=")
+        if not separator:
+            raise UsageError(f"--infra {word}: expected NAME=VALUE", "for example --infra gpu_type=L40S")
+        infrastructure[name] = value
+    limits = Limits(args.warmup, args.iterations, args.blocks)
+    return schedule(plan.load(args.plan, infrastructure), names, limits)
+
+
+def lines(planned: Schedule) -> list[str]:
+    """A schedule for people."""
+    text = [f"{planned.plan.name}: {planned.plan.title}"]
+    text += _starts(planned)
+    impossible = [(name, one.why) for name, one in planned.verdicts.items() if not one.runs]
+    queueing = [(name, one.why) for name, one in planned.verdicts.items() if one.queues]
+    for title, found in (
+        ("cannot run", impossible),
+        ("will queue: their times contain waiting", queueing),
+    ):
+        if found:
+            text += ["", f"{len(found)} {title}:", *(f"  {name}: {why}" for name, why in found)]
+    text += _told(planned)
+    if planned.tools:
+        kinds = ", ".join(sorted({str(one.tool or one.type) for one in planned.tools}))
+        text += [
+            "",
+            f"{len(planned.tools)} patterns of tools and analyses, which a sweep does not run: {kinds}",
+        ]
+    return text
+
+
+def _starts(planned: Schedule) -> list[str]:
+    text = ["", "start  block  minutes  patterns  servers, and why they start"]
+    for start in planned.starts:
+        text.append(
+            f"{start.number:>5}  {start.block:>5}  {start.minutes:>7.1f}  {len(start.patterns):>8}  "
+            f"{start.configuration.title} ({start.why})"
+        )
+    measured = sum(len(start.patterns) for start in planned.starts)
+    text.append("")
+    text.append(
+        f"{len(planned.starts)} starts, {planned.setup_minutes:.0f} minutes (no order takes less than "
+        f"{planned.bound:.0f}); {measured} measurements, about {duration(planned.measuring_minutes * 60)}"
+    )
+    whole = planned.setup_minutes + planned.measuring_minutes
+    budget = planned.plan.file.budget
+    if budget and whole > budget.hours * 60:
+        text.append(f"over the budget of {budget.hours:g} hours: about {whole / 60:.1f}")
+    if planned.cost is not None:
+        text.append(f"cost: about {planned.cost:.0f} for {planned.nodes} nodes")
+    return text
+
+
+def _told(planned: Schedule) -> list[str]:
+    if not planned.comparisons:
+        return []
+    found = comparisons.detectable(planned.blocks, planned.replicated)
+    least = f"differences from {found:.0%} on are found in four of five sweeps" if found else ""
+    text = ["", "comparisons: " + (least or "no replicates, so estimates of these starts only")]
+    for one in planned.comparisons:
+        count = f"{len(one.pairs)} matched pair{'s'[: len(one.pairs) != 1]}"
+        text.append(
+            f"  {one.id}  {one.metric}  {count}  {one.title}" + (f": {one.hypothesis}" * bool(one.hypothesis))
+        )
+    return text
+
+
+def _show_pattern(planned: Schedule, name: str) -> None:
+    (pattern,) = [one for one in planned.plan.patterns if one.id == name]
+    print(f"{pattern.id}: {pattern.kind}, layer {pattern.layer}")
+    width = max(map(len, pattern.values), default=0)
+    for setting, value in sorted(pattern.values.items()):
+        print(f"  {setting:<{width}}  {json.dumps(value)}  ({pattern.origins[setting]})")
+    verdict = planned.verdicts.get(name)
+    if verdict and verdict.why:
+        print(f"  {'queues' if verdict.runs else 'cannot run'}: {verdict.why}")
+
+
+def as_dict(planned: Schedule) -> dict[str, Any]:
+    """A schedule for machines."""
+    return {
+        "plan": planned.plan.name,
+        "blocks": planned.blocks,
+        "starts": [
+            {
+                "number": start.number,
+                "block": start.block,
+                "minutes": start.minutes,
+                "why": start.why,
+                "configuration": start.configuration.key,
+                "mode": start.configuration.mode,
+                "variables": dict(start.configuration.variables),
+                "patterns": list(start.patterns),
+            }
+            for start in planned.starts
+        ],
+        "setup_minutes": planned.setup_minutes,
+        "lower_bound_minutes": planned.bound,
+        "measuring_minutes": planned.measuring_minutes,
+        "cost": planned.cost,
+        "cannot_run": {name: one.why for name, one in planned.verdicts.items() if not one.runs},
+        "queue": {name: one.why for name, one in planned.verdicts.items() if one.queues},
+        "comparisons": [
+            {"id": one.id, "metric": one.metric, "pairs": [[a.id, b.id] for a, b in one.pairs]}
+            for one in planned.comparisons
+        ],
+        "detectable": comparisons.detectable(planned.blocks, planned.replicated),
+    }

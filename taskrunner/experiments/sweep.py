@@ -1,0 +1,305 @@
+"""A schedule as task files: one engine run on each node does the whole sweep, with nobody watching.
+
+Every step has a guard by content: what is measured and valid is skipped, and a start of which nothing is left
+is none. So the same file is started again after whatever has stopped it. On two nodes, node 1 measures and
+says when a start begins and ends, node 2 says what becomes of its server; they meet in node 1's rendezvous.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskrunner import packs
+from taskrunner.experiments.configurations import Configuration, digest
+from taskrunner.experiments.order import Start
+from taskrunner.experiments.plan import Measurement
+from taskrunner.experiments.schedule import Schedule
+
+LIB = 'python3 "$TASKRUNNER_LIB/inference"'
+RENDEZVOUS = "http://<<NODE1_PRIVATE>>:<<RENDEZVOUS_PORT>>"
+ROUNDS = ("", "again")
+"""What is not done at a block's end is tried once more."""
+NODE1, NODE2 = "node1", "node2"
+Step = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """A pattern in a block: what one result is of."""
+
+    block: int
+    start: Start
+    pattern: Measurement
+
+
+def cells(schedule: Schedule) -> Iterator[Cell]:
+    """Every measurement of a schedule, in its order."""
+    for start in schedule.starts:
+        for name in start.patterns:
+            yield Cell(start.block, start, schedule.patterns[name])
+
+
+def fingerprint(schedule: Schedule, cell: Cell) -> str:
+    """What a result must be of to count: the servers' arguments, and the client's."""
+    pattern = cell.pattern
+    client = [pattern.prompt_tokens, pattern.max_tokens, pattern.concurrency]
+    return digest(
+        [cell.start.configuration.key, *client, schedule.requests(pattern), schedule.warmup(pattern)]
+    )
+
+
+def place(schedule: Schedule, cell: Cell) -> str:
+    """The folder of a cell's results, below results/."""
+    return f"{schedule.plan.name}/{cell.pattern.id}/{cell.block}"
+
+
+def task_files(schedule: Schedule, folder: Path, nodes: int = 1) -> dict[str, dict[str, Any]]:
+    """The task file of each node, to be written into `folder`."""
+    sweep = _Sweep(schedule, folder, nodes)
+    files = {NODE1: sweep.file(NODE1, sweep.first())}
+    if nodes > 1:
+        files[NODE2] = sweep.file(NODE2, sweep.second())
+    return files
+
+
+class _Sweep:
+    def __init__(self, schedule: Schedule, folder: Path, nodes: int) -> None:
+        self.schedule, self.folder, self.two = schedule, folder, nodes > 1
+
+    def file(self, node: str, tasks: Iterable[Step]) -> dict[str, Any]:
+        plan = self.schedule.plan
+        serving = packs.folder() / "include" / "serving.json"
+        return {
+            "metadata": {
+                "name": f"{plan.title}: {node}",
+                "description": f"The sweep of {plan.name} on {node}",
+            },
+            "include": os.path.relpath(serving, self.folder),
+            "variables": {
+                "SWEEP": {
+                    "default": "1",
+                    "description": "What tells this sweep's words from those of others",
+                },
+                "RENDEZVOUS_PORT": {"default": 8380, "description": "Port on node 1 where the nodes meet"},
+                "RENDEZVOUS_TOKEN": {"default": "", "secret": True, "description": "What admits to it"},
+                "MAX_LAG": 0.01,
+            },
+            "services": {
+                "rendezvous": {
+                    "name": f"rendezvous-{plan.name}",
+                    "cwd": "<<ENV_DIR>>",
+                    "env": {"RENDEZVOUS_TOKEN": "<<RENDEZVOUS_TOKEN>>"},
+                    "command": f"exec {LIB} rendezvous serve --host <<NODE1_PRIVATE>>"
+                    f' --port <<RENDEZVOUS_PORT>> --state "results/{plan.name}/rendezvous-<<SWEEP>>.json"',
+                    "ready": {"log": "rendezvous on", "timeout": "1m"},
+                }
+            },
+            "tasks": list(tasks),
+        }
+
+    def first(self) -> Iterator[Step]:
+        """All of one node, or what node 1 does."""
+        if self.two:
+            yield {"id": "rendezvous", "name": "Open the rendezvous", "service": {"extends": "rendezvous"}}
+        for block, starts in self._blocks():
+            for again in ROUNDS:
+                for start in starts:
+                    yield from self._start(start, again)
+                yield from self._stop_all(f"b{block}{again}-stop", starts)
+        if self.two:
+            yield self._say("over", "the sweep is over", "sweep", "over", always=True)
+
+    def second(self) -> Iterator[Step]:
+        """What node 2 does: the decode server of each start, while node 1 wants it."""
+        yield {"id": "sample", "extends": "sample-node"}
+        for _, starts in self._blocks():
+            for again in ROUNDS:
+                for start in starts:
+                    if start.configuration.mode != "unified":
+                        yield from self._decode(start, again)
+        for name, service in (("decode", "vllm-consumer"), ("sampler", "node-sampler")):
+            stop = {"name": service, "state": "stopped"}
+            yield {"id": f"stop-{name}", "name": f"Stop the {name}", "always": True, "service": stop}
+
+    def _blocks(self) -> Iterator[tuple[int, list[Start]]]:
+        for block in range(1, self.schedule.blocks + 1):
+            yield block, [start for start in self.schedule.starts if start.block == block]
+
+    def _start(self, start: Start, again: str) -> Iterator[Step]:
+        key = f"s{start.number}{again}"
+        mine = [Cell(start.block, start, self.schedule.patterns[name]) for name in start.patterns]
+        done, pair = self._guard(mine), start.configuration.mode != "unified"
+        title = f"start {start.number} of {len(self.schedule.starts)}: {start.configuration.title}"
+        if pair and self.two:
+            yield self._begin(key, title, done)
+        for name in ["stop-unified"] if pair else ["stop-proxy", "stop-producer"]:
+            yield {"id": f"{key}-{name}", "extends": name, "skip_if": done}
+        if not pair and not self.two:
+            yield {"id": f"{key}-stop-consumer", **_stop("vllm-consumer"), "skip_if": done}
+        for cell in mine:
+            yield from self._cell(key, cell, title, pair)
+        if pair and self.two:
+            yield self._say(f"{key}-over", f"{title} is over", f"{key}-over", "over")
+
+    def _cell(self, key: str, cell: Cell, title: str, pair: bool) -> Iterator[Step]:
+        pattern, done = cell.pattern, self._guard([cell])
+        own = f"{key}-{pattern.id}"
+        common: Step = {"skip_if": done, "on_failure": "continue"}
+        servers = ["unified"]
+        if pair:
+            servers = ["producer"] if self.two else ["producer", "consumer"]
+        for name in servers:
+            # Started, or found to be running still: it may have died under the pattern before.
+            service = {"extends": f"vllm-{name}", "env": dict(_settings(cell.start.configuration))}
+            if pattern.health_check_timeout:
+                service["ready"] = {**_ready(name), "timeout": pattern.health_check_timeout}
+            yield {
+                "id": f"{own}-{name}",
+                "extends": f"serve-{name}",
+                "name": f"{title}: {name}",
+                **common,
+                "service": service,
+            }
+        if pair and self.two:
+            yield self._await(f"{own}-decode", "Wait for the decode server", f"{key}-decode", "ready", done)
+        if pair:
+            yield {"id": f"{own}-proxy", "extends": "serve-proxy", **common}
+        where = place(self.schedule, cell)
+        result = f"results/{where}/result.json"
+        yield {
+            "id": own,
+            "extends": "measure" if pair else "measure-unified",
+            "name": f"{pattern.id}, block {cell.block}, {title}",
+            **common,
+            "env": {
+                "PROMPT_TOKENS": pattern.prompt_tokens,
+                "OUTPUT_TOKENS": pattern.max_tokens,
+                "CONCURRENCY": pattern.concurrency,
+                "REQUESTS": self.schedule.requests(pattern),
+                "WARMUP": self.schedule.warmup(pattern),
+                "FABRIC": cell.start.configuration.variables["FABRIC"],
+                "BACKEND": pattern.backend,
+                "FINGERPRINT": fingerprint(self.schedule, cell),
+                "RESULT": f"{where}/result",
+            },
+            "outputs": [{"from": f"<<ENV_DIR>>/{result}", "to": result}],
+        }
+
+    def _decode(self, start: Start, again: str) -> Iterator[Step]:
+        key = f"s{start.number}{again}"
+        skipped = f'[ "$(cat {self._words(key)} 2>/dev/null)" = skip ]'
+        title = f"start {start.number}: {start.configuration.title}"
+        yield {
+            "id": f"{key}-begin",
+            "name": f"Wait for {title}",
+            "cwd": "<<ENV_DIR>>",
+            "skip_if": f"[ -e {self._words(key)} ]",
+            "env": _TOKEN,
+            "commands": [
+                f"mkdir -p {os.path.dirname(self._words(key))}",
+                f"word=$({LIB} rendezvous wait --url {RENDEZVOUS} {key})",
+                f'echo "$word" > {self._words(key)}',
+            ],
+        }
+        service = {"extends": "vllm-consumer", "env": dict(_settings(start.configuration))}
+        # It may die and be started once more in the same start.
+        for life in ("", "-2"):
+            common: Step = {"skip_if": skipped, "on_failure": "continue", "cwd": "<<ENV_DIR>>"}
+            yield {
+                "id": f"{key}-decode{life}",
+                "extends": "serve-consumer",
+                "name": title,
+                **common,
+                "service": service,
+            }
+            health = "http://<<NODE2_PRIVATE>>:<<DECODE_PORT>>/health"
+            yield {
+                "id": f"{key}-hold{life}",
+                "name": f"{title}: until node 1 has measured",
+                **common,
+                "env": _TOKEN,
+                "commands": [
+                    f"if curl -fs -m 5 {health} >/dev/null; then word=ready; else word=failed; fi",
+                    f'{LIB} rendezvous say --url {RENDEZVOUS} {key}-decode "$word" || true',
+                    f"{LIB} rendezvous wait --url {RENDEZVOUS} {key}-over --while {health}",
+                ],
+            }
+        yield {"id": f"{key}-stop", **_stop("vllm-consumer"), "skip_if": skipped}
+
+    def _begin(self, key: str, title: str, done: str) -> Step:
+        return {
+            "id": f"{key}-begin",
+            "name": f"Tell node 2 about {title}",
+            "skip_if": "false",
+            "cwd": "<<ENV_DIR>>",
+            "env": _TOKEN,
+            "commands": [
+                f"if {done}; then word=skip; else word=run; fi",
+                # It was said before if this is not the first try; what is left is done in the next round.
+                f'{LIB} rendezvous say --url {RENDEZVOUS} {key} "$word" || true',
+            ],
+        }
+
+    def _say(self, step: str, title: str, name: str, word: str, always: bool = False) -> Step:
+        return {
+            "id": step,
+            "name": f"Say that {title}",
+            "skip_if": "false",
+            "on_failure": "continue",
+            "env": _TOKEN,
+            **({"always": True} if always else {}),
+            "commands": [f"{LIB} rendezvous say --url {RENDEZVOUS} {name} {word}"],
+        }
+
+    def _await(self, step: str, title: str, name: str, wanted: str, done: str) -> Step:
+        return {
+            "id": step,
+            "name": title,
+            "skip_if": done,
+            "on_failure": "continue",
+            "timeout": "30m",
+            "env": _TOKEN,
+            "commands": [f"{LIB} rendezvous wait --url {RENDEZVOUS} {name} --for {wanted}"],
+        }
+
+    def _stop_all(self, key: str, starts: list[Start]) -> Iterator[Step]:
+        """At a block's end: in the next one the same configuration starts anew. Blocks are for that."""
+        names = ["vllm-proxy", "vllm-producer", "vllm-unified"]
+        if not self.two:
+            names.insert(2, "vllm-consumer")
+        for name in names:
+            yield {"id": f"{key}-{name}", **_stop(name)}
+
+    def _guard(self, mine: list[Cell]) -> str:
+        words = [
+            f"results/{place(self.schedule, cell)}/result.json={fingerprint(self.schedule, cell)}"
+            for cell in mine
+        ]
+        return f"cd <<ENV_DIR>> && {LIB} measured {' '.join(words)}"
+
+    def _words(self, key: str) -> str:
+        return f"results/{self.schedule.plan.name}/words-<<SWEEP>>/{key}"
+
+
+_TOKEN = {"RENDEZVOUS_TOKEN": "<<RENDEZVOUS_TOKEN>>"}
+
+
+def _stop(service: str) -> Step:
+    return {"name": f"Stop {service}", "service": {"name": service, "state": "stopped"}}
+
+
+def _ready(name: str) -> dict[str, str]:
+    port, node = ("DECODE_PORT", "NODE2_PRIVATE") if name == "consumer" else ("PREFILL_PORT", "NODE1_PRIVATE")
+    return {"http": f"http://<<{node}>>:<<{port}>>/health"}
+
+
+def _settings(configuration: Configuration) -> dict[str, str]:
+    """The servers' variables; the lengths stand in MAX_MODEL_LEN."""
+    model = configuration.variables["MODEL"]
+    return {
+        **{name: value for name, value in configuration.variables.items() if name != "MODEL" or model},
+        "PROMPT_TOKENS": str(max(one.prompt_tokens for one in configuration.patterns)),
+        "OUTPUT_TOKENS": str(max(one.max_tokens for one in configuration.patterns)),
+    }

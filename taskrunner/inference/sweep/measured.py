@@ -1,0 +1,54 @@
+"""Whether results are there that count: valid, not doubtful, and of the measurement that is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be said to it."""
+    parser.add_argument(
+        "results", nargs="+", metavar="FILE=FINGERPRINT", help="a result, and what it must be of"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """0 when all of them are there and count."""
+    missing = []
+    for word in args.results:
+        path, _, fingerprint = word.rpartition("=")
+        reason = why_not(read(path), fingerprint)
+        if reason:
+            missing.append(f"{path}: {reason}")
+    for line in missing:
+        print(line)
+    return 1 if missing else 0
+
+
+def read(path: str | Path) -> dict[str, Any] | None:
+    """A record; None where there is none, or it is cut off."""
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def why_not(record: Mapping[str, Any] | None, fingerprint: str) -> str:
+    """Why a record does not count; "" where it does."""
+    if record is None:
+        return "there is no result"
+    metadata, results = record.get("metadata"), record.get("results")
+    if not isinstance(metadata, Mapping) or not isinstance(results, Mapping):
+        return "it is no result of a measurement"
+    if metadata.get("fingerprint") != fingerprint:
+        return "it is of other servers, settings or versions"
+    if not results.get("valid"):
+        return "; ".join(map(str, results.get("invalid_because") or ["it is not valid"]))
+    if results.get("doubtful"):
+        return "; ".join(map(str, results.get("doubtful_because") or ["it is doubtful"]))
+    return ""
