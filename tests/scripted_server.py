@@ -36,7 +36,7 @@ class Truth:
         self.role = args.role
         self.log: deque[dict[str, Any]] = deque()
         self.requests = self.aborted = 0
-        self.tokens = 0
+        self.tokens = self.transfers = 0
 
 
 class Connection(asyncio.Protocol):
@@ -87,6 +87,11 @@ class Connection(asyncio.Protocol):
             counted = (
                 f'vllm:prompt_tokens_by_source_total{{source="external_kv_transfer"}} {self.truth.tokens}\n'
             )
+            if self.truth.role == "decode":
+                # Few: it is the requests that cross the loopback here.
+                transfers = self.truth.transfers
+                counted += f"vllm:nixl_bytes_transferred_sum {64 * transfers}\n"
+                counted += f"vllm:nixl_xfer_time_seconds_count {transfers}\n"
             return self.whole(200, counted.encode(), "text/plain")
         if path == "/v1/models":
             return self.json(200, {"data": [{"id": "truth"}]})
@@ -130,6 +135,7 @@ class Connection(asyncio.Protocol):
             if not (entry["params"] or {}).get("remote_block_ids"):
                 return self.json(500, {"error": {"message": "EngineCore encountered a fatal error"}})
             truth.tokens += length
+            truth.transfers += 1
         usage = {"prompt_tokens": length, "completion_tokens": tokens, "total_tokens": length + tokens}
         if not request.get("stream"):
             answer: dict[str, Any] = {

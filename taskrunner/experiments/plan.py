@@ -169,7 +169,7 @@ def _patterns(
                 )
                 continue
             for values in _combinations(matrix.values, matrix.exclude or [], matrix.override or []):
-                named = {**common, **of_layer, **values, "layer": layer.id, "phase": plan.phase}
+                named = {**DEFAULTS, **common, **of_layer, **values, "layer": layer.id, "phase": plan.phase}
                 listed.append((values, _id(matrix.id, matrix.suffix, named), False, "", at))
         for values, name, adhoc, description, at in listed:
             name = name.replace("{phase}", str(plan.phase or ""))

@@ -7,12 +7,13 @@ says when a start begins and ends, node 2 says what becomes of its server; they 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from taskrunner import packs
+from taskrunner.errors import NotFoundError, closest
 from taskrunner.experiments.configurations import Configuration, digest
 from taskrunner.experiments.order import Start
 from taskrunner.experiments.plan import Measurement
@@ -55,9 +56,26 @@ def place(schedule: Schedule, cell: Cell) -> str:
     return f"{schedule.plan.name}/{cell.pattern.id}/{cell.block}"
 
 
-def task_files(schedule: Schedule, folder: Path, nodes: int = 1) -> dict[str, dict[str, Any]]:
-    """The task file of each node, to be written into `folder`."""
-    sweep = _Sweep(schedule, folder, nodes)
+def serving() -> dict[str, Any]:
+    """The variables of the serving packs, by name."""
+    found: dict[str, Any] = {}
+    for name in ("environment", "serving"):
+        found |= json.loads((packs.folder() / "include" / f"{name}.json").read_text())["variables"]
+    return found
+
+
+def task_files(
+    schedule: Schedule, nodes: int = 1, values: Mapping[str, str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The task file of each node; `values` are those of variables.
+
+    Raises NotFoundError for a variable that the serving packs do not have.
+    """
+    known = serving()
+    for name in values or {}:
+        if name not in known:
+            raise NotFoundError(f"--env {name}: no such variable of the serving packs", closest(name, known))
+    sweep = _Sweep(schedule, nodes, values or {})
     files = {NODE1: sweep.file(NODE1, sweep.first())}
     if nodes > 1:
         files[NODE2] = sweep.file(NODE2, sweep.second())
@@ -65,18 +83,17 @@ def task_files(schedule: Schedule, folder: Path, nodes: int = 1) -> dict[str, di
 
 
 class _Sweep:
-    def __init__(self, schedule: Schedule, folder: Path, nodes: int) -> None:
-        self.schedule, self.folder, self.two = schedule, folder, nodes > 1
+    def __init__(self, schedule: Schedule, nodes: int, values: Mapping[str, str]) -> None:
+        self.schedule, self.two, self.values = schedule, nodes > 1, values
 
     def file(self, node: str, tasks: Iterable[Step]) -> dict[str, Any]:
         plan = self.schedule.plan
-        serving = packs.folder() / "include" / "serving.json"
         return {
             "metadata": {
                 "name": f"{plan.title}: {node}",
                 "description": f"The sweep of {plan.name} on {node}",
             },
-            "include": os.path.relpath(serving, self.folder),
+            "include": str(packs.folder() / "include" / "serving.json"),
             "variables": {
                 "SWEEP": {
                     "default": "1",
@@ -84,7 +101,7 @@ class _Sweep:
                 },
                 "RENDEZVOUS_PORT": {"default": 8380, "description": "Port on node 1 where the nodes meet"},
                 "RENDEZVOUS_TOKEN": {"default": "", "secret": True, "description": "What admits to it"},
-                "MAX_LAG": 0.01,
+                **self.values,
             },
             "services": {
                 "rendezvous": {
@@ -164,8 +181,16 @@ class _Sweep:
             }
         if pair and self.two:
             yield self._await(f"{own}-decode", "Wait for the decode server", f"{key}-decode", "ready", done)
+        urls = ["http://<<NODE1_PRIVATE>>:<<PREFILL_PORT>>/health"]
         if pair:
-            yield {"id": f"{own}-proxy", "extends": "serve-proxy", **common}
+            urls.append("http://<<NODE2_PRIVATE>>:<<DECODE_PORT>>/health")
+            yield {
+                "id": f"{own}-proxy",
+                "extends": "serve-proxy",
+                **common,
+                "skip_if": _unless_down(done, urls),
+            }
+            urls.append("http://<<PROXY_HOST>>:<<PROXY_PORT>>/health")
         where = place(self.schedule, cell)
         result = f"results/{where}/result.json"
         yield {
@@ -173,6 +198,7 @@ class _Sweep:
             "extends": "measure" if pair else "measure-unified",
             "name": f"{pattern.id}, block {cell.block}, {title}",
             **common,
+            "skip_if": _unless_down(done, urls),
             "env": {
                 "PROMPT_TOKENS": pattern.prompt_tokens,
                 "OUTPUT_TOKENS": pattern.max_tokens,
@@ -284,6 +310,11 @@ class _Sweep:
 
 
 _TOKEN = {"RENDEZVOUS_TOKEN": "<<RENDEZVOUS_TOKEN>>"}
+
+
+def _unless_down(done: str, urls: Iterable[str]) -> str:
+    """The guard of what needs these servers: without one of them it would only wait."""
+    return " ".join([done, *(f"--server {url}" for url in urls)])
 
 
 def _stop(service: str) -> Step:

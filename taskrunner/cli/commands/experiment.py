@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from taskrunner import runs
 from taskrunner.cli import typed
 from taskrunner.cli.commands import plan as plan_command
+from taskrunner.cli.commands.run import variables
 from taskrunner.cli.targets import all_nodes
 from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.experiments import results, sweep
@@ -73,7 +74,11 @@ def _write(planned: Schedule, count: int, args: typed.Experiment) -> dict[str, P
     folder = FOLDER / planned.plan.name
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    for node, file in sweep.task_files(planned, folder.resolve(), count).items():
+    known = sweep.serving()
+    values = {
+        name: value for name, value in variables(args.env).items() if not known.get(name, {}).get("secret")
+    }
+    for node, file in sweep.task_files(planned, count, values).items():
         path = folder / f"sweep-{node}.json"
         write(str(path), json.dumps(file, indent=1))
         written[node] = path
@@ -110,7 +115,8 @@ def _as_run(args: typed.Experiment, file: str | None, node: str, env: list[str] 
         node=node,
         tag=None,
         on=None,
-        env=[*args.env, *(env or [])],
+        # The others stand in the sweep's own files.
+        env=[*(item for item in args.env if _is_secret(item)), *(env or [])],
         env_file=[],
         start=None,
         until=None,
@@ -123,6 +129,11 @@ def _as_run(args: typed.Experiment, file: str | None, node: str, env: list[str] 
         serial=0,
         fail_fast=False,
     )
+
+
+def _is_secret(item: str) -> bool:
+    name = item.partition("=")[0]
+    return bool(sweep.serving().get(name, {}).get("secret"))
 
 
 def _report(args: typed.Experiment, planned: Schedule) -> int:
@@ -185,7 +196,7 @@ def _fetch(args: typed.Experiment, planned: Schedule) -> None:
     """Bring what is measured and not here: while nobody watched, or from another folder."""
     if not any(row.record is None for row in results.rows(planned, FOLDER)):
         return
-    values = dict(item.partition("=")[::2] for item in args.env)
+    values = variables(args.env)
     folder = f"{values.get('ENV_DIR', ENV_DIR)}/results/{planned.plan.name}"
     nodes = _nodes(args, planned)[:1]
     if not nodes:

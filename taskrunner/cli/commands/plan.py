@@ -74,7 +74,7 @@ def generate(args: typed.PlanGenerate) -> int:
     planned = scheduled(args, args.names)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for node, file in sweep.task_files(planned, folder, args.count).items():
+    for node, file in sweep.task_files(planned, args.count).items():
         path = folder / f"{planned.plan.name}-{node}.json"
         path.write_text(json.dumps(file, indent=1) + "\n")
         print(f"{path}: {len(file['tasks'])} steps")

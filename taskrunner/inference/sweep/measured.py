@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+TIMEOUT_S = 5.0
+PAUSES_S = (0.3, 0.6, 0.0)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +20,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results", nargs="+", metavar="FILE=FINGERPRINT", help="a result, and what it must be of"
     )
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="what measures needs this server: 0 as well when it does not answer",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """0 when all of them are there and count."""
+    """0 when all of them are there and count, or when a server is missing: there is nothing to be done."""
     missing = []
     for word in args.results:
         path, _, fingerprint = word.rpartition("=")
@@ -26,7 +39,23 @@ def main(args: argparse.Namespace) -> int:
             missing.append(f"{path}: {reason}")
     for line in missing:
         print(line)
-    return 1 if missing else 0
+    down = [url for url in args.server if missing and not is_up(url)]
+    for url in down:
+        print(f"{url} does not answer")
+    return 1 if missing and not down else 0
+
+
+def is_up(url: str) -> bool:
+    """Whether a server answers; asked again before it is taken for dead."""
+    for pause in PAUSES_S:
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310 - of a sweep's own nodes
+                return True
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            time.sleep(pause)
+    return False
 
 
 def read(path: str | Path) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from ..output import write
+from .measured import is_up
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 LONGEST = 4096
@@ -154,22 +155,9 @@ def _wait(url: str, name: str, wanted: str, alive: str, until: float) -> int:
             if word is not None:
                 print(word)
                 return 0 if wanted in ("", word) else 1
-            if alive and not _is_up(alive):
+            if alive and not is_up(alive):
                 print(f"{alive} does not answer", file=sys.stderr)
                 return 1
         time.sleep(PAUSE_S)
     print(problem, file=sys.stderr)
     return 1
-
-
-def _is_up(url: str) -> bool:
-    """Whether a server answers; asked again before it is taken for dead."""
-    for attempt in range(3):
-        try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310
-                return True
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            time.sleep(PAUSE_S * (attempt + 1))
-    return False

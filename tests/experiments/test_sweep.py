@@ -1,0 +1,118 @@
+"""Sweeps with a real engine, a real proxy and a real client; the servers compute nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.experiments.conftest import Bed
+
+PLAN: dict[str, Any] = {
+    "name": "Tiny",
+    "phase": "t",
+    "infrastructure": {"node_count": 1, "model": "m"},
+    "common_settings": {"max_tokens": 4, "warmup_iterations": 1, "measurement_iterations": 4},
+    "layers": [
+        {"id": "U", "mode": "unified", "matrix": {"values": {"prompt_tokens": [32, 64]}}},
+        {
+            "id": "P",
+            "mode": "disaggregated",
+            "transport": "cpu",
+            "matrix": {"values": {"prompt_tokens": [32, 64]}},
+        },
+    ],
+    "replicates": {"blocks": 2, "configurations": "all"},
+    "requests": {"per_start": 4, "per_concurrency": 1},
+}
+
+
+def write(plan: dict[str, Any] = PLAN) -> None:
+    Path("tiny.json").write_text(json.dumps(plan))
+
+
+def index() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("results/tiny/index.jsonl").read_text().splitlines()]
+
+
+def test_a_sweep_measures_everything_once_with_the_starts_of_its_plan(bed: Bed) -> None:
+    write()
+    done = bed.experiment("tiny", "run", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 measured" in done.stdout
+    assert bed.starts() == ["unified", "producer", "consumer", "producer", "consumer", "unified"]
+    rows = index()
+    assert [row["valid"] for row in rows] == [True] * 8
+    assert len({row["path"] for row in rows}) == 8
+    assert Path("results/tiny/results.csv").read_text().count("\n") == 9
+    again = bed.experiment("tiny", "run", "-q")
+    assert (again.returncode, len(bed.starts())) == (0, 6)
+
+
+def test_what_is_lost_or_not_valid_is_measured_again_and_nothing_else(bed: Bed) -> None:
+    write()
+    assert bed.experiment("tiny", "run", "-q").returncode == 0
+    stamps = {row["path"]: Path(row["path"]).read_text() for row in index()}
+    lost = bed.env_dir / "results/tiny/pt-unified-32-c1/1/result.json"
+    lost.unlink()
+    doubtful = bed.env_dir / "results/tiny/pt-cpu-64-c1/2/result.json"
+    record = json.loads(doubtful.read_text())
+    record["results"]["doubtful"], record["results"]["doubtful_because"] = True, ["foreign load"]
+    doubtful.write_text(json.dumps(record))
+    assert bed.experiment("tiny", "run", "-q").returncode == 0
+    assert bed.starts()[6:] == ["unified", "producer", "consumer"]
+    changed = {row["path"] for row in index() if Path(row["path"]).read_text() != stamps[row["path"]]}
+    assert changed == {
+        "results/tiny/pt-unified-32-c1/1/result.json",
+        "results/tiny/pt-cpu-64-c1/2/result.json",
+    }
+
+
+def test_a_server_that_cannot_start_is_tried_once_more_and_the_rest_goes_on(bed: Bed) -> None:
+    write({**PLAN, "replicates": {"blocks": 1}})
+    (bed.faults / "consumer").write_text("refuse")
+    done = bed.experiment("tiny", "run", "-q")
+    # The second pattern of the same start has found it.
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 measured" in done.stdout
+
+
+def test_a_server_that_dies_between_patterns_is_started_anew(bed: Bed) -> None:
+    write({**PLAN, "replicates": {"blocks": 1}})
+    (bed.faults / "unified").write_text("die 1")
+    done = bed.experiment("tiny", "run", "U", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 measured" in done.stdout
+    assert bed.starts() == ["unified", "unified"]
+
+
+def test_a_configuration_that_never_starts_leaves_the_list_and_the_command(bed: Bed) -> None:
+    broken = json.loads(json.dumps(PLAN))
+    broken["replicates"]["blocks"] = 1
+    write(broken)
+    (bed.faults / "consumer").write_text("refuse always")
+    done = bed.experiment("tiny", "run", "-q")
+    assert done.returncode == 1
+    assert "2 of 4 measured" in done.stdout
+    assert "taskrunner experiment tiny run pt-cpu-32-c1 pt-cpu-64-c1" in done.stderr
+
+
+def test_a_plan_that_is_edited_makes_old_results_those_of_another(bed: Bed) -> None:
+    write({**PLAN, "replicates": {"blocks": 1}})
+    assert bed.experiment("tiny", "run", "U", "-q").returncode == 0
+    write(
+        {**PLAN, "replicates": {"blocks": 1}, "common_settings": {**PLAN["common_settings"], "max_tokens": 5}}
+    )
+    status = bed.experiment("tiny", "status", "U")
+    assert (status.returncode, status.stdout.count("of other servers, settings")) == (1, 2)
+    assert bed.experiment("tiny", "run", "U", "-q").returncode == 0
+
+
+def test_one_pattern_for_a_smoke_test(bed: Bed) -> None:
+    write()
+    done = bed.experiment(
+        "tiny", "run", "pt-unified-32-c1", "--warmup", 1, "--iterations", 1, "--blocks", 1, "-q"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 measured" in done.stdout
+    assert index()[0]["completed"] == 1
