@@ -21,6 +21,7 @@ from taskrunner.experiments.schedule import Schedule
 
 LIB = 'python3 "$TASKRUNNER_LIB/inference"'
 RENDEZVOUS = "http://<<NODE1_PRIVATE>>:<<RENDEZVOUS_PORT>>"
+RENDEZVOUS_PORT = 8380
 ROUNDS = ("", "again")
 """What is not done at a block's end is tried once more."""
 NODE1, NODE2 = "node1", "node2"
@@ -71,7 +72,7 @@ def task_files(
 
     Raises NotFoundError for a variable that the serving packs do not have.
     """
-    known = serving()
+    known = {*serving(), "RENDEZVOUS_PORT"}
     for name in values or {}:
         if name not in known:
             raise NotFoundError(f"--env {name}: no such variable of the serving packs", closest(name, known))
@@ -99,7 +100,10 @@ class _Sweep:
                     "default": "1",
                     "description": "What tells this sweep's words from those of others",
                 },
-                "RENDEZVOUS_PORT": {"default": 8380, "description": "Port on node 1 where the nodes meet"},
+                "RENDEZVOUS_PORT": {
+                    "default": RENDEZVOUS_PORT,
+                    "description": "Port on node 1",
+                },
                 "RENDEZVOUS_TOKEN": {"default": "", "secret": True, "description": "What admits to it"},
                 **self.values,
             },
@@ -127,6 +131,11 @@ class _Sweep:
                 yield from self._stop_all(f"b{block}{again}-stop", starts)
         if self.two:
             yield self._say("over", "the sweep is over", "sweep", "over", always=True)
+            # Until node 2 has heard it.
+            wait = self._await("node2", "Wait for node 2", "node2", "over", "false")
+            yield {**wait, "always": True, "timeout": "5m"}
+            stop = {"name": f"rendezvous-{self.schedule.plan.name}", "state": "stopped"}
+            yield {"id": "close", "name": "Close the rendezvous", "always": True, "service": stop}
 
     def second(self) -> Iterator[Step]:
         """What node 2 does: the decode server of each start, while node 1 wants it."""
@@ -139,6 +148,7 @@ class _Sweep:
         for name, service in (("decode", "vllm-consumer"), ("sampler", "node-sampler")):
             stop = {"name": service, "state": "stopped"}
             yield {"id": f"stop-{name}", "name": f"Stop the {name}", "always": True, "service": stop}
+        yield self._say("over", "node 2 has done its side", "node2", "over", always=True)
 
     def _blocks(self) -> Iterator[tuple[int, list[Start]]]:
         for block in range(1, self.schedule.blocks + 1):

@@ -91,8 +91,13 @@ def _address(node: Node) -> str:
     )
 
 
-def compile_jobs(jobs: Sequence[Job], **options: Unpack[api.Options]) -> dict[str, Plan]:
-    """The plan of each node, by its name. Raises TaskFileError with the problems of all."""
+def compile_jobs(
+    jobs: Sequence[Job], *, apart: bool = True, **options: Unpack[api.Options]
+) -> dict[str, Plan]:
+    """The plan of each node, by its name; `apart`: each brings its outputs into a folder of its own.
+
+    Raises TaskFileError with the problems of all.
+    """
     plans: dict[str, Plan] = {}
     problems: list[Problem] = []
     for job in jobs:
@@ -101,7 +106,7 @@ def compile_jobs(jobs: Sequence[Job], **options: Unpack[api.Options]) -> dict[st
         own["defaults"] = {**job.defaults, **options.get("defaults", {})}
         try:
             plans[job.node.name] = api.compile(job.file, on=job.node.name, **own)
-            if len(jobs) > 1:
+            if apart and len(jobs) > 1:
                 # What several nodes bring back must not end in one place.
                 plans[job.node.name]["node"] = job.node.name
         except TaskFileError as error:

@@ -33,6 +33,7 @@ class Bed:
         (self.env_dir / "env.sh").touch()
         (self.env_dir / "logs").mkdir()
         (self.env_dir / "results").mkdir()
+        self.rendezvous = free_port()
         self.env: dict[str, Any] = {
             "ENV_DIR": self.env_dir,
             "MAX_LAG": 50,

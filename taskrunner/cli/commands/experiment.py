@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from taskrunner.errors import NotFoundError, UsageError
 from taskrunner.experiments import results, sweep
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.fleet.nodes import Node
+from taskrunner.fleet.plans import sides
 from taskrunner.inference.output import write
+from taskrunner.model.variables import NODE
 
 if TYPE_CHECKING:
     from taskrunner.fleet.nodes import Nodes
@@ -74,10 +77,7 @@ def _write(planned: Schedule, count: int, args: typed.Experiment) -> dict[str, P
     folder = FOLDER / planned.plan.name
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
-    known = sweep.serving()
-    values = {
-        name: value for name, value in variables(args.env).items() if not known.get(name, {}).get("secret")
-    }
+    values = {name: value for name, value in variables(args.env).items() if _is_written(name)}
     for node, file in sweep.task_files(planned, count, values).items():
         path = folder / f"sweep-{node}.json"
         write(str(path), json.dumps(file, indent=1))
@@ -102,9 +102,10 @@ def _start(args: typed.Experiment, chosen: list[Node], files: dict[str, Path]) -
     if len(chosen) == 1:
         return nodes_run.run(cast("typed.RunOnNodes", _as_run(args, str(files[sweep.NODE1]), chosen[0].name)))
     words = ",".join(f"{chosen[ROLES[node]].name}:{path}" for node, path in files.items())
-    identity = runs.new_id()
-    changed = _as_run(args, None, words, [f"SWEEP={identity}", f"RENDEZVOUS_TOKEN={identity}"])
-    return nodes_run.run(cast("typed.RunOnNodes", changed))
+    words_of_it = [f"SWEEP={runs.new_id()}", f"RENDEZVOUS_TOKEN={secrets.token_hex()}"]
+    changed = cast("typed.RunOnNodes", _as_run(args, None, words, words_of_it))
+    # Only node 1 brings results.
+    return nodes_run.run_jobs(changed, sides(all_nodes(changed), words, variables(changed.env)), apart=False)
 
 
 def _as_run(args: typed.Experiment, file: str | None, node: str, env: list[str] | None = None) -> Any:
@@ -116,7 +117,7 @@ def _as_run(args: typed.Experiment, file: str | None, node: str, env: list[str] 
         tag=None,
         on=None,
         # The others stand in the sweep's own files.
-        env=[*(item for item in args.env if _is_secret(item)), *(env or [])],
+        env=[*(item for item in args.env if not _is_written(item.partition("=")[0])), *(env or [])],
         env_file=[],
         start=None,
         until=None,
@@ -131,9 +132,9 @@ def _as_run(args: typed.Experiment, file: str | None, node: str, env: list[str] 
     )
 
 
-def _is_secret(item: str) -> bool:
-    name = item.partition("=")[0]
-    return bool(sweep.serving().get(name, {}).get("secret"))
+def _is_written(name: str) -> bool:
+    """Whether a variable's value stands in the sweep's files: no secret, and nothing of the nodes."""
+    return not sweep.serving().get(name, {}).get("secret") and not NODE.fullmatch(name)
 
 
 def _report(args: typed.Experiment, planned: Schedule) -> int:
@@ -211,7 +212,7 @@ def _fetch(args: typed.Experiment, planned: Schedule) -> None:
 
     transport = cast("Any", nodes[0].connect(**connect_options(cast("typed.Target", args))))
     try:
-        transport.get(folder.removeprefix("~/"), f"{FOLDER}/")
+        transport.get(folder.removeprefix("~/"), FOLDER / planned.plan.name)
     except NotFoundError:
         pass  # nothing is measured yet
     finally:

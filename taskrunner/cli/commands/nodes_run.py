@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 def run(args: typed.RunOnNodes) -> int:
     """A file on one node as on this machine, on several in parallel; or a file of its own on each."""
     if ":" in args.node and not args.tag:
-        return _run_jobs(changed(args, fail_fast=True), _sides(args))
+        return run_jobs(changed(args, fail_fast=True), _sides(args))
     nodes, chosen = nodes_of(args)
     if args.list or len(chosen) == 1:
         return run_one(only(args, chosen[0].name, defaults=defaults(nodes, chosen[0])))
     file = args.file or last_file(args)
     if args.tag and len(chosen) == len(nodes.nodes) and not (args.dry_run or args.detach):
         return _run_tagged(args, file, nodes, chosen)
-    return _run_jobs(args, same(nodes, chosen, file, variables(args.env)))
+    return run_jobs(args, same(nodes, chosen, file, variables(args.env)))
 
 
 def _sides(args: typed.RunOnNodes) -> list[Job]:
@@ -54,7 +54,8 @@ def _sides(args: typed.RunOnNodes) -> list[Job]:
     return sides(all_nodes(args), args.node, variables(args.env))
 
 
-def _run_jobs(args: typed.RunOnNodes, work: list[Job]) -> int:
+def run_jobs(args: typed.RunOnNodes, work: list[Job], apart: bool = True) -> int:
+    """Files on nodes; what comes back goes into a folder for each node, unless it is not `apart`."""
     if args.list or args.dry_run or args.detach or len(work) == 1:
         status = 0
         for job in work:
@@ -68,7 +69,7 @@ def _run_jobs(args: typed.RunOnNodes, work: list[Job]) -> int:
                 own = error.exit_status
             status = max(status, own)
         return status
-    plans = compile_jobs(work, **options(args))
+    plans = compile_jobs(work, apart=apart, **options(args))
     files = {job.node.name: job.named for job in work}
     for job in work:
         plan = plans[job.node.name]

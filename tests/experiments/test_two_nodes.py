@@ -1,0 +1,78 @@
+"""A sweep on two nodes, each with an engine of its own, that meet in a rendezvous."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.conftest import Bed
+from tests.experiments.test_sweep import PLAN, index, write
+from tests.fleet.conftest import nodes  # noqa: F401 - a fixture
+from tests.helpers import Process, completed, runner_command, wait_for
+from tests.sshd import Sshd
+
+ONE_BLOCK = {**PLAN, "replicates": {"blocks": 1}}
+
+
+def words(bed: Bed) -> list[str]:
+    own = {"RENDEZVOUS_PORT": bed.rendezvous, "NODE1_PRIVATE": "127.0.0.1", "NODE2_PRIVATE": "127.0.0.1"}
+    return [*bed.words, *(f"--env={name}={value}" for name, value in own.items())]
+
+
+def experiment(bed: Bed, *more: str) -> Process:
+    return completed(runner_command("experiment", "tiny", *more, *words(bed)), timeout=300)
+
+
+@pytest.fixture(autouse=True)
+def two(nodes: Sshd) -> Sshd:  # noqa: F811
+    text = Path("nodes.toml").read_text()
+    text = text[: text.index("[nodes.node3]")]
+    Path("nodes.toml").write_text(text + '[groups.both]\nnodes = ["node1", "node2"]\n')
+    return nodes
+
+
+def test_both_nodes_do_their_side_and_everything_is_measured_once(bed: Bed) -> None:
+    write()
+    done = experiment(bed, "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 measured" in done.stdout
+    assert sorted(bed.starts()) == sorted(["unified", "producer", "consumer"] * 2)
+    again = experiment(bed, "run", "-q")
+    assert (again.returncode, len(bed.starts())) == (0, 6), again.stdout + again.stderr
+
+
+def test_a_decode_server_that_cannot_start_is_known_at_once_and_the_rest_goes_on(bed: Bed) -> None:
+    write(ONE_BLOCK)
+    (bed.faults / "consumer").write_text("refuse always")
+    began = time.monotonic()
+    done = experiment(bed, "run", "-q")
+    assert (done.returncode, time.monotonic() - began < 90) == (1, True), done.stdout + done.stderr
+    assert "2 of 4 measured" in done.stdout
+    assert "runner experiment tiny run pt-cpu-32-c1 pt-cpu-64-c1" in done.stderr
+
+
+def test_the_sweep_goes_on_without_its_controller_and_is_collected_afterwards(bed: Bed) -> None:
+    write(ONE_BLOCK)
+    with subprocess.Popen(
+        runner_command("experiment", "tiny", "run", *words(bed)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as controller:
+        wait_for(lambda: bool(bed.starts()))
+        os.killpg(controller.pid, signal.SIGKILL)
+        controller.communicate()
+    results = bed.env_dir / "results" / "tiny"
+    wait_for(lambda: len(list(results.rglob("result.json"))) == 4, seconds=60)
+    wait_for(lambda: "nothing is running" in completed(runner_command("status", "both")).stdout, seconds=60)
+    assert len(list(Path("results").rglob("result.json"))) < 4
+    done = experiment(bed, "collect")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 measured" in done.stdout
+    assert [row["valid"] for row in index()] == [True] * 4
