@@ -2,16 +2,19 @@
 
 Everything else, the proxy and the benchmark, is real; but the benchmark does not sample the machine, as what else that
 does is not what is tested. FAULTS is a folder: a file named after a role holds what is
-wrong with its next start: `refuse` (a wrong argument) or `die N` (after N seconds); with `refuse always`, with all.
+wrong with its next start: `refuse` (a wrong argument) or `die N` (after N requests); with `refuse always`, with all.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 ROLES = {"producer": "prefill", "consumer": "decode", "unified": "unified"}
@@ -48,10 +51,21 @@ def main(words: list[str]) -> int:
     server += ["--ttft", "3", "--gap", "1"]
     with subprocess.Popen(server, stdin=subprocess.PIPE) as process:
         if text.startswith("die"):
-            time.sleep(float(text.split()[1]))
+            while requests(known.port) < int(text.split()[1]):
+                time.sleep(0.02)
             process.kill()
             return 1
         return process.wait()
+
+
+def requests(port: str) -> int:
+    """How many the server has had."""
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/log", timeout=5) as answer,
+    ):
+        return int(json.load(answer)["requests"])
+    return 0
 
 
 if __name__ == "__main__":

@@ -77,13 +77,14 @@ def test_a_server_that_cannot_start_is_tried_once_more_and_the_rest_goes_on(bed:
     assert "4 of 4 measured" in done.stdout
 
 
-def test_a_server_that_dies_between_patterns_is_started_anew(bed: Bed) -> None:
+def test_a_server_that_dies_is_started_anew_and_what_it_spoiled_is_measured_at_the_end(bed: Bed) -> None:
     write({**PLAN, "replicates": {"blocks": 1}})
-    (bed.faults / "unified").write_text("die 1")
+    (bed.faults / "unified").write_text("die 3")
     done = bed.experiment("tiny", "run", "U", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 of 2 measured" in done.stdout
-    assert bed.starts() == ["unified", "unified"]
+    # The one that died, the one for the second pattern, and the one for the first again.
+    assert bed.starts() == ["unified"] * 3
 
 
 def test_a_configuration_that_never_starts_leaves_the_list_and_the_command(bed: Bed) -> None:
