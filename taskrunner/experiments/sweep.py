@@ -133,7 +133,7 @@ class _Sweep:
             yield self._say("over", "the sweep is over", "sweep", "over", always=True)
             # Until node 2 has heard it.
             wait = self._await("node2", "Wait for node 2", "node2", "over", "false")
-            yield {**wait, "always": True, "timeout": "5m"}
+            yield {**wait, "always": True, "timeout": "2m"}
             stop = {"name": f"rendezvous-{self.schedule.plan.name}", "state": "stopped"}
             yield {"id": "close", "name": "Close the rendezvous", "always": True, "service": stop}
 
@@ -239,7 +239,7 @@ class _Sweep:
             "env": _TOKEN,
             "commands": [
                 f"mkdir -p {os.path.dirname(self._words(key))}",
-                f"word=$({LIB} rendezvous wait --url {RENDEZVOUS} {key})",
+                f"word=$({LIB} rendezvous wait --url {RENDEZVOUS} {key} --unless sweep)",
                 f'echo "$word" > {self._words(key)}',
             ],
         }
@@ -261,9 +261,9 @@ class _Sweep:
                 **common,
                 "env": _TOKEN,
                 "commands": [
-                    f"if curl -fs -m 5 {health} >/dev/null; then word=ready; else word=failed; fi",
+                    f"if {LIB} rendezvous up {health}; then word=ready; else word=failed; fi",
                     f'{LIB} rendezvous say --url {RENDEZVOUS} {key}-decode "$word" || true',
-                    f"{LIB} rendezvous wait --url {RENDEZVOUS} {key}-over --while {health}",
+                    f"{LIB} rendezvous wait --url {RENDEZVOUS} {key}-over --while {health} --unless sweep",
                 ],
             }
         yield {"id": f"{key}-stop", **_stop("vllm-consumer"), "skip_if": skipped}
@@ -290,7 +290,10 @@ class _Sweep:
             "on_failure": "continue",
             "env": _TOKEN,
             **({"always": True} if always else {}),
-            "commands": [f"{LIB} rendezvous say --url {RENDEZVOUS} {name} {word}"],
+            # At the end the other node may be gone for good.
+            "commands": [
+                f"{LIB} rendezvous say --url {RENDEZVOUS} {name} {word}" + " --patience 30" * always
+            ],
         }
 
     def _await(self, step: str, title: str, name: str, wanted: str, done: str) -> Step:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -76,3 +78,58 @@ def test_the_sweep_goes_on_without_its_controller_and_is_collected_afterwards(be
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 measured" in done.stdout
     assert [row["valid"] for row in index()] == [True] * 4
+
+
+def test_a_node_whose_engine_is_killed_is_started_again_and_nothing_is_measured_twice(
+    bed: Bed, two: Sshd
+) -> None:
+    write()
+    state = f"TASKRUNNER_HOME={two.state}/2"
+    controller = subprocess.Popen(
+        runner_command("experiment", "tiny", "run", *words(bed)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    results = bed.env_dir / "results" / "tiny"
+    wait_for(lambda: len(list(results.rglob("result.json"))) > 2, 60)
+    for pid in engines(state):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    controller.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    controller.kill()
+    controller.communicate()
+    assert experiment(bed, "cancel").returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("result.json") if counts(path)}
+    done = experiment(bed, "run", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 of 8 measured" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def counts(path: Path) -> bool:
+    results = json.loads(path.read_text())["results"]
+    return bool(results["valid"] and not results["doubtful"])
+
+
+def engines(state: str) -> list[int]:
+    """The processes that follow a node's run."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{name}/cmdline").read_bytes()
+            environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+            if name.isdigit() and b"engine" in words and state.encode() in environment:
+                found.append(int(name))
+    return found
+
+
+def test_a_second_sweep_of_the_same_plan_is_refused_while_one_is_under_way(bed: Bed) -> None:
+    write()
+    assert experiment(bed, "run", "--detach", "-q").returncode == 0
+    second = experiment(bed, "run", "-q")
+    assert (second.returncode, "a sweep of tiny is under way" in second.stderr) == (4, True), second.stderr
+    attached = experiment(bed, "attach")
+    assert attached.returncode == 0, attached.stdout + attached.stderr
+    assert "8 of 8 measured" in attached.stdout

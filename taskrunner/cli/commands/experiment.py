@@ -13,8 +13,9 @@ from taskrunner import runs
 from taskrunner.cli import typed
 from taskrunner.cli.commands import plan as plan_command
 from taskrunner.cli.commands.run import variables
-from taskrunner.cli.targets import all_nodes
-from taskrunner.errors import NotFoundError, UsageError
+from taskrunner.cli.commands.runs import LIST_LIMIT
+from taskrunner.cli.targets import all_nodes, connect_options
+from taskrunner.errors import LockHeldError, NotFoundError, UsageError
 from taskrunner.experiments import results, sweep
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.fleet.nodes import Node
@@ -49,6 +50,8 @@ def _run(args: typed.Experiment) -> int:
         print("\n".join(plan_command.lines(planned)))
         return 0
     chosen = _nodes(args, planned)
+    if len(chosen) > 1:
+        _refuse_second(args, planned, chosen)
     files = _write(planned, max(1, len(chosen)), args)
     if not (args.json or args.quiet):
         print(_summary(planned), file=sys.stderr)
@@ -71,6 +74,23 @@ def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:
             "no nodes are defined", "set NODE1_IP and NODE2_IP, or use `taskrunner experiment`"
         )
     return known[: 2 if pair and len(known) > 1 else 1]
+
+
+def _refuse_second(args: typed.Experiment, planned: Schedule, chosen: list[Node]) -> None:
+    """Two sweeps of one plan exclude each other: their sides would meet the wrong ones."""
+    for node in chosen:
+        transport = cast("Any", node.connect(**connect_options(cast("typed.Target", args))))
+        try:
+            live = transport.infos(LIST_LIMIT, live=True)
+        finally:
+            transport.close()
+        for run in (run for run in live if run["name"].startswith(f"{planned.plan.title}: node")):
+            words = f"{args.program} experiment {args.plan}"
+            raise LockHeldError(
+                run["run"],
+                f"a sweep of {planned.plan.name} is under way on {node.name}",
+                f"`{words} attach` follows it, `{words} cancel` stops it",
+            )
 
 
 def _write(planned: Schedule, count: int, args: typed.Experiment) -> dict[str, Path]:
@@ -208,8 +228,6 @@ def _fetch(args: typed.Experiment, planned: Schedule) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write(str(target), file.read_text(encoding="utf-8").rstrip("\n"))
         return
-    from taskrunner.cli.targets import connect_options
-
     transport = cast("Any", nodes[0].connect(**connect_options(cast("typed.Target", args))))
     try:
         transport.get(folder.removeprefix("~/"), FOLDER / planned.plan.name)

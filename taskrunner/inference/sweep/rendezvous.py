@@ -47,17 +47,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             one.add_argument(
                 "--while", dest="alive", default="", metavar="URL", help="fail when this is down"
             )
-        one.add_argument("--timeout", type=float, default=86_400.0, help="seconds")
+            one.add_argument("--unless", default="", metavar="NAME", help="fail when this is said")
+        one.add_argument("--timeout", type=float, default=604_800.0, help="seconds")
+        one.add_argument("--patience", type=float, default=3600.0, help="seconds without an answer")
+    up = verbs.add_parser("up")
+    up.add_argument("url")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Serve until it is ended; or say a word; or wait for one, print it, and fail with what is not wanted."""
+    """Serve; or say a word; or wait for one, print it, and fail unless it is wanted; or ask for a server."""
+    if args.verb == "up":
+        return 0 if is_up(args.url) else 1
     if args.verb == "serve":
         return serve(args.host, args.port, Path(args.state))
     until = time.monotonic() + args.timeout
     if args.verb == "say":
-        return _say(args.url, args.name, args.word, until)
-    return _wait(args.url, args.name, args.wanted, args.alive, until)
+        return _say(args.url, args.name, args.word, time.monotonic() + min(args.timeout, args.patience))
+    return _wait(args, until)
 
 
 def serve(host: str, port: int, state: Path) -> int:
@@ -140,23 +146,27 @@ def _say(url: str, name: str, word: str, until: float) -> int:
             return 0
 
 
-def _wait(url: str, name: str, wanted: str, alive: str, until: float) -> int:
-    """A cut between the nodes is waited out."""
-    problem = f"nobody has said {name}"
-    while time.monotonic() < until:
+def _wait(args: argparse.Namespace, until: float) -> int:
+    """A cut between the nodes is waited out, as long as the patience lasts."""
+    problem, heard = f"nobody has said {args.name}", time.monotonic()
+    while time.monotonic() < min(until, heard + args.patience):
         try:
-            word = json.loads(_request(f"{url}/words")).get(name)
+            words = json.loads(_request(f"{args.url}/words"))
         except urllib.error.HTTPError as error:
             print(error.read().decode("utf-8", "replace"), file=sys.stderr)
             return 1
         except (OSError, ValueError) as error:
-            problem = f"{url}: {error}"
+            problem = f"{args.url}: {error}"
         else:
-            if word is not None:
-                print(word)
-                return 0 if wanted in ("", word) else 1
-            if alive and not is_up(alive):
-                print(f"{alive} does not answer", file=sys.stderr)
+            heard = time.monotonic()
+            if args.name in words:
+                print(words[args.name])
+                return 0 if args.wanted in ("", words[args.name]) else 1
+            if args.unless in words:
+                print(f"{args.unless}: {words[args.unless]}", file=sys.stderr)
+                return 1
+            if args.alive and not is_up(args.alive):
+                print(f"{args.alive} does not answer", file=sys.stderr)
                 return 1
         time.sleep(PAUSE_S)
     print(problem, file=sys.stderr)
