@@ -104,6 +104,9 @@ def load(name: str | Path, infrastructure: Mapping[str, str] | None = None) -> P
     problems = schema.problems(document, "plan")
     if problems:
         raise TaskFileError(problems)
+    if not SAFE.fullmatch(path.stem):
+        what = f"{path.stem!r} cannot be the name of a plan, which is that of its results"
+        raise TaskFileError([document.problem((), what, "name the file with letters, digits, dot, _ and -")])
     file = PlanFile.model_validate(document.data)
     file.infrastructure = {**(file.infrastructure or {}), **(infrastructure or {})}
     included = _included(document, file, path.parent)

@@ -277,6 +277,11 @@ def test_a_mistake_is_named_with_its_place(change: dict[str, Any], said: str) ->
     assert message.startswith("p.json:")
 
 
+def test_a_file_whose_name_cannot_be_that_of_results_is_refused() -> None:
+    with pytest.raises(TaskFileError, match="cannot be the name of a plan"):
+        plan.load(write(TINY, "my plan.json"))
+
+
 def test_a_name_that_is_not_there_gets_the_nearest_one() -> None:
     with pytest.raises(NotFoundError) as raised:
         plan.load("phse2")

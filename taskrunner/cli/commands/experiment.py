@@ -6,6 +6,7 @@ import json
 import secrets
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +23,7 @@ from taskrunner.fleet.nodes import Node
 from taskrunner.fleet.plans import sides
 from taskrunner.inference.output import write
 from taskrunner.model.variables import NODE
+from taskrunner.transports.local import LocalTransport
 
 if TYPE_CHECKING:
     from taskrunner.fleet.nodes import Nodes
@@ -78,19 +80,32 @@ def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:
 
 def _refuse_second(args: typed.Experiment, planned: Schedule, chosen: list[Node]) -> None:
     """Two sweeps of one plan exclude each other: their sides would meet the wrong ones."""
-    for node in chosen:
-        transport = cast("Any", node.connect(**connect_options(cast("typed.Target", args))))
+    for where, run in _live(args, planned, chosen):
+        words = f"{args.program} experiment {args.plan}"
+        raise LockHeldError(
+            run["run"],
+            f"a sweep of {planned.plan.name} is under way {where}",
+            f"`{words} attach` follows it, `{words} cancel` stops it",
+        )
+
+
+def _live(
+    args: typed.Experiment, planned: Schedule, chosen: list[Node]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The runs of a plan's sweep that are under way, and where."""
+    transports = [("here", LocalTransport())] if not chosen else []
+    transports += [
+        (f"on {node.name}", cast("Any", node.connect(**connect_options(cast("typed.Target", args)))))
+        for node in chosen
+    ]
+    for where, transport in transports:
         try:
             live = transport.infos(LIST_LIMIT, live=True)
         finally:
             transport.close()
-        for run in (run for run in live if run["name"].startswith(f"{planned.plan.title}: node")):
-            words = f"{args.program} experiment {args.plan}"
-            raise LockHeldError(
-                run["run"],
-                f"a sweep of {planned.plan.name} is under way on {node.name}",
-                f"`{words} attach` follows it, `{words} cancel` stops it",
-            )
+        for run in live:
+            if run["name"].startswith(f"{planned.plan.title}: node"):
+                yield where, run
 
 
 def _write(planned: Schedule, count: int, args: typed.Experiment) -> dict[str, Path]:
@@ -175,7 +190,12 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
 
 
 def _status(args: typed.Experiment) -> int:
-    return _report(args, plan_command.scheduled(args, args.names))
+    planned = plan_command.scheduled(args, args.names)
+    for where, run in [] if args.json else _live(args, planned, _nodes(args, planned)):
+        step = run["step"]
+        at = f" at {step['id']} ({step['index'] + 1}/{run['steps']})" if step else ""
+        print(f"under way {where}: run {run['run']}{at}")
+    return _report(args, planned)
 
 
 def _list(args: typed.Experiment) -> int:
