@@ -139,7 +139,10 @@ def main() -> None:
     name, words = Path(sys.argv[1]).name, sys.argv[2:]
     if name == "python3" and words[:1] == ["-c"]:
         names = ["neuronx-cc", "neuronx-distributed-inference", "vllm"]
-        print("neuron" if "platforms" in words[1] else json.dumps(dict.fromkeys(names, "1.0")))
+        if "platforms" in words[1]:
+            print("INFO 11-26 [__init__.py] Platform plugin neuron is activated\nneuron")
+        else:
+            print(json.dumps(dict.fromkeys(names, "1.0")))
     elif name == "python3":
         server(words)
     elif name == "neuron-proxy-server":

@@ -7,11 +7,15 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from taskrunner.experiments.plan import Measurement, Plan
+from taskrunner.experiments.plan import NATIVE_LEN, Measurement, Plan
 from taskrunner.inference.serving.lengths import max_model_len
 
 START_MINUTES = 10.0
 """Of a server, where neither the plan nor earlier results say it: 32B on four L40S take about that long."""
+OF_SERVERS = ("TUNING", "KV_LEASE", "GPUS", "PREFILL_GPUS", "DECODE_GPUS")
+"""Variables of the serving packs that a plan does not decide, and that servers depend on."""
+BY_PLAN = ("FABRIC", "YARN", "CROSS_LAYERS", "MAX_MODEL_LEN", "PROMPT_TOKENS", "OUTPUT_TOKENS", "CONCURRENCY")
+"""Those that only a plan can decide, as they differ from pattern to pattern."""
 UNIFIED, PREFILL, DECODE = "unified", "prefill", "decode"
 
 
@@ -63,20 +67,22 @@ def configurations(plan: Plan, chosen: Iterable[Measurement]) -> list[Configurat
         groups.setdefault(json.dumps([pattern.mode, variables(plan, pattern), own]), []).append(pattern)
     made = []
     for members in groups.values():
-        length = max(needed(member) for member in members)
+        length = max(needed(plan, member) for member in members)
         settings = {**variables(plan, members[0]), "MAX_MODEL_LEN": str(length)}
         ordered = tuple(sorted(members, key=lambda one: (one.prompt_tokens, one.concurrency)))
         made.append(Configuration(members[0].mode, settings, ordered, members[0].layer))
     return made
 
 
-def needed(pattern: Measurement) -> int:
-    """The longest sequence that the servers of a pattern must take."""
+def needed(plan: Plan, pattern: Measurement) -> int:
+    """The longest sequence that the servers of a pattern must take; without YaRN, of what the model can."""
     if pattern.max_model_len:
         return int(pattern.max_model_len)
+    usual = max_model_len(pattern.prompt_tokens, pattern.max_tokens)
     if pattern.requires_yarn:
-        return max(131_072, max_model_len(pattern.prompt_tokens, pattern.max_tokens))
-    return max_model_len(pattern.prompt_tokens, pattern.max_tokens)
+        return max(131_072, usual)
+    native = int(plan.number("native_len", NATIVE_LEN))
+    return int(max(pattern.prompt_tokens + pattern.max_tokens, min(usual, native)))
 
 
 def variables(plan: Plan, pattern: Measurement) -> dict[str, str]:
@@ -86,7 +92,7 @@ def variables(plan: Plan, pattern: Measurement) -> dict[str, str]:
         extra.append(f"--max-num-batched-tokens {pattern.max_num_batched_tokens}")
     if pattern.enable_chunked_prefill is False:
         extra.append("--no-enable-chunked-prefill")
-    return {
+    decided = {
         "MODEL": str(plan.infrastructure("model", "")),
         "FABRIC": pattern.transport or "",
         "YARN": _flag(bool(pattern.requires_yarn)),
@@ -99,6 +105,8 @@ def variables(plan: Plan, pattern: Measurement) -> dict[str, str]:
         "GPU_MEMORY": "" if pattern.gpu_memory_utilization is None else f"{pattern.gpu_memory_utilization:g}",
         "VLLM_ARGUMENTS": " ".join(extra),
     }
+    # What is given otherwise makes other servers, and so other results.
+    return decided | {name: value for name, value in plan.values.items() if name in {*decided, *OF_SERVERS}}
 
 
 def _flag(value: bool) -> str:
@@ -107,7 +115,7 @@ def _flag(value: bool) -> str:
 
 def start_minutes(plan: Plan, measured: Mapping[str, float] | None = None) -> Mapping[str, float]:
     """Minutes until a server of each role is ready: those of earlier results, else what the plan says."""
-    stated = float(plan.infrastructure("start_minutes", START_MINUTES))
+    stated = plan.number("start_minutes", START_MINUTES)
     return {role: (measured or {}).get(role, stated) for role in (UNIFIED, PREFILL, DECODE)}
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taskrunner.experiments.plan import Measurement, Plan
+from taskrunner.experiments.plan import NATIVE_LEN, Measurement, Plan
 from taskrunner.inference.serving.lengths import cap
-
-NATIVE_LEN = 32_768
-"""What a model is made for, where the plan does not say `native_len`."""
 
 
 class Verdict(NamedTuple):
@@ -21,8 +18,7 @@ class Verdict(NamedTuple):
 
 def pool_tokens(plan: Plan, tensor_parallel: int) -> int:
     """Tokens that the KV cache of one server holds; 0 where it is not known."""
-    stated = plan.infrastructure("kv_pool_tokens")
-    if stated:
+    if stated := plan.number("kv_pool_tokens", 0):
         return int(stated)
     return cap(
         str(plan.infrastructure("model", "")), str(plan.infrastructure("gpu_type", "")), tensor_parallel
@@ -32,10 +28,10 @@ def pool_tokens(plan: Plan, tensor_parallel: int) -> int:
 def verdict(plan: Plan, pattern: Measurement) -> Verdict:
     """Of an end-to-end pattern."""
     whole = pattern.prompt_tokens + pattern.max_tokens
-    native = int(plan.infrastructure("native_len", NATIVE_LEN))
+    native = int(plan.number("native_len", NATIVE_LEN))
     if pattern.max_model_len and whole > pattern.max_model_len:
         return Verdict(False, False, f"{whole:,} tokens do not fit max_model_len {pattern.max_model_len:,}")
-    if whole > native + pattern.max_tokens and not pattern.requires_yarn:
+    if whole > native and not pattern.requires_yarn:
         return Verdict(False, False, f"{whole:,} tokens are more than the model's {native:,}: requires_yarn")
     pool = pool_tokens(plan, pattern.tp_size or 1)
     if not pool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from taskrunner.experiments.configurations import Configuration, setup
@@ -172,9 +172,11 @@ def starts(
     minutes: Mapping[str, float],
     blocks: int,
     replicated: Callable[[Configuration], bool],
+    picked: Collection[str],
     alternating: bool = True,
 ) -> list[Start]:
-    """All starts: every block has each replicated configuration once, the first one all of them.
+    """All starts, with the patterns that are picked: every block has each replicated configuration once, the
+    first one all of them.
 
     Every other block runs backwards, so that a slow drift of the machines changes no comparison much; its
     patterns descend. Nothing is kept from one block to the next: the restart is the replicate.
@@ -185,7 +187,7 @@ def starts(
         members = [one for one in order if block == 1 or replicated(one)]
         last: Configuration | None = None
         for configuration in reversed(members) if backwards else members:
-            patterns = [pattern.id for pattern in configuration.patterns]
+            patterns = [pattern.id for pattern in configuration.patterns if pattern.id in picked]
             why = _why(last, configuration, block)
             spent = setup(last, configuration, minutes)
             ids = tuple(reversed(patterns) if backwards else patterns)

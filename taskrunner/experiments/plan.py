@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from taskrunner import packs
 from taskrunner.errors import NotFoundError, Problem, TaskFileError, closest, in_order
 from taskrunner.experiments.models import AnalysisSettings, Pattern, PlanFile, Settings, ToolSettings
@@ -24,6 +26,10 @@ DEFAULTS: Mapping[str, Any] = {
     "tp_size": 1,
 }
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NATIVE_LEN = 32_768
+"""What a model is made for, where the plan does not say `native_len`."""
+NUMBERS = ("native_len", "kv_pool_tokens", "start_minutes", "tp_size", "node_count")
+"""Of the infrastructure."""
 END_TO_END = "end-to-end"
 TOOL = "tool"
 ANALYSIS = "analysis"
@@ -59,9 +65,14 @@ class Plan(NamedTuple):
     file: PlanFile
     document: Document
     patterns: Sequence[Measurement]
+    values: Mapping[str, str]
 
     def infrastructure(self, name: str, default: Any = None) -> Any:
         return (self.file.infrastructure or {}).get(name, default)
+
+    def number(self, name: str, default: float) -> float:
+        """A number of the infrastructure."""
+        return float(self.infrastructure(name) or default)
 
     def end_to_end(self) -> list[Measurement]:
         return [pattern for pattern in self.patterns if pattern.kind == END_TO_END]
@@ -94,8 +105,12 @@ def find(name: str) -> Path:
     raise NotFoundError(f"no plan {name!r}", closest(stem, own) or "`taskrunner plan list` shows them")
 
 
-def load(name: str | Path, infrastructure: Mapping[str, str] | None = None) -> Plan:
-    """Read a plan; `infrastructure` says otherwise than the file.
+def load(
+    name: str | Path,
+    infrastructure: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None,
+) -> Plan:
+    """Read a plan; `infrastructure` says otherwise than the file, `values` are those of serving variables.
 
     Raises NotFoundError, and TaskFileError with every problem.
     """
@@ -109,6 +124,12 @@ def load(name: str | Path, infrastructure: Mapping[str, str] | None = None) -> P
         raise TaskFileError([document.problem((), what, "name the file with letters, digits, dot, _ and -")])
     file = PlanFile.model_validate(document.data)
     file.infrastructure = {**(file.infrastructure or {}), **(infrastructure or {})}
+    for number in NUMBERS:
+        if (value := file.infrastructure.get(number)) and not re.fullmatch(r"\d+(\.\d+)?", str(value)):
+            place = ("infrastructure", number) if number not in (infrastructure or {}) else ()
+            problems.append(document.problem(place, f"{number} is {value!r}, which is no number"))
+    if problems:
+        raise TaskFileError(problems)
     included = _included(document, file, path.parent)
     patterns: list[Measurement] = []
     for source, part in [(document, file), *included]:
@@ -130,7 +151,7 @@ def load(name: str | Path, infrastructure: Mapping[str, str] | None = None) -> P
     layers = [layer for part in parts for layer in part.layers or []]
     comparisons = [comparison for part in parts for comparison in part.comparisons or []]
     whole = file.model_copy(update={"layers": layers, "comparisons": comparisons})
-    return Plan(path.stem, file.name or path.stem, whole, document, patterns)
+    return Plan(path.stem, file.name or path.stem, whole, document, patterns, values or {})
 
 
 def _included(document: Document, file: PlanFile, near: Path) -> list[tuple[Document, PlanFile]]:
@@ -153,7 +174,7 @@ def _patterns(
     common = _said(plan.common_settings)
     infrastructure = plan.infrastructure or {}
     if "tp_size" in infrastructure:
-        common["tp_size"] = int(infrastructure["tp_size"])
+        common["tp_size"] = int(float(infrastructure["tp_size"]))
     for number, layer in enumerate(part.layers or []):
         of_layer = {**_known(layer.vllm_config or {}), **_said(layer)}
         place: Place = ("layers", number)
@@ -172,6 +193,13 @@ def _patterns(
                 )
                 continue
             for values in _combinations(matrix.values, matrix.exclude or [], matrix.override or []):
+                try:
+                    Pattern.model_validate({"id": "x", **values})
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    setting = ".".join(map(str, first["loc"]))
+                    problems.append(document.problem(at, f"matrix: {setting}: {first['msg']}"))
+                    break
                 named = {**DEFAULTS, **common, **of_layer, **values, "layer": layer.id, "phase": plan.phase}
                 listed.append((values, _id(matrix.id, matrix.suffix, named), False, "", at))
         for values, name, adhoc, description, at in listed:

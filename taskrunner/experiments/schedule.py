@@ -39,6 +39,16 @@ class Schedule(NamedTuple):
     limits: Limits
     tools: Sequence[Measurement]
 
+    @property
+    def name(self) -> str:
+        """That of its results: a trial with fewer requests does not replace those of the plan."""
+        limits = [
+            f"{letter}{value}"
+            for letter, value in (("w", self.limits.warmup), ("n", self.limits.iterations))
+            if value is not None
+        ]
+        return "-".join([self.plan.name, *limits])
+
     def requests(self, pattern: Measurement) -> int:
         """Measured requests of a pattern in one start."""
         if self.limits.iterations is not None:
@@ -71,7 +81,7 @@ class Schedule(NamedTuple):
     def nodes(self) -> int:
         """Nodes that are paid for."""
         pair = any(start.configuration.mode != "unified" for start in self.starts)
-        return int(self.plan.infrastructure("node_count", 2 if pair else 1))
+        return int(self.plan.number("node_count", 2 if pair else 1))
 
     @property
     def cost(self) -> float | None:
@@ -116,10 +126,13 @@ def schedule(
     """
     limits = limits or Limits()
     chosen = choose(plan, names)
-    whole = [pattern for pattern in chosen if pattern.kind == END_TO_END]
+    picked = {pattern.id for pattern in chosen}
+    # Of the whole plan, whatever is chosen: the servers of a pattern do not depend on what else is measured.
+    whole = [one for one in plan.end_to_end() if one.id in picked or not one.adhoc]
     verdicts = {pattern.id: feasibility.verdict(plan, pattern) for pattern in whole}
     running = [pattern for pattern in whole if verdicts[pattern.id].runs]
-    made = configurations(plan, running)
+    every = configurations(plan, running)
+    made = [one for one in every if any(pattern.id in picked for pattern in one.patterns)]
     minutes = start_minutes(plan, measured)
     matched = compare.matched(plan, running)
     replicates = plan.file.replicates or Replicates()
@@ -136,12 +149,12 @@ def schedule(
 
     again = [one for one in made if replicated(one)]
     best = order.ordered(made, minutes, dict(_before(plan)), compared)
-    starts = order.starts(best, minutes, blocks, replicated, replicates.order == "alternating")
+    starts = order.starts(best, minutes, blocks, replicated, picked, replicates.order == "alternating")
     return Schedule(
         plan,
         starts,
-        {pattern.id: pattern for pattern in running},
-        verdicts,
+        {pattern.id: pattern for pattern in running if pattern.id in picked},
+        {name: one for name, one in verdicts.items() if name in picked},
         matched,
         blocks,
         len(again) if blocks > 1 else 0,

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from taskrunner import packs
-from taskrunner.errors import NotFoundError, closest
-from taskrunner.experiments.configurations import Configuration, digest
+from taskrunner.errors import NotFoundError, UsageError, closest
+from taskrunner.experiments.configurations import BY_PLAN, Configuration, digest
 from taskrunner.experiments.order import Start
 from taskrunner.experiments.plan import Measurement
 from taskrunner.experiments.schedule import Schedule
@@ -22,6 +22,8 @@ from taskrunner.experiments.schedule import Schedule
 LIB = 'python3 "$TASKRUNNER_LIB/inference"'
 RENDEZVOUS = "http://<<NODE1_PRIVATE>>:<<RENDEZVOUS_PORT>>"
 RENDEZVOUS_PORT = 8380
+PATIENCE_S = 900
+"""Seconds that node 2 waits for an answer of node 1 while its server runs: a cut, or the end of node 1."""
 ROUNDS = ("", "again")
 """What is not done at a block's end is tried once more."""
 NODE1, NODE2 = "node1", "node2"
@@ -54,7 +56,7 @@ def fingerprint(schedule: Schedule, cell: Cell) -> str:
 
 def place(schedule: Schedule, cell: Cell) -> str:
     """The folder of a cell's results, below results/."""
-    return f"{schedule.plan.name}/{cell.pattern.id}/{cell.block}"
+    return f"{schedule.name}/{cell.pattern.id}/{cell.block}"
 
 
 def serving() -> dict[str, Any]:
@@ -65,15 +67,22 @@ def serving() -> dict[str, Any]:
     return found
 
 
+def title(schedule: Schedule) -> str:
+    """What the runs of a sweep are called, before their node."""
+    return f"Sweep of {schedule.name}"
+
+
 def task_files(
     schedule: Schedule, nodes: int = 1, values: Mapping[str, str] | None = None
 ) -> dict[str, dict[str, Any]]:
     """The task file of each node; `values` are those of variables.
 
-    Raises NotFoundError for a variable that the serving packs do not have.
+    Raises NotFoundError for a variable that the serving packs do not have, UsageError for one of the plan's.
     """
     known = {*serving(), "RENDEZVOUS_PORT"}
     for name in values or {}:
+        if name in BY_PLAN:
+            raise UsageError(f"--env {name}: the plan decides it, for each pattern")
         if name not in known:
             raise NotFoundError(f"--env {name}: no such variable of the serving packs", closest(name, known))
     sweep = _Sweep(schedule, nodes, values or {})
@@ -88,11 +97,10 @@ class _Sweep:
         self.schedule, self.two, self.values = schedule, nodes > 1, values
 
     def file(self, node: str, tasks: Iterable[Step]) -> dict[str, Any]:
-        plan = self.schedule.plan
         return {
             "metadata": {
-                "name": f"{plan.title}: {node}",
-                "description": f"The sweep of {plan.name} on {node}",
+                "name": f"{title(self.schedule)}: {node}",
+                "description": f"The sweep of {self.schedule.name} on {node}",
             },
             "include": str(packs.folder() / "include" / "serving.json"),
             "variables": {
@@ -109,11 +117,12 @@ class _Sweep:
             },
             "services": {
                 "rendezvous": {
-                    "name": f"rendezvous-{plan.name}",
+                    "name": f"rendezvous-{self.schedule.name}",
                     "cwd": "<<ENV_DIR>>",
                     "env": {"RENDEZVOUS_TOKEN": "<<RENDEZVOUS_TOKEN>>"},
                     "command": f"exec {LIB} rendezvous serve --host <<NODE1_PRIVATE>>"
-                    f' --port <<RENDEZVOUS_PORT>> --state "results/{plan.name}/rendezvous-<<SWEEP>>.json"',
+                    " --port <<RENDEZVOUS_PORT>>"
+                    f" --state results/{self.schedule.name}/rendezvous-<<SWEEP>>.json",
                     "ready": {"log": "rendezvous on", "timeout": "1m"},
                 }
             },
@@ -134,7 +143,7 @@ class _Sweep:
             # Until node 2 has heard it.
             wait = self._await("node2", "Wait for node 2", "node2", "over", "false")
             yield {**wait, "always": True, "timeout": "2m"}
-            stop = {"name": f"rendezvous-{self.schedule.plan.name}", "state": "stopped"}
+            stop = {"name": f"rendezvous-{self.schedule.name}", "state": "stopped"}
             yield {"id": "close", "name": "Close the rendezvous", "always": True, "service": stop}
 
     def second(self) -> Iterator[Step]:
@@ -179,7 +188,12 @@ class _Sweep:
             servers = ["producer"] if self.two else ["producer", "consumer"]
         for name in servers:
             # Started, or found to be running still: it may have died under the pattern before.
-            service = {"extends": f"vllm-{name}", "env": dict(_settings(cell.start.configuration))}
+            # A server that would do is not kept: it is another one than the result says.
+            service = {
+                "extends": f"vllm-{name}",
+                "keep_if": "false",
+                "env": dict(_settings(cell.start.configuration)),
+            }
             if pattern.health_check_timeout:
                 service["ready"] = {**_ready(name), "timeout": pattern.health_check_timeout}
             yield {
@@ -190,7 +204,9 @@ class _Sweep:
                 "service": service,
             }
         if pair and self.two:
-            yield self._await(f"{own}-decode", "Wait for the decode server", f"{key}-decode", "ready", done)
+            yield self._await(
+                f"{own}-decode", "Wait for the decode server", f"{key}-decode", "ready --unless node2", done
+            )
         urls = ["http://<<NODE1_PRIVATE>>:<<PREFILL_PORT>>/health"]
         if pair:
             urls.append("http://<<NODE2_PRIVATE>>:<<DECODE_PORT>>/health")
@@ -243,10 +259,14 @@ class _Sweep:
                 f'echo "$word" > {self._words(key)}',
             ],
         }
-        service = {"extends": "vllm-consumer", "env": dict(_settings(start.configuration))}
+        settings = dict(_settings(start.configuration))
+        service = {"extends": "vllm-consumer", "keep_if": "false", "env": settings}
+        meet = f'meet() {{ {LIB} rendezvous "$@" --url {RENDEZVOUS} --patience {PATIENCE_S}; }}; meet'
+        failed = f"[ -e {self._words(key)}-failed ]"
         # It may die and be started once more in the same start.
         for life in ("", "-2"):
-            common: Step = {"skip_if": skipped, "on_failure": "continue", "cwd": "<<ENV_DIR>>"}
+            guard = f"{skipped} || {failed}" if life else skipped
+            common: Step = {"skip_if": guard, "on_failure": "continue", "cwd": "<<ENV_DIR>>"}
             yield {
                 "id": f"{key}-decode{life}",
                 "extends": "serve-consumer",
@@ -261,9 +281,11 @@ class _Sweep:
                 **common,
                 "env": _TOKEN,
                 "commands": [
-                    f"if {LIB} rendezvous up {health}; then word=ready; else word=failed; fi",
-                    f'{LIB} rendezvous say --url {RENDEZVOUS} {key}-decode "$word" || true',
-                    f"{LIB} rendezvous wait --url {RENDEZVOUS} {key}-over --while {health} --unless sweep",
+                    "word=ready",
+                    f"{LIB} rendezvous up {health} || word=failed",
+                    f'[ "$word" = ready ] || touch {self._words(key)}-failed',
+                    f'{meet} say {key}-decode "$word" || true',
+                    f"{meet} wait {key}-over --while {health} --unless sweep",
                 ],
             }
         yield {"id": f"{key}-stop", **_stop("vllm-consumer"), "skip_if": skipped}
@@ -323,7 +345,7 @@ class _Sweep:
         return f"cd <<ENV_DIR>> && {LIB} measured {' '.join(words)}"
 
     def _words(self, key: str) -> str:
-        return f"results/{self.schedule.plan.name}/words-<<SWEEP>>/{key}"
+        return f"results/{self.schedule.name}/words-<<SWEEP>>/{key}"
 
 
 _TOKEN = {"RENDEZVOUS_TOKEN": "<<RENDEZVOUS_TOKEN>>"}

@@ -1,11 +1,11 @@
 # Finds what fabtests or ucx (the argument) is built with, and prints it: a build with other parts is another build.
 # Reads LIBFABRIC_HOME, LIBFABRIC_VERSION, CUDA_HOME, UCX_VERSION; sets those that are empty, and CUDA.
-PATH=$PATH:/opt/amazon/efa/bin
 if [ -z "${LIBFABRIC_HOME:-}" ]; then
   for LIBFABRIC_HOME in /opt/amazon/efa /usr/local /usr ""; do
     [ ! -e "$LIBFABRIC_HOME/include/rdma/fabric.h" ] || break
   done
 fi
+PATH=${LIBFABRIC_HOME:-/none}/bin:$PATH:/opt/amazon/efa/bin
 if [ -z "${LIBFABRIC_VERSION:-}" ]; then
   # 2.7.0amzn2.0 is 2.7.0 with changes of Amazon's, and is tested by the fabtests of 2.7.0.
   LIBFABRIC_VERSION=$(fi_info --version 2>/dev/null | sed -n 's/^libfabric: \([0-9.]*[0-9]\).*/\1/p')

@@ -95,7 +95,7 @@ def test_a_configuration_that_never_starts_leaves_the_list_and_the_command(bed: 
     done = bed.experiment("tiny", "run", "-q")
     assert done.returncode == 1
     assert "2 of 4 measured" in done.stdout
-    assert "taskrunner experiment tiny run pt-cpu-32-c1 pt-cpu-64-c1" in done.stderr
+    assert "taskrunner experiment tiny run pt-cpu-32-c1 pt-cpu-64-c1 --env" in done.stderr
 
 
 def test_a_plan_that_is_edited_makes_old_results_those_of_another(bed: Bed) -> None:
@@ -116,4 +116,7 @@ def test_one_pattern_for_a_smoke_test(bed: Bed) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 1 measured" in done.stdout
-    assert index()[0]["completed"] == 1
+    rows = [json.loads(line) for line in Path("results/tiny-w1-n1/index.jsonl").read_text().splitlines()]
+    assert [row["completed"] for row in rows if row["pattern"] == "pt-unified-32-c1"] == [1]
+    # A trial does not stand in the place of a measurement.
+    assert not Path("results/tiny").exists()

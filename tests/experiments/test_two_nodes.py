@@ -55,7 +55,7 @@ def test_a_decode_server_that_cannot_start_is_known_at_once_and_the_rest_goes_on
     done = experiment(bed, "run", "-q")
     assert (done.returncode, time.monotonic() - began < 90) == (1, True), done.stdout + done.stderr
     assert "2 of 4 measured" in done.stdout
-    assert "runner experiment tiny run pt-cpu-32-c1 pt-cpu-64-c1" in done.stderr
+    assert "runner experiment tiny run pt-cpu-32-c1 pt-cpu-64-c1 --env" in done.stderr
 
 
 def test_the_sweep_goes_on_without_its_controller_and_is_collected_afterwards(bed: Bed) -> None:
@@ -67,7 +67,7 @@ def test_the_sweep_goes_on_without_its_controller_and_is_collected_afterwards(be
         text=True,
         start_new_session=True,
     ) as controller:
-        wait_for(lambda: bool(bed.starts()))
+        wait_for(lambda: bool(bed.starts()), 60)
         os.killpg(controller.pid, signal.SIGKILL)
         controller.communicate()
     results = bed.env_dir / "results" / "tiny"

@@ -42,8 +42,12 @@ def experiment(args: typed.Experiment) -> int:
     return HANDLERS[args.verb](args)
 
 
+def _scheduled(args: typed.Experiment, names: list[str]) -> Schedule:
+    return plan_command.scheduled(args, names, variables(args.env))
+
+
 def _run(args: typed.Experiment) -> int:
-    planned = plan_command.scheduled(args, args.names)
+    planned = _scheduled(args, args.names)
     if not planned.starts:
         reasons = "; ".join(f"{name}: {one.why}" for name, one in planned.verdicts.items() if not one.runs)
         what = f"nothing of {planned.plan.name} can be measured"
@@ -104,12 +108,12 @@ def _live(
         finally:
             transport.close()
         for run in live:
-            if run["name"].startswith(f"{planned.plan.title}: node"):
+            if run["name"].startswith(sweep.title(planned) + ":"):
                 yield where, run
 
 
 def _write(planned: Schedule, count: int, args: typed.Experiment) -> dict[str, Path]:
-    folder = FOLDER / planned.plan.name
+    folder = FOLDER / planned.name
     folder.mkdir(parents=True, exist_ok=True)
     written = {}
     values = {name: value for name, value in variables(args.env).items() if _is_written(name)}
@@ -137,8 +141,15 @@ def _start(args: typed.Experiment, chosen: list[Node], files: dict[str, Path]) -
     if len(chosen) == 1:
         return nodes_run.run(cast("typed.RunOnNodes", _as_run(args, str(files[sweep.NODE1]), chosen[0].name)))
     words = ",".join(f"{chosen[ROLES[node]].name}:{path}" for node, path in files.items())
-    words_of_it = [f"SWEEP={runs.new_id()}", f"RENDEZVOUS_TOKEN={secrets.token_hex()}"]
-    changed = cast("typed.RunOnNodes", _as_run(args, None, words, words_of_it))
+    values = [f"SWEEP={runs.new_id()}", f"RENDEZVOUS_TOKEN={secrets.token_hex()}"]
+    given = variables(args.env)
+    for number, node in enumerate(chosen, 1):
+        name, address = f"NODE{number}_PRIVATE", node.private or node.address
+        if not address and name not in given:
+            raise UsageError(f"{node.name}: no private address is known", f"give --env {name}=ADDRESS")
+        if name not in given:
+            values.append(f"{name}={address}")
+    changed = cast("typed.RunOnNodes", _as_run(args, None, words, values))
     # Only node 1 brings results.
     return nodes_run.run_jobs(changed, sides(all_nodes(changed), words, variables(changed.env)), apart=False)
 
@@ -175,22 +186,34 @@ def _is_written(name: str) -> bool:
 def _report(args: typed.Experiment, planned: Schedule) -> int:
     """The table of what is measured, and the command for what is not."""
     found = results.rows(planned, FOLDER)
-    results.save(FOLDER / planned.plan.name, found)
+    whole = results.rows(_scheduled(args, []), FOLDER) if args.names else found
+    results.save(FOLDER / planned.name, whole)
     if args.json:
         print(json.dumps({"type": "experiment", "rows": [results.as_dict(row) for row in found]}))
     else:
         print("\n".join(results.lines(found)))
     missing = sorted({row.pattern for row in found if row.why})
     if missing and not args.json:
-        print(
-            f"again: {args.program} experiment {shlex.quote(args.plan)} run {shlex.join(missing)}",
-            file=sys.stderr,
-        )
+        print(f"for these alone: {_command(args, missing)}", file=sys.stderr)
     return FAILED if missing else 0
 
 
+def _command(args: typed.Experiment, names: list[str]) -> str:
+    """The command line that measures these patterns, as it can be typed; no secret is in it."""
+    words = [args.program, "experiment", args.plan, "run", *names]
+    for option in ("warmup", "iterations", "blocks"):
+        if (value := getattr(args, option)) is not None:
+            words += [f"--{option}", str(value)]
+    words += [word for item in args.infra for word in ("--infra", item)]
+    secret = {name for name, entry in sweep.serving().items() if entry.get("secret")}
+    for item in args.env:
+        name = item.partition("=")[0]
+        words += ["--env", name if name in secret else item]
+    return shlex.join(words)
+
+
 def _status(args: typed.Experiment) -> int:
-    planned = plan_command.scheduled(args, args.names)
+    planned = _scheduled(args, args.names)
     for where, run in [] if args.json else _live(args, planned, _nodes(args, planned)):
         step = run["step"]
         at = f" at {step['id']} ({step['index'] + 1}/{run['steps']})" if step else ""
@@ -199,7 +222,7 @@ def _status(args: typed.Experiment) -> int:
 
 
 def _list(args: typed.Experiment) -> int:
-    planned = plan_command.scheduled(args, args.names)
+    planned = _scheduled(args, args.names)
     if args.json:
         print(json.dumps(plan_command.as_dict(planned), indent=2))
     else:
@@ -211,46 +234,60 @@ def _attach(args: typed.Experiment) -> int:
     from taskrunner.cli.commands import nodes_run
     from taskrunner.cli.commands.run import attach as attach_one
 
-    planned = plan_command.scheduled(args, [])
+    planned = _scheduled(args, [])
     chosen = _nodes(args, planned)
-    changed = typed.changed(_as_run(args, None, ",".join(node.name for node in chosen)), run="last")
-    status = nodes_run.attach(changed) if chosen else attach_one(changed)
-    return max(status, _report(args, planned))
+    live = {where: run["run"] for where, run in _live(args, planned, chosen)}
+    status = 0
+    if len(live) == 1 and not (chosen and len(chosen) > 1):
+        (run,) = live.values()
+        changed = typed.changed(_as_run(args, None, chosen[0].name if chosen else ""), run=run)
+        status = attach_one(changed)
+    elif live:
+        names = {node.name: live[f"on {node.name}"] for node in chosen if f"on {node.name}" in live}
+        status = nodes_run.attach_each(_as_run(args, None, ",".join(names)), names)
+    elif not args.json:
+        print("no sweep of this plan is under way", file=sys.stderr)
+    _fetch(args, planned)
+    return max(_report(args, planned), status if status > FAILED else 0)
 
 
 def _cancel(args: typed.Experiment) -> int:
-    from taskrunner.cli.commands import nodes
     from taskrunner.cli.commands.runs import cancel as cancel_one
 
-    chosen = _nodes(args, plan_command.scheduled(args, []))
-    changed = typed.changed(_as_run(args, None, ",".join(node.name for node in chosen)), run="last")
-    return nodes.cancel(changed) if chosen else cancel_one(changed)
+    planned = _scheduled(args, [])
+    chosen = {f"on {node.name}": node.name for node in _nodes(args, planned)}
+    status, found = 0, list(_live(args, planned, _nodes(args, planned)))
+    for where, run in found:
+        changed = typed.changed(_as_run(args, None, chosen.get(where, "")), run=run["run"])
+        status = max(status, cancel_one(changed))
+    if not found:
+        print("no sweep of this plan is under way", file=sys.stderr)
+    return status
 
 
 def _collect(args: typed.Experiment) -> int:
-    planned = plan_command.scheduled(args, [])
+    planned = _scheduled(args, [])
     _fetch(args, planned)
     return _report(args, planned)
 
 
 def _fetch(args: typed.Experiment, planned: Schedule) -> None:
     """Bring what is measured and not here: while nobody watched, or from another folder."""
-    if not any(row.record is None for row in results.rows(planned, FOLDER)):
+    if not any(row.why for row in results.rows(planned, FOLDER)):
         return
-    values = variables(args.env)
-    folder = f"{values.get('ENV_DIR', ENV_DIR)}/results/{planned.plan.name}"
     nodes = _nodes(args, planned)[:1]
+    given = {**(nodes[0].variables if nodes else {}), **variables(args.env)}
+    folder, target = f"{given.get('ENV_DIR', ENV_DIR)}/results/{planned.name}", FOLDER / planned.name
     if not nodes:
         source = Path(folder).expanduser()
         for file in source.rglob("result.json"):
-            target = FOLDER / planned.plan.name / file.relative_to(source)
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write(str(target), file.read_text(encoding="utf-8").rstrip("\n"))
+            text, copy = file.read_text(encoding="utf-8"), target / file.relative_to(source)
+            if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+                write(str(copy), text.rstrip("\n"))
         return
     transport = cast("Any", nodes[0].connect(**connect_options(cast("typed.Target", args))))
     try:
-        transport.get(folder.removeprefix("~/"), FOLDER / planned.plan.name)
+        transport.get(folder.removeprefix("~/"), target)
     except NotFoundError:
         pass  # nothing is measured yet
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from taskrunner import api, runs
@@ -130,6 +130,13 @@ def attach(args: typed.AttachOnNodes) -> int:
         return attach_one(only(args, chosen[0].name))
     context = About(lambda _: "", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
     return _follow(args, chosen, context, lambda node, transport, _: runs.attach(args.run, transport))
+
+
+def attach_each(args: typed.AttachOnNodes, names: Mapping[str, str]) -> int:
+    """A run of its own on each node, by the nodes' names."""
+    _, chosen = nodes_of(args)
+    context = About(lambda _: "", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
+    return _follow(args, chosen, context, lambda node, transport, _: runs.attach(names[node.name], transport))
 
 
 def _follow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +76,19 @@ def generate(args: typed.PlanGenerate) -> int:
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     for node, file in sweep.task_files(planned, args.count).items():
+        if args.count > 1:
+            # Each sweep has words of its own: see `runner experiment`, which chooses them.
+            for name in ("SWEEP", "RENDEZVOUS_TOKEN"):
+                file["variables"][name] |= {"required": True}
+                file["variables"][name].pop("default", None)
         path = folder / f"{planned.plan.name}-{node}.json"
         path.write_text(json.dumps(file, indent=1) + "\n")
         print(f"{path}: {len(file['tasks'])} steps")
     return 0
 
 
-def scheduled(args: typed.PlanArgs, names: list[str]) -> Schedule:
-    """The schedule that the arguments mean."""
+def scheduled(args: typed.PlanArgs, names: list[str], values: Mapping[str, str] | None = None) -> Schedule:
+    """The schedule that the arguments mean; `values` are those of serving variables."""
     infrastructure = {}
     for word in args.infra:
         name, separator, value = word.partition("=")
@@ -90,7 +96,7 @@ def scheduled(args: typed.PlanArgs, names: list[str]) -> Schedule:
             raise UsageError(f"--infra {word}: expected NAME=VALUE", "for example --infra gpu_type=L40S")
         infrastructure[name] = value
     limits = Limits(args.warmup, args.iterations, args.blocks)
-    return schedule(plan.load(args.plan, infrastructure), names, limits)
+    return schedule(plan.load(args.plan, infrastructure, values), names, limits)
 
 
 def lines(planned: Schedule) -> list[str]:

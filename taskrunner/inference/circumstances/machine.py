@@ -55,7 +55,7 @@ def tcp() -> dict[str, int]:
     lines = [line.split() for line in _text(Path("/proc/net/snmp")).splitlines() if line.startswith("Tcp:")]
     if len(lines) != 2:
         return {}
-    table = dict(zip(*lines, strict=False))
+    table = dict(zip(*lines))
     return {
         name: int(table[of]) for name, of in (("sent", "OutSegs"), ("resent", "RetransSegs")) if of in table
     }
@@ -116,7 +116,7 @@ def addresses() -> list[str]:
     """The addresses of this machine, without those of the loopback."""
     texts: set[str] = set()
     lines = _text(Path("/proc/net/fib_trie")).splitlines()
-    for line, following in zip(lines, lines[1:], strict=False):
+    for line, following in zip(lines, lines[1:]):
         if "|--" in line and "host LOCAL" in following:
             texts.add(line.rpartition(" ")[2])
     for line in _text(Path("/proc/net/if_inet6")).splitlines():

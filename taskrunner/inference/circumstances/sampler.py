@@ -153,7 +153,7 @@ def grown(rows: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     was missing meanwhile: then what it says is too little.
     """
     differences: dict[str, dict[str, Any]] = {}
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in zip(rows, rows[1:]):
         for key in before.keys() | after.keys():
             entry = differences.setdefault(key, {"name": key})
             if key not in before or key not in after:

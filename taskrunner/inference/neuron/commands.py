@@ -91,13 +91,16 @@ def compiling(asked: Asked) -> list[str]:
         raise Refused(
             f"SDK {asked.sdk} compiles at the servers' start: there is nothing to compile beforehand"
         )
-    buckets = [size for size in BUCKETS if size <= asked.max_len]
-    words = COMPILE.format(
-        **asked._asdict(),
-        context_buckets=" ".join(map(str, buckets)),
-        token_buckets=" ".join(str(size) for size in buckets if size != BUCKETS[0]),
-    ).split()
-    return ["test prompt" if word == "PROMPT" else word for word in words]
+    buckets = sorted({*(size for size in BUCKETS if size <= asked.max_len), asked.max_len})
+    lists = {
+        "{context_buckets}": [str(size) for size in buckets],
+        "{token_buckets}": [str(size) for size in buckets if size != BUCKETS[0] or size == asked.max_len],
+        "PROMPT": ["test prompt"],
+    }
+    words: list[str] = []
+    for word in COMPILE.split():
+        words += lists[word] if word in lists else [word.format(**asked._asdict())]
+    return words
 
 
 def server(role: str, asked: Asked, port: int) -> Command:

@@ -55,7 +55,7 @@ def _main(args: argparse.Namespace) -> int:
     venv = Path(args.venv).expanduser()
     folder = os.path.expanduser(args.artifacts)
     asked = Asked(
-        model=os.path.expanduser(args.model),
+        model=os.path.expanduser(args.model).rstrip("/"),
         sdk=args.sdk,
         tensor_parallel=args.tensor_parallel,
         batch=args.batch,
@@ -144,8 +144,10 @@ def _problems(asked: Asked, venv: Path) -> Iterator[checks.Problem]:
     yield from checks.lock()
     code = "from vllm.platforms import current_platform; print(current_platform.device_name)"
     output = output_of([str(venv / "bin" / "python3"), "-c", code], checks.PATIENCE_S)[1]
-    if output.strip() != "neuron":
+    # vLLM logs to stdout, too.
+    platform = (output.split() or ["not known"])[-1]
+    if platform != "neuron":
         yield checks.Problem(
-            f"vLLM's platform is {output.strip() or 'not known'}, not neuron",
+            f"vLLM's platform is {platform}, not neuron",
             "give the VENV with Neuron's plugin",
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 5.0
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past any proxy: it would answer for a server that is down."""
 PAUSES_S = (0.3, 0.6, 0.0)
 
 
@@ -49,7 +51,7 @@ def is_up(url: str) -> bool:
     """Whether a server answers; asked again before it is taken for dead."""
     for pause in PAUSES_S:
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310 - of a sweep's own nodes
+            with DIRECT.open(url, timeout=TIMEOUT_S):
                 return True
         except urllib.error.HTTPError:
             return True

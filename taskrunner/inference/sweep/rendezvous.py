@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from ..output import write
-from .measured import is_up
+from .measured import DIRECT, is_up
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 LONGEST = 4096
@@ -125,7 +125,7 @@ def _request(url: str, body: bytes | None = None) -> str:
     method = "PUT" if body is not None else "GET"
     request = urllib.request.Request(url, body, method=method)  # noqa: S310 - of a sweep's own nodes
     request.add_header("Authorization", "Bearer " + os.environ.get(TOKEN, ""))
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+    with DIRECT.open(request, timeout=TIMEOUT_S) as response:
         return str(response.read().decode())
 
 

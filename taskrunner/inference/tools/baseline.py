@@ -57,7 +57,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("--peer", "--port", "--seconds", "--omit", "--timeout"):
         kind, default, text = options[name]
         parser.add_argument(name, type=kind, default=default, help=f"{text} ({default})")
-    parser.add_argument("--streams", default="1 4 8", help="streams of iperf3, one run for each (1 4 8)")
+    parser.add_argument(
+        "--streams", type=counts, default=[1, 4, 8], help="streams of iperf3, one run for each (1 4 8)"
+    )
     parser.add_argument(
         "--efa-tool",
         default="fi_rdm_bw",
@@ -70,11 +72,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where the record goes")
 
 
+def counts(text: str) -> list[int]:
+    """The numbers in a text, as 1 4 8 or 1,4,8. Raises what argparse reports."""
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise argparse.ArgumentTypeError(f"expected numbers of streams, got {text!r}")
+    return [int(word) for word in words]
+
+
 def main(args: argparse.Namespace) -> int:
     """Measure TCP, then EFA; 1 when TCP has no valid result."""
     common = {name.lstrip("-").replace("-", "_"): default for name, _, default, _ in OPTIONS}
     common.update(peer=args.peer, port=args.port, seconds=args.seconds, omit=args.omit, timeout=args.timeout)
-    runs = [_run("iperf3", {**common, "streams": int(count)}) for count in args.streams.split()]
+    runs = [_run("iperf3", {**common, "streams": count}) for count in args.streams]
     efa: dict[str, Any] | None = None
     if args.efa_tool != "none":
         over = {"provider": args.provider, "size": args.efa_size, "iterations": args.efa_iterations}
@@ -112,7 +122,7 @@ def summary(tcp: Sequence[Mapping[str, Any]], efa: Mapping[str, Any] | None) -> 
         "efa_bandwidth_gbps": over_efa,
         "efa_reason": reason,
         "bandwidth_ratio": over_efa / best if over_efa and best else None,
-        "valid": bool(tcp) and len(by_streams) == len(tcp),
+        "valid": bool(tcp) and all(run["valid"] for run in tcp),
         "doubts": [doubt for run in tcp for doubt in run["doubts"]],
     }
 

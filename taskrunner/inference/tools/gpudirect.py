@@ -193,8 +193,9 @@ def _channels(path: str) -> int | None:
     if not path:
         return None
     try:
-        return int(parser("nccl-log")(_text(path))["gpudirect_channels"])
-    except NotAResult:
+        return int(parser("nccl-log")(_text(os.path.expanduser(path)))["gpudirect_channels"])
+    except NotAResult as error:
+        print(f"{path} proves nothing: {error}")
         return None
 
 

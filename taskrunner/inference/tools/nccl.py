@@ -14,9 +14,10 @@ from typing import Any
 
 from .. import nvidia_smi
 from ..output import write
+from .main import size
 from .measure import VERSION, about_node
 from .process import find, output_of
-from .reading import NotAResult, asked_size, last_words, record
+from .reading import NotAResult, last_words, record
 from .registry import parser
 
 PLACES = ("~/nccl-tests/build", "/usr/local/cuda/efa/test-cuda")
@@ -37,9 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
     parser.add_argument("--collectives", default="all_reduce all_gather", help="(all_reduce all_gather)")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of each node; 0: all (0)")
-    parser.add_argument("--min-size", default="8", help="bytes of the smallest message (8)")
-    parser.add_argument("--max-size", default="128M", help="bytes of the largest message (128M)")
-    parser.add_argument("--step-factor", type=int, default=2, help="from one size to the next (2)")
+    parser.add_argument("--min-size", type=size, default=8, help="bytes of the smallest message (8)")
+    parser.add_argument("--max-size", type=size, default=128 << 20, help="bytes of the largest one (128M)")
+    parser.add_argument("--step-factor", type=factor, default=2, help="from one size to the next (2)")
     parser.add_argument(
         "--nodes", default="", help="addresses of several nodes, this one first; empty: this one"
     )
@@ -48,6 +49,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds for each collective (1800)")
     parser.add_argument("--directory", default="/tmp/nccl-benchmark-results", help="where the texts go")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where the record goes")
+
+
+def factor(text: str) -> int:
+    """A whole number that makes sizes grow. Raises what argparse reports."""
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 2, got {text!r}")
+    return int(text)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -94,7 +102,8 @@ def _run(collective: str, gpus: int, nodes: Sequence[str], args: argparse.Namesp
         doubts += [*_missing_sizes(figures, args), *_contradictions(fabric)]
     stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(began))
     path = os.path.join(
-        args.directory, f"{collective}_{(fabric['proven'] or 'unproven').upper()}_{stamp}.txt"
+        os.path.expanduser(args.directory),
+        f"{collective}_{(fabric['proven'] or 'unproven').upper()}_{stamp}.txt",
     )
     write(path, output.rstrip("\n"))
     return {
@@ -123,8 +132,7 @@ def command(
         return [], {}, f"{program} is not installed: run setup-nccl-tests"
     # In the output the log would stand between the rows of the table.
     env = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": "/dev/stderr"}
-    sizes = [str(asked_size(text)) for text in (args.min_size, args.max_size)]
-    words = [path, "-b", sizes[0], "-e", sizes[1], "-f", str(args.step_factor), "-g"]
+    words = [path, "-b", str(args.min_size), "-e", str(args.max_size), "-f", str(args.step_factor), "-g"]
     if not nodes:
         return [*words, str(gpus)], env, ""
     mpirun = find("mpirun", *MPI_PLACES)
@@ -171,14 +179,14 @@ def _contradictions(fabric: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _missing_sizes(figures: Mapping[str, Any], args: argparse.Namespace) -> Iterator[str]:
-    size, largest = asked_size(args.min_size), asked_size(args.max_size)
+    at, largest = args.min_size, args.max_size
     there = {row["size_bytes"] for row in figures["rows"]}
     # A size is rounded to what all ranks share.
     if max(there) < largest * 0.99:
         yield f"the largest size is {max(there)} bytes, not {largest}"
     asked = 0
-    while size <= largest:
-        asked, size = asked + 1, size * args.step_factor
+    while at <= largest:
+        asked, at = asked + 1, at * args.step_factor
     if len(figures["rows"]) < asked:
         yield f"{len(figures['rows'])} of {asked} sizes were measured"
 
