@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 
 from taskrunner.engine.run import ports
-from tests.helpers import CACHE, Process, command, completed, runner_command, started, wait_until_gone
+from tests.helpers import CACHE, Process, command, completed, end_what_is_left, runner_command, started
 
 MARK, TURNS = "TASKRUNNER_TESTS", "TASKRUNNER_TESTS_TURNS"
 """Environment variables of all that the tests start: which session it belongs to, and the folder with the
@@ -96,10 +95,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     work.mkdir()
     monkeypatch.chdir(work)
     yield folder
-    left = wait_until_gone(str(folder))
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    left = end_what_is_left(str(folder))
     assert not left, f"left running: {left}"
 
 
@@ -170,10 +166,7 @@ def make_sshd(tmp_path: Path, identity: Path) -> Iterator[Callable[..., Any]]:
     left: dict[int, str] = {}
     for server in made:
         server.stop()
-        left.update(wait_until_gone(str(server.state)))
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        left.update(end_what_is_left(str(server.state)))
     assert not left, f"left running on a node: {left}"
 
 
@@ -235,7 +228,7 @@ def cloud(tmp_path: Path, moto: tuple[str, int], monkeypatch: pytest.MonkeyPatch
     yield made
     left: dict[int, str] = {}
     for instance in made.ssm.instances.values():
-        left.update(wait_until_gone(str(instance.state)))
+        left.update(end_what_is_left(str(instance.state)))
         instance.power_off()
     made.close()
     urllib.request.urlopen(

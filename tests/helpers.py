@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,15 @@ def wait_until_gone(folder: str) -> dict[int, str]:
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
+
+
+def end_what_is_left(folder: str) -> dict[int, str]:
+    """End what was started with this state folder and does not end by itself, by its pid; what that was."""
+    left = wait_until_gone(folder)
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return left
 
 
 def started_with(folder: str) -> dict[int, str]:

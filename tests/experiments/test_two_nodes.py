@@ -15,7 +15,7 @@ import pytest
 from tests.experiments.conftest import Bed
 from tests.experiments.test_sweep import PLAN, index, write
 from tests.fleet.conftest import nodes  # noqa: F401 - a fixture
-from tests.helpers import Process, completed, runner_command, wait_for
+from tests.helpers import Process, completed, runner_command, started_with, wait_for
 from tests.sshd import Sshd
 
 ONE_BLOCK = {**PLAN, "replicates": {"blocks": 1}}
@@ -84,7 +84,6 @@ def test_a_node_whose_engine_is_killed_is_started_again_and_nothing_is_measured_
     bed: Bed, two: Sshd
 ) -> None:
     write()
-    state = f"TASKRUNNER_HOME={two.state}/2"
     controller = subprocess.Popen(
         runner_command("experiment", "tiny", "run", *words(bed)),
         stdout=subprocess.PIPE,
@@ -93,9 +92,11 @@ def test_a_node_whose_engine_is_killed_is_started_again_and_nothing_is_measured_
     )
     results = bed.env_dir / "results" / "tiny"
     wait_for(lambda: len(list(results.rglob("result.json"))) > 2, 60)
-    for pid in engines(state):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    # The engine, and whatever else runs from its folder.
+    for pid, line in started_with(f"{two.state}/2").items():
+        if "engine" in line:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     controller.send_signal(signal.SIGINT)
     time.sleep(0.5)
     controller.kill()
@@ -111,18 +112,6 @@ def test_a_node_whose_engine_is_killed_is_started_again_and_nothing_is_measured_
 def counts(path: Path) -> bool:
     results = json.loads(path.read_text())["results"]
     return bool(results["valid"] and not results["doubtful"])
-
-
-def engines(state: str) -> list[int]:
-    """The processes that follow a node's run."""
-    found = []
-    for name in os.listdir("/proc"):
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{name}/cmdline").read_bytes()
-            environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-            if name.isdigit() and b"engine" in words and state.encode() in environment:
-                found.append(int(name))
-    return found
 
 
 def test_a_second_sweep_of_the_same_plan_is_refused_while_one_is_under_way(bed: Bed) -> None:

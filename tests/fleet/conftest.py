@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import end_what_is_left
 from tests.sshd import Sshd
 
 
@@ -26,19 +26,5 @@ def nodes(make_sshd: Callable[..., Sshd], identity: Path) -> Iterator[Sshd]:
     lines.append('[groups.pair]\nnodes = ["node1", "node2"]\n')
     Path("nodes.toml").write_text("\n".join(lines))
     yield server
-    for number in (1, 2, 3):
-        left = [
-            pid
-            for pid in os.listdir("/proc")
-            if pid.isdigit() and started_with(pid, f"{server.state}/{number}")
-        ]
-        assert left == []
-
-
-def started_with(pid: str, state: str) -> bool:
-    try:
-        return f"TASKRUNNER_HOME={state}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
-            b"\0"
-        ) and (Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX")
-    except OSError:
-        return False
+    left = [end_what_is_left(f"{server.state}/{number}") for number in (1, 2, 3)]
+    assert left == [{}, {}, {}]
