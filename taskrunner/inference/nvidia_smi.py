@@ -15,6 +15,11 @@ def gpus(*fields: str, patience: float) -> list[list[str]]:
     return rows("--query-gpu=" + ",".join(fields), patience=patience)
 
 
+def count(*, patience: float) -> int:
+    """How many GPUs the driver knows."""
+    return len(gpus("index", patience=patience))
+
+
 def rows(question: str, *, patience: float) -> list[list[str]]:
     """The answer to a query option; without units."""
     words = [SMI, question, FORMAT]

@@ -33,7 +33,7 @@ IB_WORDS = 4
 
 def processors() -> dict[str, float]:
     """Seconds since boot that processors were busy with processes, and that a hypervisor took."""
-    fields = _text(Path("/proc/stat")).partition("\n")[0].split()
+    fields = text_of(Path("/proc/stat")).partition("\n")[0].split()
     if len(fields) < 9:
         return {}
     user, nice, system, _, _, _, _, steal = (int(field) / TICKS for field in fields[1:9])
@@ -44,7 +44,7 @@ def pressure() -> dict[str, float]:
     """Seconds since boot in which some process waited for a processor, and all of them for memory."""
     averages = {}
     for name, kind, what in (("wait_cpu", "some", "cpu"), ("wait_memory", "full", "memory")):
-        for line in _text(Path(f"/proc/pressure/{what}")).splitlines():
+        for line in text_of(Path(f"/proc/pressure/{what}")).splitlines():
             if line.startswith(kind):
                 averages[name] = int(line.rpartition("total=")[2]) / 1e6
     return averages
@@ -52,7 +52,7 @@ def pressure() -> dict[str, float]:
 
 def tcp() -> dict[str, int]:
     """TCP segments sent and sent again (RFC 4022)."""
-    lines = [line.split() for line in _text(Path("/proc/net/snmp")).splitlines() if line.startswith("Tcp:")]
+    lines = [line.split() for line in text_of(Path("/proc/net/snmp")).splitlines() if line.startswith("Tcp:")]
     if len(lines) != 2:
         return {}
     table = dict(zip(*lines))
@@ -66,9 +66,9 @@ def interfaces() -> dict[str, dict[str, Any]]:
     counters = {}
     for folder in NET.iterdir() if NET.is_dir() else ():
         try:
-            counters[_text(folder / "ifindex").strip()] = {
+            counters[text_of(folder / "ifindex").strip()] = {
                 "name": folder.name,
-                **{way: int(_text(folder / "statistics" / f"{way}_bytes")) for way in ("rx", "tx")},
+                **{way: int(text_of(folder / "statistics" / f"{way}_bytes")) for way in ("rx", "tx")},
             }
         except ValueError:
             continue  # gone while it was read
@@ -99,8 +99,8 @@ def rdma() -> dict[str, dict[str, int]]:
 
 def about() -> dict[str, Any]:
     """What kind of machine it is."""
-    cpus = [line for line in _text(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")]
-    memory = _text(Path("/proc/meminfo")).partition("\n")[0].split()
+    cpus = [line for line in text_of(Path("/proc/cpuinfo")).splitlines() if line.startswith("model name")]
+    memory = text_of(Path("/proc/meminfo")).partition("\n")[0].split()
     return {
         "hostname": os.uname().nodename,
         "kernel": os.uname().release,
@@ -108,18 +108,18 @@ def about() -> dict[str, Any]:
         "cpu": cpus[0].partition(":")[2].strip() if cpus else "",
         "memory_gib": round(int(memory[1]) / 1048576, 1) if len(memory) > 1 else 0,
         "addresses": addresses(),
-        "instance_type": _text(Path("/sys/devices/virtual/dmi/id/product_name")).strip(),
+        "instance_type": text_of(Path("/sys/devices/virtual/dmi/id/product_name")).strip(),
     }
 
 
 def addresses() -> list[str]:
     """The addresses of this machine, without those of the loopback."""
     texts: set[str] = set()
-    lines = _text(Path("/proc/net/fib_trie")).splitlines()
+    lines = text_of(Path("/proc/net/fib_trie")).splitlines()
     for line, following in zip(lines, lines[1:]):
         if "|--" in line and "host LOCAL" in following:
             texts.add(line.rpartition(" ")[2])
-    for line in _text(Path("/proc/net/if_inet6")).splitlines():
+    for line in text_of(Path("/proc/net/if_inet6")).splitlines():
         texts.add(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])))
     return sorted(address for address in texts if not address.startswith("127.") and address != "::1")
 
@@ -144,11 +144,12 @@ def xid_errors() -> int | None:
 
 
 def _number(path: Path) -> int:
-    text = _text(path).strip()
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else 0
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a file; "" where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

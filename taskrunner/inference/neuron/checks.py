@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..circumstances import machine
 from ..tools.process import find, output_of
 
 LOCK = Path("/tmp/nrt_kv_store_server.lock")
@@ -107,7 +108,7 @@ def lock(path: Path = LOCK) -> Iterator[Problem]:
         owner = pwd.getpwuid(about.st_uid).pw_name
     except KeyError:
         owner = str(about.st_uid)
-    holders = list(_holders(about.st_ino, _text("/proc/locks").splitlines()))
+    holders = list(_holders(about.st_ino, machine.text_of(Path("/proc/locks")).splitlines()))
     if holders:
         yield Problem(
             f"{path} belongs to {owner}, and process {holders[0]} holds it",
@@ -123,10 +124,3 @@ def _holders(inode: int, locks: Sequence[str]) -> Iterator[int]:
         match = re.search(r" (\d+) [0-9a-f]+:[0-9a-f]+:(\d+) ", line)
         if match and int(match[2]) == inode:
             yield int(match[1])
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..output import write
-from . import commands
-from .main import OPTIONS, size
-from .measure import VERSION, NotInstalledError, about_node, measured
+from . import commands, node_record
+from .measure import NotInstalledError, measured
+from .options import DEFAULTS, add, size
 
 Range = tuple[float, float]
+SHARED = ("peer", "port", "seconds", "omit", "timeout")
+"""The options that it has in common with single measurements."""
 CARDS: dict[str, tuple[int, int]] = {
     "c5n.18xlarge": (1, 100),
     "g4dn.12xlarge": (1, 50),
@@ -53,10 +53,7 @@ THREADS = (3, 16)
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
-    options = {name: (kind, default, text) for name, kind, default, text in OPTIONS}
-    for name in ("--peer", "--port", "--seconds", "--omit", "--timeout"):
-        kind, default, text = options[name]
-        parser.add_argument(name, type=kind, default=default, help=f"{text} ({default})")
+    add(parser, SHARED)
     parser.add_argument(
         "--streams", type=counts, default=[1, 4, 8], help="streams of iperf3, one run for each (1 4 8)"
     )
@@ -82,18 +79,16 @@ def counts(text: str) -> list[int]:
 
 def main(args: argparse.Namespace) -> int:
     """Measure TCP, then EFA; 1 when TCP has no valid result."""
-    common = {name.lstrip("-").replace("-", "_"): default for name, _, default, _ in OPTIONS}
-    common.update(peer=args.peer, port=args.port, seconds=args.seconds, omit=args.omit, timeout=args.timeout)
+    common = {**DEFAULTS, **{name: getattr(args, name) for name in SHARED}}
     runs = [_run("iperf3", {**common, "streams": count}) for count in args.streams]
     efa: dict[str, Any] | None = None
     if args.efa_tool != "none":
         over = {"provider": args.provider, "size": args.efa_size, "iterations": args.efa_iterations}
         efa = _run(args.efa_tool, {**common, **over})
-    result = {**summary(runs, efa), **about_node(args.peer), "runs": [*runs, *([efa] if efa else [])]}
+    every = [*runs, *([efa] if efa else [])]
+    result = node_record.made("baseline_bandwidth", args.peer, **summary(runs, efa), runs=every)
     result.update(notes(result))
-    write(args.output, json.dumps(result, indent=1))
-    for line in lines(result):
-        print(line)
+    node_record.tell(result, lines(result), args.output)
     return 0 if result["valid"] else 1
 
 
@@ -114,9 +109,6 @@ def summary(tcp: Sequence[Mapping[str, Any]], efa: Mapping[str, Any] | None) -> 
     best = max(by_streams.values(), default=None)
     over_efa, reason = _over_efa(efa)
     return {
-        "kind": "low-level",
-        "version": VERSION,
-        "measurement_type": "baseline_bandwidth",
         "tcp_bandwidth_gbps": best,
         "tcp_by_streams": by_streams,
         "efa_bandwidth_gbps": over_efa,

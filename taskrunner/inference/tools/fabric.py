@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..circumstances import machine
+from ..circumstances import judge, machine
 from ..circumstances.sampler import grown
 from .reading import Parsed
 
@@ -80,11 +78,7 @@ def payload_of(figures: Parsed) -> int:
 
 def is_here(host: str, own: Callable[[], list[str]] = machine.addresses) -> bool:
     """Whether an address or a name is of this node."""
-    try:
-        found = {str(info[4][0]).partition("%")[0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
-        return False
-    return any(ipaddress.ip_address(address).is_loopback for address in found) or not found.isdisjoint(own())
+    return judge.has(judge.CLIENT, {"addresses": own()}, host)
 
 
 def _ways(before: Counters) -> list[tuple[str, list[str], int]]:

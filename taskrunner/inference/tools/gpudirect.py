@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from .. import nvidia_smi
 from ..circumstances import machine
-from ..output import write
-from . import fabric
-from .measure import VERSION, about_node
+from . import fabric, node_record
 from .process import find, output_of
 from .reading import NotAResult
 from .registry import parser
@@ -22,7 +20,7 @@ PATIENCE_S = 30.0
 HAS = re.compile(r"p4de?\.|p5(?:e|en)?\.(?!4xlarge)|p6|g7e\.(?:12|24|48)xlarge|trn")
 HAS_NOT = re.compile(r"(?:g4dn|g5|g5g|g6|g6e|gr6|p3dn)\.|p5\.4xlarge|g7e\.8xlarge")
 """EC2 instance types with GPUDirect RDMA over EFA and without (aws-ofi-nccl, table of platforms)."""
-GOOD, MIDDLING = ("PIX", "PXB"), ("PHB",)
+GOOD = ("PIX", "PXB")
 MODULES = ("nvidia_peermem", "efa_nv_peermem")
 DMABUF_KERNEL = (5, 12)
 """The first kernel with dma-buf for RDMA."""
@@ -47,24 +45,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Look, judge and record. Its absence is a fact about the node; with --check it may be a failure."""
     inputs = look(args.nccl_log)
-    status, reason = judge(inputs)
-    result = {
-        "kind": "low-level",
-        "version": VERSION,
-        "measurement_type": "gpudirect",
-        **about_node(),
-        "gpudirect_status": status,
-        "gpudirect_reason": reason,
-        **inputs,
-    }
-    if args.output:
-        write(args.output, json.dumps(result, indent=1))
-    for line in lines(result):
-        print(line)
-    hint = remedy(inputs) if args.check and status not in ("enabled", "likely_enabled") else ""
-    if hint:
-        print(f"to do: {hint}")
-    return 1 if hint else 0
+    verdict = verdict_of(inputs)
+    about = {"gpudirect_status": verdict.status, "gpudirect_reason": verdict.reason, **inputs}
+    result = node_record.made("gpudirect", **about)
+    node_record.tell(result, lines(result), args.output)
+    if not (args.check and verdict.remedy):
+        return 0
+    print(f"to do: {verdict.remedy}")
+    return 1
 
 
 def look(nccl_log: str = "") -> dict[str, Any]:
@@ -75,7 +63,7 @@ def look(nccl_log: str = "") -> dict[str, Any]:
     return {
         "efa_devices": efa,
         "efa_device_count": len(efa),
-        "gpu_count": _gpus(),
+        "gpu_count": nvidia_smi.count(patience=PATIENCE_S),
         "hmem": _fi_info("-c", "FI_HMEM"),
         "rdma_read": _verb("rdma_read_bytes", efa),
         "rdma_write": _verb("rdma_write_bytes", efa),
@@ -85,63 +73,52 @@ def look(nccl_log: str = "") -> dict[str, Any]:
     }
 
 
-def judge(inputs: Mapping[str, Any], instance: str | None = None) -> tuple[str, str]:
-    """The status and why: enabled (proven), likely_enabled, likely_disabled, disabled, or unknown."""
+class Verdict(NamedTuple):
+    """enabled (proven), likely_enabled, likely_disabled, disabled or unknown, why, and what to do: "" where
+    it is there, or the hardware lacks it.
+    """
+
+    status: str
+    reason: str
+    remedy: str = ""
+
+
+def verdict_of(inputs: Mapping[str, Any], instance: str | None = None) -> Verdict:
+    """What the inputs say of an instance type, by default that of this node."""
     instance = instance or machine.about()["instance_type"] or ""
     if inputs["nccl_gpudirect_channels"]:
-        return "enabled", f"NCCL used it on {inputs['nccl_gpudirect_channels']} channels"
-    for refuted in _refutations(inputs, instance):
-        return "disabled", refuted
+        return Verdict("enabled", f"NCCL used it on {inputs['nccl_gpudirect_channels']} channels")
+    if HAS_NOT.match(instance):
+        return Verdict("disabled", f"{instance} has no GPUDirect RDMA: GPU memory goes through the host's")
+    if not inputs["gpu_count"]:
+        reason = "there is no NVIDIA GPU, or its driver does not answer"
+        return Verdict("disabled", reason, "install the NVIDIA driver, or use a Deep Learning AMI")
+    if not inputs["efa_device_count"]:
+        remedy = "enable EFA on a network interface of an instance type that has it"
+        return Verdict("disabled", "there is no EFA device", remedy)
     hmem, memory = inputs["hmem"], inputs["peer_memory"]
+    if hmem is False:
+        reason = "libfabric's efa provider does not offer GPU memory (fi_info -c FI_HMEM)"
+        return Verdict("disabled", reason, "run a newer EFA installer: its libfabric offers GPU memory")
     if memory == "none":
-        return "likely_disabled", "the kernel has neither nvidia_peermem nor dma-buf for the NVIDIA driver"
+        reason = "the kernel has neither nvidia_peermem nor dma-buf for the NVIDIA driver"
+        remedy = "sudo modprobe nvidia_peermem, or install the driver's open kernel modules (Linux 5.12 on)"
+        return Verdict("likely_disabled", reason, remedy)
     if hmem and (HAS.match(instance) or inputs["rdma_read"]):
         best = _best(inputs["topology"])
         far = f"; a card and a GPU are at best {MEANING[best]}" if best and best not in GOOD else ""
-        return "likely_enabled", f"libfabric offers GPU memory over EFA, by {memory}{far}"
+        return Verdict("likely_enabled", f"libfabric offers GPU memory over EFA, by {memory}{far}")
     if hmem is None:
-        return "unknown", "fi_info, which would tell whether libfabric offers GPU memory, is not installed"
-    return "unknown", f"libfabric offers GPU memory, but {instance or 'this machine'} may not have RDMA"
-
-
-def remedy(inputs: Mapping[str, Any], instance: str | None = None) -> str:
-    """What to do where it is missing; "" where the hardware has it not."""
-    instance = instance or machine.about()["instance_type"] or ""
-    if HAS_NOT.match(instance):
-        return ""
-    if not inputs["gpu_count"]:
-        return "install the NVIDIA driver, or use a Deep Learning AMI"
-    if not inputs["efa_device_count"]:
-        return "enable EFA on a network interface of an instance type that has it"
-    if inputs["hmem"] is None:
-        return "run the EFA installer: it brings fi_info"
-    if not inputs["hmem"]:
-        return "run a newer EFA installer: its libfabric offers GPU memory"
-    if inputs["peer_memory"] == "none":
-        return "sudo modprobe nvidia_peermem, or install the driver's open kernel modules (Linux 5.12 on)"
-    return "measure with NCCL (nccl-benchmark-nodes): its log proves it, or not"
-
-
-def _refutations(inputs: Mapping[str, Any], instance: str) -> Iterator[str]:
-    if HAS_NOT.match(instance):
-        yield f"{instance} has no GPUDirect RDMA: GPU memory goes through the host's"
-    if not inputs["gpu_count"]:
-        yield "there is no NVIDIA GPU, or its driver does not answer"
-    if not inputs["efa_device_count"]:
-        yield "there is no EFA device"
-    if inputs["hmem"] is False:
-        yield "libfabric's efa provider does not offer GPU memory (fi_info -c FI_HMEM)"
+        reason = "fi_info, which would tell whether libfabric offers GPU memory, is not installed"
+        return Verdict("unknown", reason, "run the EFA installer: it brings fi_info")
+    reason = f"libfabric offers GPU memory, but {instance or 'this machine'} may not have RDMA"
+    return Verdict("unknown", reason, "measure with NCCL (nccl-benchmark-nodes): its log proves it, or not")
 
 
 def _best(topology: Mapping[str, Any] | None) -> str:
     """The shortest way between a network card and a GPU."""
     ways = {way for gpus in (topology or {}).get("nic_to_gpu", {}).values() for way in gpus.values()}
     return next((way for way in MEANING if way in ways), "")
-
-
-def _gpus() -> int:
-    status, output, _ = output_of(["nvidia-smi", "-L"], PATIENCE_S)
-    return len(re.findall(r"^GPU \d+:", output, re.MULTILINE)) if status == 0 else 0
 
 
 def _fi_info(*more: str) -> bool | None:
@@ -162,7 +139,7 @@ def _verb(counter: str, devices: list[str]) -> bool | None:
 
 def _peer_memory() -> str:
     """How the kernel gives GPU memory to other devices: peermem, dmabuf or none."""
-    modules = {line.split(" ", 1)[0] for line in _text("/proc/modules").splitlines()}
+    modules = {line.split(" ", 1)[0] for line in machine.text_of(Path("/proc/modules")).splitlines()}
     if not modules.isdisjoint(MODULES) or any(Path("/sys/module", name).is_dir() for name in MODULES):
         return "peermem"
     numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
@@ -193,17 +170,10 @@ def _channels(path: str) -> int | None:
     if not path:
         return None
     try:
-        return int(parser("nccl-log")(_text(os.path.expanduser(path)))["gpudirect_channels"])
+        return int(parser("nccl-log")(machine.text_of(Path(path).expanduser()))["gpudirect_channels"])
     except NotAResult as error:
         print(f"{path} proves nothing: {error}")
         return None
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
 
 
 SHOWN: Mapping[str, tuple[str, Callable[[Any], object]]] = {

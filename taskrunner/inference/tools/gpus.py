@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..output import write
-from .measure import VERSION, about_node
+from . import node_record
 from .process import output_of
 from .reading import NotAResult, last_words
 from .registry import parser
@@ -40,9 +38,7 @@ def main(args: argparse.Namespace) -> int:
     except NotAResult as error:
         print(f"nvidia-smi: {error}", file=sys.stderr)
         return 1
-    write(args.output, json.dumps(result, indent=1))
-    for line in lines(result):
-        print(line)
+    node_record.tell(result, lines(result), args.output)
     return 0
 
 
@@ -52,16 +48,13 @@ def look(seconds: int, selection: str) -> dict[str, Any]:
     gpus = _asked(PATIENCE_S, f"--query-gpu={FIELDS}", "--format=csv")["gpus"]
     topology = _asked(PATIENCE_S, "topo", "-m")
     dmon = _asked(PATIENCE_S + 2 * seconds, *watch)["gpus"]
-    return {
-        "kind": "low-level",
-        "version": VERSION,
-        "measurement_type": "gpus",
-        **about_node(),
-        "gpus": gpus,
-        "topology": {"links": topology["links"], "nics": topology["nics"]},
-        "dmon": dmon,
-        "notes": list(_notes(gpus, dmon)),
-    }
+    return node_record.made(
+        "gpus",
+        gpus=gpus,
+        topology={"links": topology["links"], "nics": topology["nics"]},
+        dmon=dmon,
+        notes=list(_notes(gpus, dmon)),
+    )
 
 
 def _asked(patience: float, *words: str) -> dict[str, Any]:

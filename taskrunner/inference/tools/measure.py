@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from ..circumstances import machine
-from . import commands, fabric
+from . import commands, fabric, node_record
 from .process import find, output_of
 from .reading import NotAResult, Parsed, last_words, record
 from .registry import PERFTEST, SIZED
 from .registry import parser as parser_of
 
-VERSION = 1
 REFUSED = re.compile(
     r"Connection refused|Couldn't connect to|unable to (?:connect to server|send control message)"
 )
@@ -29,8 +27,10 @@ class NotInstalledError(Exception):
 
 
 def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
-    """How one side is called, its program by its path. Raises NotInstalledError."""
-    argv = commands.words(tool, side, _with_device(tool, values))
+    """How one side is called, its program by its path; `values` are those of `with_device`. Raises
+    NotInstalledError.
+    """
+    argv = commands.words(tool, side, values)
     program = find(argv[0])
     if program is None:
         package = commands.TOOLS[tool].package
@@ -44,9 +44,10 @@ def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
     return [program, *argv[1:]]
 
 
-def _with_device(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_device(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values with what perftest needs: this node's first RDMA device, or the one that is given, and its
-    kind of connection. EFA has no reliable connections, but reliable datagrams (SRD).
+    kind of connection. EFA has no reliable connections, but reliable datagrams (SRD). Raises
+    NotInstalledError.
     """
     if tool not in PERFTEST:
         return values
@@ -59,6 +60,7 @@ def _with_device(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, Any]]:
     """The record of a client in two parts: what the tool measured, and how. Raises NotInstalledError."""
+    values = with_device(tool, values)
     argv = command_line(tool, "client", values)
     until = time.monotonic() + RETRY_FOR_S
     while True:
@@ -79,28 +81,20 @@ def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, An
     asked = fabric.asked(_provider(tool, values), values["peer"])
     crossed = fabric.proof(before, fabric.counters(), figures, asked)
     doubts += fabric.doubts(crossed)
-    return figures, {
-        "kind": "low-level",
-        "version": VERSION,
-        **about_node(values["peer"]),
-        "fabric": crossed,
-        "client_argv": argv,
-        "server_argv": commands.words(tool, "server", _with_device(tool, values)),
-        "client_status": status,
-        "started_at": began,
-        "duration_s": round(time.time() - began, 3),
-        "memory": values["memory"] if tool == "ucx_perftest" else "host",
-        "valid": not doubts,
-        "doubts": doubts,
-        "output": output,
-        "errors": errors,
-    }
-
-
-def about_node(peer: str | None = None) -> dict[str, Any]:
-    """Which nodes a record is of."""
-    instance = machine.about()["instance_type"] or None
-    return {"node": platform.node(), "peer": peer, "instance_type": instance}
+    return figures, node_record.made(
+        peer=values["peer"],
+        fabric=crossed,
+        client_argv=argv,
+        server_argv=commands.words(tool, "server", values),
+        client_status=status,
+        started_at=began,
+        duration_s=round(time.time() - began, 3),
+        memory=values["memory"] if tool == "ucx_perftest" else "host",
+        valid=not doubts,
+        doubts=doubts,
+        output=output,
+        errors=errors,
+    )
 
 
 def _provider(tool: str, values: Mapping[str, Any]) -> str:
@@ -109,5 +103,5 @@ def _provider(tool: str, values: Mapping[str, Any]) -> str:
         transports = os.environ["UCX_TLS"].split(",")
         return "efa" if "srd" in transports else transports[0]
     if tool in PERFTEST:
-        return fabric.kind(str(_with_device(tool, values)["device"]))
+        return fabric.kind(str(values["device"]))
     return "tcp" if tool == "iperf3" else str(values["provider"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -14,8 +13,8 @@ from typing import Any
 
 from .. import nvidia_smi
 from ..output import write
-from .main import size
-from .measure import VERSION, about_node
+from . import node_record
+from .options import size
 from .process import find, output_of
 from .reading import NotAResult, last_words, record
 from .registry import parser
@@ -60,26 +59,21 @@ def factor(text: str) -> int:
 
 def main(args: argparse.Namespace) -> int:
     """Run the collectives one after the other; 1 unless all of them have a valid result."""
-    gpus = args.gpus or len(nvidia_smi.gpus("index", patience=PATIENCE_S))
+    gpus = args.gpus or nvidia_smi.count(patience=PATIENCE_S)
     nodes = args.nodes.replace(",", " ").split()
     if not gpus:
         print("there is no NVIDIA GPU, or its driver does not answer", file=sys.stderr)
         return 1
     runs = [_run(name, gpus, nodes, args) for name in args.collectives.split()]
-    result = {
-        "kind": "low-level",
-        "version": VERSION,
-        "measurement_type": "nccl",
-        **about_node(" ".join(nodes[1:]) or None),
-        "nodes": nodes,
-        "gpus_per_node": gpus,
-        "valid": bool(runs) and all(run["valid"] for run in runs),
-        "runs": runs,
-    }
-    write(args.output, json.dumps(result, indent=1))
-    for run in runs:
-        for line in lines(run):
-            print(line)
+    result = node_record.made(
+        "nccl",
+        " ".join(nodes[1:]) or None,
+        nodes=nodes,
+        gpus_per_node=gpus,
+        valid=bool(runs) and all(run["valid"] for run in runs),
+        runs=runs,
+    )
+    node_record.tell(result, (line for run in runs for line in lines(run)), args.output)
     return 0 if result["valid"] else 1
 
 

@@ -13,7 +13,7 @@ import pytest
 from taskrunner import run
 from taskrunner.inference.circumstances import machine
 from taskrunner.inference.tools import gpudirect
-from taskrunner.inference.tools.gpudirect import judge
+from taskrunner.inference.tools.gpudirect import verdict_of
 from taskrunner.inference.tools.registry import parser
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -42,7 +42,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "topology").write_text(TOPOLOGY)
     answers = {
-        "-L": SAMPLES / "nvidia_smi_list.txt",
+        "--query-gpu=index": SAMPLES / "nvidia_smi_query_nounits.txt",
         "topo": folder / "topology",
         "dmon": SAMPLES / "nvidia_smi_dmon.txt",
         "--query-gpu=*": SAMPLES / "nvidia_smi_query_csv.txt",
@@ -81,7 +81,7 @@ def test_everything_that_speaks_for_it_is_found(tools: Path, efa: Path) -> None:
     assert inputs["peer_memory"] == "dmabuf"
     assert inputs["topology"]["nic_to_gpu"]["rdmap49s0"] == {"GPU0": "PIX", "GPU1": "SYS"}
     assert inputs["nccl_gpudirect_channels"] == 0
-    assert judge(inputs, "p5.48xlarge") == (
+    assert verdict_of(inputs, "p5.48xlarge")[:2] == (
         "likely_enabled",
         "libfabric offers GPU memory over EFA, by dmabuf",
     )
@@ -125,7 +125,7 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_the_verdict_names_its_reason(instance: str, changed: dict[str, Any], status: str, why: str) -> None:
-    verdict, reason = judge({**GOOD, **changed}, instance)
+    verdict, reason, _ = verdict_of({**GOOD, **changed}, instance)
     assert (verdict, why in reason) == (status, True), reason
 
 
@@ -143,8 +143,8 @@ def test_the_verdict_names_its_reason(instance: str, changed: dict[str, Any], st
 def test_what_is_missing_has_a_remedy_unless_the_hardware_lacks_it(
     changed: dict[str, Any], hint: str
 ) -> None:
-    assert hint in gpudirect.remedy({**GOOD, **changed}, "p9.new")
-    assert gpudirect.remedy({**GOOD, **changed}, "g5.12xlarge") == ""
+    assert hint in verdict_of({**GOOD, **changed}, "p9.new").remedy
+    assert verdict_of({**GOOD, **changed}, "g5.12xlarge").remedy == ""
 
 
 def test_the_pack_records_and_shows_it() -> None:

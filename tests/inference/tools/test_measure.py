@@ -154,7 +154,7 @@ def test_perftest_is_called_with_the_connection_that_the_device_has(
     monkeypatch.setattr(machine, "RDMA", tmp_path / "infiniband")
     values = {"size": 4096, "iterations": 1000, "port": 18515, "peer": "p", "device": "", "provider": "efa"}
     with pytest.raises(measure.NotInstalledError, match="no RDMA device"):
-        measure.command_line("ib_send_bw", "client", values)
+        measure.with_device("ib_send_bw", values)
     device = tmp_path / "infiniband" / "rdmap49s0" / "device"
     device.mkdir(parents=True)
     (device / "driver").symlink_to(tmp_path / driver)
@@ -163,8 +163,9 @@ def test_perftest_is_called_with_the_connection_that_the_device_has(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     words = f"-d rdmap49s0 -c {connection} -x 0 -F --report_gbits -s 4096 -n 1000 -p 18515 p".split()
-    assert measure.command_line("ib_send_bw", "client", values) == [str(program), *words]
-    assert measure.command_line("ib_send_bw", "server", values) == [str(program), *words[:-1]]
+    known = measure.with_device("ib_send_bw", values)
+    assert measure.command_line("ib_send_bw", "client", known) == [str(program), *words]
+    assert measure.command_line("ib_send_bw", "server", known) == [str(program), *words[:-1]]
 
 
 def test_fabtests_are_built_for_the_libfabric_that_is_there(tmp_path: Path) -> None:
