@@ -14,14 +14,8 @@ from tests.helpers import command, completed
 from tests.sshd import free_port
 
 
-def test_both_sides_by_the_packs() -> None:
-    shared = [
-        f"--env=PORT={free_port()}",
-        "--env=STREAMS=1 2",
-        "--env=EFA_TOOL=fi_pingpong",
-        "--env=PROVIDER=tcp",
-        "--env=EFA_SIZE=1M",
-    ]
+def both_sides(shared: list[str]) -> tuple[subprocess.CompletedProcess[str], int, str]:
+    """What the client said; how the server ended, and its output."""
     with subprocess.Popen(
         command("measure-baseline-bandwidth-server", *shared),
         stdout=subprocess.PIPE,
@@ -32,7 +26,19 @@ def test_both_sides_by_the_packs() -> None:
             command("measure-baseline-bandwidth-client", *shared, "--env=SECONDS=1", "--env=OMIT=0", "-v")
         )
         output = server.communicate(timeout=60)[0]
-    assert (client.returncode, server.returncode) == (0, 0), client.stdout + output
+    return client, server.returncode, output
+
+
+def test_both_sides_by_the_packs() -> None:
+    shared = [
+        f"--env=PORT={free_port()}",
+        "--env=STREAMS=1 2",
+        "--env=EFA_TOOL=fi_pingpong",
+        "--env=PROVIDER=tcp",
+        "--env=EFA_SIZE=1M",
+    ]
+    client, server, output = both_sides(shared)
+    assert (client.returncode, server) == (0, 0), client.stdout + output
     result = json.loads(Path("results/baseline-bandwidth.json").read_text())
     assert result["measurement_type"] == "baseline_bandwidth"
     assert (result["valid"], list(result["tcp_by_streams"])) == (True, ["1", "2"])
@@ -45,17 +51,8 @@ def test_both_sides_by_the_packs() -> None:
 
 def test_a_tool_of_efa_that_is_missing_leaves_the_figures_of_tcp() -> None:
     shared = [f"--env=PORT={free_port()}", "--env=STREAMS=1", "--env=TIMEOUT=20"]
-    with subprocess.Popen(
-        command("measure-baseline-bandwidth-server", *shared),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as server:
-        client = completed(
-            command("measure-baseline-bandwidth-client", *shared, "--env=SECONDS=1", "--env=OMIT=0", "-v")
-        )
-        output = server.communicate(timeout=60)[0]
-    assert (client.returncode, server.returncode) == (0, 0), client.stdout + output
+    client, server, output = both_sides(shared)
+    assert (client.returncode, server) == (0, 0), client.stdout + output
     assert "EFA: none, as fi_rdm_bw is not installed" in client.stdout
 
 
