@@ -7,6 +7,7 @@ says when a start begins and ends, node 2 says what becomes of its server; they 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,16 +34,22 @@ Step = dict[str, Any]
 class Cell(NamedTuple):
     """A pattern in a block: what one result is of."""
 
-    block: int
     start: Start
     pattern: Measurement
+
+    @property
+    def block(self) -> int:
+        return self.start.block
 
 
 def cells(schedule: Schedule) -> Iterator[Cell]:
     """Every measurement of a schedule, in its order."""
     for start in schedule.starts:
-        for name in start.patterns:
-            yield Cell(start.block, start, schedule.patterns[name])
+        yield from _cells_of(schedule, start)
+
+
+def _cells_of(schedule: Schedule, start: Start) -> list[Cell]:
+    return [Cell(start, schedule.patterns[name]) for name in start.patterns]
 
 
 def fingerprint(schedule: Schedule, cell: Cell) -> str:
@@ -59,6 +66,7 @@ def place(schedule: Schedule, cell: Cell) -> str:
     return f"{schedule.name}/{cell.pattern.id}/{cell.block}"
 
 
+@functools.cache
 def serving() -> dict[str, Any]:
     """The variables of the serving packs, by name."""
     found: dict[str, Any] = {}
@@ -165,7 +173,7 @@ class _Sweep:
 
     def _start(self, start: Start, again: str) -> Iterator[Step]:
         key = f"s{start.number}{again}"
-        mine = [Cell(start.block, start, self.schedule.patterns[name]) for name in start.patterns]
+        mine = _cells_of(self.schedule, start)
         done, pair = self._guard(mine), start.configuration.mode != "unified"
         title = f"start {start.number} of {len(self.schedule.starts)}: {start.configuration.title}"
         if pair and self.two:

@@ -40,7 +40,7 @@ def run(args: typed.RunOnNodes) -> int:
 
 
 def _sides(args: typed.RunOnNodes) -> list[Job]:
-    """What runs where, by NODE:FILE,NODE:FILE. Neither side goes on without the other."""
+    """What runs where, by NODE:FILE,NODE:FILE. If one side fails, the other is stopped."""
     for option, value in (
         ("--from", args.start),
         ("--until", args.until),
@@ -128,12 +128,11 @@ def attach(args: typed.AttachOnNodes) -> int:
     _, chosen = nodes_of(args)
     if len(chosen) == 1:
         return attach_one(only(args, chosen[0].name))
-    context = About(lambda _: "", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
-    return _follow(args, chosen, context, lambda node, transport, _: runs.attach(args.run, transport))
+    return attach_each(args, dict.fromkeys((node.name for node in chosen), args.run))
 
 
 def attach_each(args: typed.AttachOnNodes, names: Mapping[str, str]) -> int:
-    """A run of its own on each node, by the nodes' names."""
+    """Follow a run of its own on each node, by the nodes' names."""
     _, chosen = nodes_of(args)
     context = About(lambda _: "", lambda node, step: again(only(args, node), "", "FILE", "--from", step))
     return _follow(args, chosen, context, lambda node, transport, _: runs.attach(names[node.name], transport))

@@ -74,7 +74,7 @@ def tagged(pid: int, tag: str) -> bool:
     for look in range(_EXEC_LOOKS):
         environ, words = _words(pid, "environ"), _words(pid, "cmdline")
         if (TAG + "=" + tag).encode() in environ or tag.encode() in words:
-            break
+            return _lives(pid)
         # While execve replaces the program, first both are empty, then there are arguments alone.
         if any(environ) or (any(words) and look > 0):
             return False
@@ -83,8 +83,10 @@ def tagged(pid: int, tag: str) -> bool:
             return False
         if not any(words):
             time.sleep(0.001)
-    else:
-        return False
+    return False
+
+
+def _lives(pid: int) -> bool:
     fields = identity.stat(pid)
     return fields is not None and fields[0] not in "ZX"
 
