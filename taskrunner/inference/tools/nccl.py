@@ -14,6 +14,7 @@ from typing import Any
 from .. import nvidia_smi
 from ..output import write
 from . import node_record
+from .nccl_tests import FAILURE
 from .options import size
 from .process import find, output_of
 from .reading import NotAResult, last_words, record
@@ -90,8 +91,13 @@ def _run(collective: str, gpus: int, nodes: Sequence[str], args: argparse.Namesp
     try:
         figures = parser("nccl-tests")(output)
     except NotAResult as error:
-        doubts.append(f"no result: {error if output.strip() else cause(errors)}")
+        # The cause may be on the error output alone, among the lines of NCCL's log.
+        failure = FAILURE.search(errors)
+        said = failure[0] if failure else error if output.strip() else cause(errors)
+        doubts.append(f"no result: {said}")
     fabric = proof(errors, args.fabric if nodes else "local")
+    if gpus == 1 and not nodes:
+        fabric |= {"proven": "local", "evidence": "one GPU: nothing leaves it"}
     if not doubts:
         doubts += [*_missing_sizes(figures, args), *_contradictions(fabric)]
     stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(began))

@@ -6,6 +6,7 @@ network; nccl_log tells what was used.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -28,7 +29,7 @@ HALF = ("time", "algbw", "busbw", "#wrong")
 def nccl_tests(text: str) -> Parsed:
     """A row for each size, out of place and in place: `time_us`, `algbw_gbytes_s`, `busbw_gbytes_s` (1e9
     bytes a second), `wrong` (None: not checked). The summary has the largest bus bandwidth, and the time of
-    the smallest size.
+    the smallest size that moves anything.
 
     Raises NotAResult when it failed, had wrong values, or is cut off.
     """
@@ -60,7 +61,10 @@ def nccl_tests(text: str) -> Parsed:
     name, version = NAME.search(text), VERSION.search(text)
     hosts = RANK.findall(text)
     best = max(half["busbw_gbytes_s"] for each in rows for half in (each["out_of_place"], each["in_place"]))
-    first = min(rows, key=lambda each: each["size_bytes"])
+    # all_gather rounds a size below 16 bytes for each rank down to nothing, which takes no time.
+    first = min(rows, key=lambda each: each["size_bytes"] or math.inf)
+    if not first["size_bytes"]:
+        raise NotAResult("every size was rounded down to 0 bytes: start with 1K")
     return record(
         name[1] if name else "nccl-tests",
         version[1] if version else "",

@@ -47,8 +47,12 @@ def tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def program(folder: Path, name: str, table: str, log: str = "", status: int = 0) -> None:
+def program(
+    folder: Path, name: str, table: str, log: str = "", status: int = 0, errors: str = ""
+) -> None:
     lines = [f"cat {shlex.quote(str(SAMPLES / table))}"]
+    if errors:
+        lines.append(f"cat {shlex.quote(str(SAMPLES / errors))} >&2")
     if log:
         lines.append(
             f'[ "$NCCL_DEBUG" = INFO ] && cat {shlex.quote(str(SAMPLES / log))} > "$NCCL_DEBUG_FILE"'
@@ -123,6 +127,23 @@ def test_what_is_no_result_says_why(
     ended, record = measure("nccl-benchmark", tests, tmp_path, COLLECTIVES="all_reduce")
     assert (ended, record["valid"]) == ("failed", False)
     assert doubt in "; ".join(record["runs"][0]["doubts"])
+
+
+def test_a_cause_that_is_on_the_error_output_alone_is_found(tests: Path, tmp_path: Path) -> None:
+    table, errors = "nccl_tests_219_too_many.txt", "nccl_tests_219_too_many.err.txt"
+    assert "Invalid number of GPUs" not in (SAMPLES / table).read_text()
+    program(tests, "all_reduce_perf", table, "nccl_log_p2p.txt", 5, errors)
+    status, record = measure("nccl-benchmark", tests, tmp_path, COLLECTIVES="all_reduce")
+    assert status == "failed"
+    assert "no result: Invalid number of GPUs" in record["runs"][0]["doubts"][1]
+
+
+def test_one_gpu_uses_no_fabric_whatever_the_log_says(tests: Path, tmp_path: Path) -> None:
+    program(tests, "all_reduce_perf", "nccl_tests_219_one_gpu.txt", "nccl_log_net_aws.txt")
+    sizes = {"NUM_GPUS": 1, "MIN_SIZE": "1M", "MAX_SIZE": "1M"}
+    _, record = measure("nccl-benchmark", tests, tmp_path, COLLECTIVES="all_reduce", **sizes)
+    assert "_LOCAL_" in record["runs"][0]["file"]
+    assert record["runs"][0]["fabric"]["evidence"] == "one GPU: nothing leaves it"
 
 
 def test_tests_that_are_not_installed_are_named_with_the_pack_that_builds_them(
