@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from taskrunner.experiments.models import Comparison
-from taskrunner.experiments.plan import Measurement, Plan
+from taskrunner.experiments.patterns import Measurement
+from taskrunner.experiments.plan import Plan
 
 MATCH = ("prompt_tokens", "concurrency", "max_tokens")
 RESTART_SPREAD = 0.03

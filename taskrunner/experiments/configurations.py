@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from taskrunner.experiments.plan import NATIVE_LEN, Measurement, Plan
+from taskrunner.experiments.patterns import Measurement
+from taskrunner.experiments.plan import NATIVE_LEN, Plan
 from taskrunner.inference.serving.lengths import max_model_len
 
 START_MINUTES = 10.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taskrunner.experiments.plan import NATIVE_LEN, Measurement, Plan
+from taskrunner.experiments.patterns import Measurement
+from taskrunner.experiments.plan import NATIVE_LEN, Plan
 from taskrunner.inference.serving.lengths import cap
 
 

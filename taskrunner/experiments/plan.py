@@ -1,60 +1,24 @@
-"""A plan as it is used: read, checked, and its patterns expanded, each setting with where it comes from."""
+"""A plan as it is used: found, read and checked, with what it includes."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from taskrunner import packs
-from taskrunner.errors import NotFoundError, Problem, TaskFileError, closest, in_order
-from taskrunner.experiments.models import AnalysisSettings, Pattern, PlanFile, Settings, ToolSettings
+from taskrunner.errors import NotFoundError, TaskFileError, closest, in_order
+from taskrunner.experiments.models import PlanFile
+from taskrunner.experiments.patterns import END_TO_END, Measurement, expanded
 from taskrunner.model import schema
-from taskrunner.model.document import Document, Place
+from taskrunner.model.document import Document
 
-ALIASES = {"prefix_cache": "enable_prefix_caching", "iterations": "measurement_iterations"}
-"""Older names, and those that count. A tool's `iterations` are its own."""
-DEFAULTS: Mapping[str, Any] = {
-    "max_tokens": 128,
-    "concurrency": 1,
-    "warmup_iterations": 10,
-    "measurement_iterations": 30,
-    "tp_size": 1,
-}
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NATIVE_LEN = 32_768
 """What a model is made for, where the plan does not say `native_len`."""
 NUMBERS = ("native_len", "kv_pool_tokens", "start_minutes", "tp_size", "node_count")
 """Of the infrastructure."""
-END_TO_END = "end-to-end"
-TOOL = "tool"
-ANALYSIS = "analysis"
-NAMES = frozenset(Settings.model_fields)
-_TOOL_NAMES = frozenset(ToolSettings.model_fields) - {"adhoc"}
-_ANALYSIS_NAMES = frozenset(AnalysisSettings.model_fields)
-
-
-class Measurement(NamedTuple):
-    """A pattern with every setting that counts for it: what it is, and from where each value comes."""
-
-    id: str
-    layer: str
-    kind: str
-    values: Mapping[str, Any]
-    origins: Mapping[str, str]
-    adhoc: bool
-    description: str
-    place: Place
-
-    def __getattr__(self, name: str) -> Any:
-        """A setting by its name; None where nothing says it."""
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return self.values.get(name)
 
 
 class Plan(NamedTuple):
@@ -133,16 +97,18 @@ def load(
     included = _included(document, file, path.parent)
     patterns: list[Measurement] = []
     for source, part in [(document, file), *included]:
-        patterns += _patterns(source, part, file, problems)
+        patterns += expanded(source, part, file, problems)
     seen: dict[str, Measurement] = {}
     for pattern in patterns:
         other = seen.setdefault(pattern.id, pattern)
         if not SAFE.fullmatch(pattern.id):
             message = f"{pattern.id!r} cannot be the name of a folder"
-            problems.append(document.problem(pattern.place, message, "letters, digits, dot, _ and -"))
+            problems.append(
+                pattern.document.problem(pattern.place, message, "letters, digits, dot, _ and -")
+            )
         if other is not pattern:
             message = f"pattern {pattern.id!r} is there twice: its results would overwrite each other"
-            problems.append(document.problem(pattern.place, message))
+            problems.append(pattern.document.problem(pattern.place, message))
     if not patterns:
         problems.append(document.problem((), "the plan has no patterns"))
     if problems:
@@ -166,134 +132,3 @@ def _included(document: Document, file: PlanFile, near: Path) -> list[tuple[Docu
             raise TaskFileError(problems)
         parts.append((other, PlanFile.model_validate(other.data)))
     return parts
-
-
-def _patterns(
-    document: Document, part: PlanFile, plan: PlanFile, problems: list[Problem]
-) -> Iterator[Measurement]:
-    common = _said(plan.common_settings)
-    infrastructure = plan.infrastructure or {}
-    if "tp_size" in infrastructure:
-        common["tp_size"] = int(float(infrastructure["tp_size"]))
-    for number, layer in enumerate(part.layers or []):
-        of_layer = {**_known(layer.vllm_config or {}), **_said(layer)}
-        place: Place = ("layers", number)
-        listed = [
-            (_said(one), one.id, bool(one.adhoc), one.description, (*place, "patterns", index))
-            for index, one in enumerate(layer.patterns or [])
-        ]
-        matrices = layer.matrix if isinstance(layer.matrix, list) else [layer.matrix] if layer.matrix else []
-        for index, matrix in enumerate(matrices):
-            at: Place = (*place, "matrix", index) if isinstance(layer.matrix, list) else (*place, "matrix")
-            wrong = next((name for name in matrix.values if name not in NAMES | _TOOL_NAMES), None)
-            if wrong:
-                hint = closest(wrong, NAMES | _TOOL_NAMES)
-                problems.append(
-                    document.problem((*at, "values", wrong), f"unknown setting {wrong!r}", hint, key=True)
-                )
-                continue
-            for values in _combinations(matrix.values, matrix.exclude or [], matrix.override or []):
-                try:
-                    Pattern.model_validate({"id": "x", **values})
-                except ValidationError as error:
-                    first = error.errors()[0]
-                    setting = ".".join(map(str, first["loc"]))
-                    problems.append(document.problem(at, f"matrix: {setting}: {first['msg']}"))
-                    break
-                named = {**DEFAULTS, **common, **of_layer, **values, "layer": layer.id, "phase": plan.phase}
-                listed.append((values, _id(matrix.id, matrix.suffix, named), False, "", at))
-        for values, name, adhoc, description, at in listed:
-            name = name.replace("{phase}", str(plan.phase or ""))
-            yield _measurement(
-                name, layer.id, values, of_layer, common, bool(layer.adhoc) or adhoc, description or "", at
-            )
-
-
-def _measurement(
-    name: str,
-    layer: str,
-    own: Mapping[str, Any],
-    of_layer: Mapping[str, Any],
-    common: Mapping[str, Any],
-    adhoc: bool,
-    description: str,
-    place: Place,
-) -> Measurement:
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for origin, source in (("default", DEFAULTS), ("plan", common), ("layer", of_layer), ("pattern", own)):
-        tool = "tool" in own or "tool" in of_layer
-        for key, value in source.items():
-            key = key if tool and key == "iterations" else ALIASES.get(key, key)
-            values[key], origins[key] = value, origin
-    kind = TOOL if values.get("tool") else ANALYSIS if not values.get("prompt_tokens") else END_TO_END
-    if kind == END_TO_END:
-        transport = values.get("transport")
-        if not values.get("mode"):
-            values["mode"], origins["mode"] = "disaggregated" if transport else "unified", "default"
-        if values["mode"] == "unified":
-            values.pop("transport", None)
-        if not values.get("backend"):
-            values["backend"], origins["backend"] = values.get("transport") or "unified", "default"
-    else:
-        values = {key: value for key, value in values.items() if origins[key] in ("layer", "pattern")}
-        origins = {key: origins[key] for key in values}
-    return Measurement(name, layer, kind, values, origins, adhoc, description, place)
-
-
-def _said(part: Settings | Pattern | None) -> dict[str, Any]:
-    """The settings that a part of the plan names."""
-    if part is None:
-        return {}
-    names = NAMES | _TOOL_NAMES | _ANALYSIS_NAMES
-    return {
-        name: value
-        for name, value in part.model_dump(exclude_unset=True, by_alias=False).items()
-        if name in names and value is not None
-    }
-
-
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name in NAMES and value is not None}
-
-
-def _combinations(
-    values: Mapping[str, Sequence[Any]],
-    exclude: Sequence[Mapping[str, Any]],
-    override: Sequence[Mapping[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    for chosen in itertools.product(*values.values()):
-        one = dict(zip(values, chosen, strict=True))
-        if any(_matches(one, rule) for rule in exclude):
-            continue
-        for rule in override:
-            if _matches(one, rule.get("when", {})):
-                one |= rule.get("set", {})
-        yield one
-
-
-def _matches(values: Mapping[str, Any], rule: Mapping[str, Any]) -> bool:
-    return all(
-        values.get(name) in wanted if isinstance(wanted, list) else values.get(name) == wanted
-        for name, wanted in rule.items()
-    )
-
-
-def label(tokens: int) -> str:
-    """1024 is 1k, 100000 is 100k, 240 is 240."""
-    if tokens % 1024 == 0:
-        return f"{tokens // 1024}k"
-    return f"{tokens // 1000}k" if tokens % 1000 == 0 else str(tokens)
-
-
-def _id(template: str | None, suffix: str | None, values: Mapping[str, Any]) -> str:
-    mode, transport = values.get("mode"), values.get("transport")
-    backend = values.get("backend") or ("unified" if mode == "unified" or not transport else transport)
-    named = {
-        **values,
-        "backend": backend,
-        "prompt_label": values.get("prompt_label") or label(values.get("prompt_tokens", 0)),
-    }
-    text = template or "p{phase}-{backend}-{prompt_label}-c{concurrency}"
-    name = re.sub(r"\{(\w+)\}", lambda match: str(named.get(match[1], "")), text)
-    return f"{name}-{suffix}" if suffix else name

@@ -11,7 +11,8 @@ from taskrunner.experiments import feasibility, order
 from taskrunner.experiments.configurations import Configuration, configurations, start_minutes
 from taskrunner.experiments.models import Replicates, Requests
 from taskrunner.experiments.order import Start
-from taskrunner.experiments.plan import END_TO_END, Measurement, Plan
+from taskrunner.experiments.patterns import END_TO_END, Measurement
+from taskrunner.experiments.plan import Plan
 
 PREFILL_TOKENS_PER_S, TPOT_MS = 4000.0, 30.0
 """Of 32B on four L40S, where no earlier result says it: for estimates only."""

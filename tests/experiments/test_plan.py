@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from taskrunner import packs
 from taskrunner.errors import NotFoundError, TaskFileError
-from taskrunner.experiments import comparisons, order, plan
+from taskrunner.experiments import comparisons, order, patterns, plan
 from taskrunner.experiments.models import generate
 from taskrunner.experiments.schedule import Limits, choose, schedule
 from tests.helpers import command, completed
@@ -49,6 +49,26 @@ def test_shipped_plans_need_no_more_starts_than_any_order(
     if name != "phase15":  # its longest prompts do not fit its GPU
         assert len(planned.starts) == starts
     assert planned.setup_minutes == planned.bound
+
+
+def test_a_problem_of_an_included_plan_is_placed_where_it_stands() -> None:
+    part = {
+        "layers": [
+            {
+                "id": "V",
+                "mode": "unified",
+                "matrix": {"values": {"prompt_token": [1]}},
+                "patterns": [{"id": "a", "prompt_tokens": 100}],
+            }
+        ]
+    }
+    write(part, "part.json")
+    with pytest.raises(TaskFileError) as caught:
+        plan.load(write({**TINY, "include": "part.json"}))
+    lines = [str(problem) for problem in caught.value.problems]
+    assert [line.split(": ")[0] for line in lines] == ["part.json:8:6", "part.json:14:5"]
+    assert "unknown setting 'prompt_token'" in lines[0]
+    assert "'a' is there twice" in lines[1]
 
 
 def test_phase2_has_48_patterns_and_44_that_run_only_when_they_are_named() -> None:
@@ -249,7 +269,7 @@ def test_an_older_plan_loads_unchanged() -> None:
     assert planned.starts[1].configuration.variables["ENFORCE_EAGER"] == "true"
     (comparison,) = planned.comparisons
     assert (comparison.id, len(comparison.pairs)) == ("CMP-03", 1)
-    tool = next(one for one in planned.plan.patterns if one.kind == plan.TOOL)
+    tool = next(one for one in planned.plan.patterns if one.kind == patterns.TOOL)
     assert (tool.adhoc, tool.values["iterations"], "max_tokens" in tool.values) == (True, 100, False)
 
 
