@@ -71,6 +71,10 @@ class StateError(TaskrunnerError):
     """The state folder cannot be read or written."""
 
 
+class NoSuchFileError(StateError):
+    """A file or folder is not on its node."""
+
+
 class TargetError(TaskrunnerError):
     """The target cannot be reached, or cannot run the engine."""
 

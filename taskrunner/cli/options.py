@@ -18,6 +18,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def blocks(text: str) -> int:
+    """The same; `extend --blocks +1` has a sign."""
+    return at_least_one(text.removeprefix("+"))
+
+
 def at_least_zero(text: str) -> int:
     """A number of at least 0. Raises what argparse turns into a usage error."""
     return 0 if text == "0" else at_least_one(text)
@@ -231,7 +236,7 @@ def scheduled(parser: Parser) -> None:
     group = parser.add_argument_group("other than the plan says")
     group.add_argument("--warmup", type=at_least_zero, metavar="N", help="requests before each measurement")
     group.add_argument("--iterations", type=at_least_one, metavar="N", help="measured requests")
-    group.add_argument("--blocks", type=at_least_one, metavar="N", help="passes, each with new starts")
+    group.add_argument("--blocks", type=blocks, metavar="N", help="passes, with new starts each (extend: more)")
     group.add_argument("--infra", action="append", default=[], metavar="NAME=VALUE",
                        help="infrastructure, such as gpu_type=L40S or start_minutes=4")
 
@@ -242,8 +247,8 @@ def generated(parser: Parser) -> None:
 
 
 def sweep(parser: Parser) -> None:
-    parser.add_argument("verb", choices=("run", "status", "list", "attach", "cancel", "collect"),
-                        help="run it; show results; list starts; follow; stop; fetch results")
+    parser.add_argument("verb", choices=("run", "extend", "status", "list", "attach", "cancel", "collect"),
+                        help="run it; more blocks; show results; list starts; follow; stop; fetch results")
     scheduled(parser)
     group = parser.add_argument_group("variables")
     group.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE",
@@ -251,6 +256,10 @@ def sweep(parser: Parser) -> None:
     group = parser.add_argument_group("mode")
     group.add_argument("--dry-run", "-n", action="store_true", help="show what would run")
     group.add_argument("--detach", "-d", action="store_true", help="start the sweep and return")
+    group.add_argument("--rerun", action="store_true", help="measure again what is measured and valid")
+    group.add_argument("--only-failed", action="store_true", help="only what has failed or is doubtful")
+    group.add_argument("--pairs", default="", metavar="A:B,C:D",
+                       help="pairs of nodes, prefill's and decode's, among which blocks are dealt out")
 
 
 def here(parser: Parser) -> None:

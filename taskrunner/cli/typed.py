@@ -156,8 +156,11 @@ class PlanGenerate(PlanArgs):
 
 
 class Experiment(PlanArgs, Shown):
-    verb: Literal["run", "status", "list", "attach", "cancel", "collect"]
+    verb: Literal["run", "extend", "status", "list", "attach", "cancel", "collect"]
     env: list[str]
+    pairs: str
+    rerun: bool
+    only_failed: bool
     dry_run: bool
     detach: bool
     program: str

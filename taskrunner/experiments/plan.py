@@ -103,9 +103,7 @@ def load(
         other = seen.setdefault(pattern.id, pattern)
         if not SAFE.fullmatch(pattern.id):
             message = f"{pattern.id!r} cannot be the name of a folder"
-            problems.append(
-                pattern.document.problem(pattern.place, message, "letters, digits, dot, _ and -")
-            )
+            problems.append(pattern.document.problem(pattern.place, message, "letters, digits, dot, _ and -"))
         if other is not pattern:
             message = f"pattern {pattern.id!r} is there twice: its results would overwrite each other"
             problems.append(pattern.document.problem(pattern.place, message))

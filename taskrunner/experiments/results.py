@@ -8,22 +8,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.experiments import sweep
+from taskrunner.experiments import cells
+from taskrunner.experiments.durations import INDEX
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.inference.output import write
 from taskrunner.inference.sweep.measured import read, why_not
 
 FIGURES = ("ttft", "tpot", "e2e_latency")
+UNITS = {"latency_us": "µs", "bandwidth_gbps": "Gbit/s", "max_busbw_gbytes_s": "GB/s"}
 STATISTICS = ("mean", "p50", "p95")
 RATES = ("throughput_rps", "throughput_tps")
+ABOUT = ("mode", "began", "ended")
+TOOL_FIGURES = ("latency_us", "bandwidth_gbps", "transfer_time_ms", "max_busbw_gbytes_s")
 
 
 class Row(NamedTuple):
-    """A cell: `why` is "" where its result counts."""
+    """A cell, or a run of a tool, which has no block: `why` is "" where its result counts."""
 
     pattern: str
-    block: int
-    start: int
+    part: str
+    block: int | None
+    start: int | None
     configuration: str
     fingerprint: str
     path: str
@@ -35,24 +40,59 @@ class Row(NamedTuple):
         value = ((self.record or {}).get("results") or {}).get(name)
         return value.get(statistic) if isinstance(value, Mapping) else None
 
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The figures of a tool: microseconds, 1e9 bit/s."""
+        runs = (self.record or {}).get("runs") or [self.record or {}]
+        return {name: value for run in runs for name, value in (run.get("summary") or {}).items()}
+
 
 def rows(schedule: Schedule, folder: Path) -> list[Row]:
     """All cells, in the order in which they are measured; `folder` has the plan's folder in it."""
     found = []
-    for cell in sweep.cells(schedule):
-        path = folder / sweep.place(schedule, cell) / "result.json"
-        wanted, record = sweep.fingerprint(schedule, cell), read(path)
+    for run in schedule.tool_runs:
+        path = folder / cells.tool_place(schedule, run) / "result.json"
+        wanted, record = cells.tool_fingerprint(run), read(path)
+        why = why_not(record, wanted)
+        found.append(Row(run.pattern.id, run.part, None, None, "", wanted, str(path), why, record))
+    for cell in cells.cells(schedule):
+        path = folder / cells.place(schedule, cell) / "result.json"
+        wanted, record = cells.fingerprint(schedule, cell), read(path)
+        names = (cell.pattern.id, str(cell.block), cell.block, cell.start.number)
         key = cell.start.configuration.key
-        row = (cell.pattern.id, cell.block, cell.start.number, key, wanted, str(path))
-        found.append(Row(*row, why_not(record, wanted), record))
+        found.append(Row(*names, key, wanted, str(path), why_not(record, wanted), record))
     return found
+
+
+class Left(NamedTuple):
+    """What a sweep still has to do."""
+
+    measurements: int
+    starts: int
+    seconds: float
+
+
+def left(schedule: Schedule, folder: Path) -> Left:
+    """What is not measured yet, and about how long that takes."""
+    missing = [row for row in rows(schedule, folder) if row.why and row.start is not None]
+    starts = {row.start for row in missing}
+    minutes = sum(start.minutes for start in schedule.starts if start.number in starts)
+    minutes += sum(schedule.minutes(schedule.patterns[row.pattern]) for row in missing)
+    return Left(len(missing), len(starts), minutes * 60)
+
+
+def blocks(folder: Path) -> int:
+    """The last block that has a result; a plan may have been extended."""
+    numbers = [path.parent.name for path in folder.glob("*/*/result.json")]
+    return max((int(number) for number in numbers if number.isdigit() and len(number) < 4), default=0)
 
 
 def as_dict(row: Row) -> dict[str, Any]:
     """A row without the record's raw values."""
-    results = (row.record or {}).get("results") or {}
+    results, metadata = ((row.record or {}).get(name) or {} for name in ("results", "metadata"))
     return {
         "pattern": row.pattern,
+        "part": row.part,
         "block": row.block,
         "start": row.start,
         "configuration": row.configuration,
@@ -62,15 +102,17 @@ def as_dict(row: Row) -> dict[str, Any]:
         "why": row.why,
         **{f"{name}_{each}_ms": row.figure(name, each) for name in FIGURES for each in STATISTICS},
         **{name: results.get(name) for name in RATES},
+        **{name: metadata.get(name) for name in ABOUT},
         "completed": results.get("completed"),
         "failed": results.get("failed"),
+        **{name: row.summary.get(name) for name in TOOL_FIGURES},
     }
 
 
 def save(folder: Path, found: Iterable[Row]) -> tuple[Path, Path]:
     """Write the index (a JSON object a line) and the same as CSV."""
     lines = [as_dict(row) for row in found]
-    index, table = folder / "index.jsonl", folder / "results.csv"
+    index, table = folder / INDEX, folder / "results.csv"
     write(str(index), "\n".join(json.dumps(line) for line in lines))
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]) if lines else [])
@@ -82,12 +124,17 @@ def save(folder: Path, found: Iterable[Row]) -> tuple[Path, Path]:
 def lines(found: Sequence[Row]) -> Iterable[str]:
     """The rows for people."""
     width = max((len(row.pattern) for row in found), default=7)
-    yield f"  {'pattern':<{width}}  block  start  TTFT p50  TPOT p50   E2E p50  ms"
+    parts = max(len("block"), *(len(row.part) for row in found), 0)
+    yield f"  {'pattern':<{width}}  {'block':>{parts}}  start  TTFT p50  TPOT p50   E2E p50  ms"
     for row in found:
         figures = "".join(f"{_shown(row.figure(name)):>10}" for name in FIGURES)
+        if row.block is None:
+            told = (f"{row.summary[name]:g} {unit}" for name, unit in UNITS.items() if name in row.summary)
+            figures = "  " + ", ".join(told)
         mark = "✓" if not row.why else "–" if row.record is None else "✗"
         said = f"  {row.why}" if row.why and row.record is not None else ""
-        yield f"{mark} {row.pattern:<{width}}  {row.block:>5}  {row.start:>5}{figures}{said}"
+        names = f"{row.pattern:<{width}}  {row.part:>{parts}}  {row.start or '':>5}"
+        yield f"{mark} {names}{figures}{said}".rstrip()
     counted = sum(not row.why for row in found)
     yield f"{counted} of {len(found)} measured"
 

@@ -9,10 +9,12 @@ from taskrunner.errors import NotFoundError, closest
 from taskrunner.experiments import comparisons as compare
 from taskrunner.experiments import feasibility, order
 from taskrunner.experiments.configurations import Configuration, configurations, start_minutes
+from taskrunner.experiments.durations import Durations
 from taskrunner.experiments.models import Replicates, Requests
 from taskrunner.experiments.order import Start
 from taskrunner.experiments.patterns import END_TO_END, Measurement
 from taskrunner.experiments.plan import Plan
+from taskrunner.experiments.tools import Run, runs
 
 PREFILL_TOKENS_PER_S, TPOT_MS = 4000.0, 30.0
 """Of 32B on four L40S, where no earlier result says it: for estimates only."""
@@ -39,6 +41,8 @@ class Schedule(NamedTuple):
     bound: float
     limits: Limits
     tools: Sequence[Measurement]
+    """Those of network and GPU tools, and analyses."""
+    durations: Durations
 
     @property
     def name(self) -> str:
@@ -55,7 +59,8 @@ class Schedule(NamedTuple):
         if self.limits.iterations is not None:
             return self.limits.iterations
         replicates = self.plan.file.replicates
-        if replicates is None or self.blocks == 1:
+        # By the plan, not by --blocks: a result of one block counts as one of several.
+        if replicates is None or replicates.blocks == 1:
             return int(pattern.measurement_iterations)
         per = self.plan.file.requests or Requests()
         return max(per.per_start, per.per_concurrency * int(pattern.concurrency))
@@ -65,7 +70,9 @@ class Schedule(NamedTuple):
         return int(pattern.warmup_iterations) if self.limits.warmup is None else self.limits.warmup
 
     def minutes(self, pattern: Measurement) -> float:
-        """An estimate of what measuring a pattern takes."""
+        """What measuring a pattern has taken, else an estimate."""
+        if measured := self.durations.patterns.get(pattern.id):
+            return measured
         one = pattern.prompt_tokens / PREFILL_TOKENS_PER_S + pattern.max_tokens * TPOT_MS / 1e3
         rounds = (self.requests(pattern) + self.warmup(pattern)) / min(pattern.concurrency, 4)
         return float(rounds * one / 60)
@@ -79,10 +86,27 @@ class Schedule(NamedTuple):
         return sum(self.minutes(self.patterns[name]) for start in self.starts for name in start.patterns)
 
     @property
+    def tool_runs(self) -> list[Run]:
+        """The runs of the chosen tools, in the plan's order."""
+        return [run for pattern in self.tools for run in runs(pattern)]
+
+    @property
+    def two_nodes(self) -> bool:
+        """Whether it needs a pair of nodes, where there is one."""
+        servers = any(start.configuration.mode != "unified" for start in self.starts)
+        return servers or any(run.between for run in self.tool_runs)
+
+    @property
     def nodes(self) -> int:
         """Nodes that are paid for."""
-        pair = any(start.configuration.mode != "unified" for start in self.starts)
-        return int(self.plan.number("node_count", 2 if pair else 1))
+        return int(self.plan.number("node_count", 2 if self.two_nodes else 1))
+
+    def dealt(self, number: int, count: int) -> Schedule:
+        """The part of one of `count` pairs: whole blocks, and for the first one the tools."""
+        if count == 1:
+            return self
+        starts = [start for start in self.starts if (start.block - 1) % count == number]
+        return self._replace(starts=starts, tools=self.tools if number == 0 else ())
 
     @property
     def cost(self) -> float | None:
@@ -119,13 +143,13 @@ def schedule(
     plan: Plan,
     names: Sequence[str] = (),
     limits: Limits | None = None,
-    measured: Mapping[str, float] | None = None,
+    measured: Durations | None = None,
 ) -> Schedule:
     """What a sweep of these layers and patterns does. Patterns that cannot run are left out of the starts.
 
-    `measured` are minutes of a start by role, from earlier results.
+    `measured` is how long earlier results have taken.
     """
-    limits = limits or Limits()
+    limits, durations = limits or Limits(), measured or Durations()
     chosen = choose(plan, names)
     picked = {pattern.id for pattern in chosen}
     # Of the whole plan, whatever is chosen: the servers of a pattern do not depend on what else is measured.
@@ -134,7 +158,7 @@ def schedule(
     running = [pattern for pattern in whole if verdicts[pattern.id].runs]
     every = configurations(plan, running)
     made = [one for one in every if any(pattern.id in picked for pattern in one.patterns)]
-    minutes = start_minutes(plan, measured)
+    minutes = start_minutes(plan, durations.starts)
     matched = compare.matched(plan, running)
     replicates = plan.file.replicates or Replicates()
     blocks = limits.blocks or replicates.blocks
@@ -162,6 +186,7 @@ def schedule(
         order.bound(made, minutes) + (blocks - 1) * order.bound(again, minutes),
         limits,
         [pattern for pattern in chosen if pattern.kind != END_TO_END],
+        durations,
     )
 
 

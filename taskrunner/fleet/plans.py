@@ -68,7 +68,8 @@ def sides(nodes: Nodes, names: str, env: Env) -> list[Job]:
         unknown = set()
         told = defaults(nodes, node)
         if len(chosen) == 2 and "PEER" not in {**told, **env} and _knows(loaded, "PEER"):
-            known["PEER"] = _address(next(other for other, *_ in chosen.values() if other is not node))
+            other = next(other for other, *_ in chosen.values() if other is not node)
+            known["PEER"] = private_address(other, "PEER")
         work.append(Job(node, path, loaded, known, told))
     return work
 
@@ -82,12 +83,13 @@ def _knows(file: api.LoadedFile, name: str) -> bool:
     return not unused(file.document, {name: ""})
 
 
-def _address(node: Node) -> str:
+def private_address(node: Node, variable: str) -> str:
+    """Where other nodes reach a node; `variable` can say it otherwise. Raises UsageError."""
     if address := node.private or node.address:
         return address
     raise UsageError(
         f"{node.name}: no private address is known",
-        f"set {prefix(node.name)}_PRIVATE, or give --env PEER=ADDRESS",
+        f"set {prefix(node.name)}_PRIVATE, or give --env {variable}=ADDRESS",
     )
 
 

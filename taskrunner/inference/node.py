@@ -9,6 +9,7 @@ COMMANDS = {
     "baseline": "tools.baseline",
     "bench": "bench.main",
     "clocks": "tools.clocks",
+    "fi-info": "tools.providers",
     "gpudirect": "tools.gpudirect",
     "gpus": "tools.gpus",
     "measured": "sweep.measured",

@@ -16,7 +16,7 @@ from taskrunner.engine.plan import Plan
 from taskrunner.engine.store.bounded_json import TooLarge
 from taskrunner.engine.store.events import fits
 from taskrunner.engine.store.follow import Chunk, Cursor
-from taskrunner.errors import StateError, TargetError
+from taskrunner.errors import NoSuchFileError, StateError, TargetError
 
 RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NUMBER = (int, float)
@@ -44,12 +44,15 @@ class Busy(StateError):
     """Somebody else is at what was asked for; it is worth asking again."""
 
 
+KINDS = {errno.EAGAIN: Busy, errno.ENOENT: NoSuchFileError}
+
+
 def value(name: str, message: dict[str, Any], payload: bytes) -> Any:
     """The value in an answer of the node `name`; bytes where it is bytes. Raises StateError."""
     if "error" not in message:
         return message.get("ok", payload)
     where = f"{message['path']}: " if message.get("path") else ""
-    kind = Busy if message.get("errno") == errno.EAGAIN else StateError
+    kind = KINDS.get(message.get("errno", 0), StateError)
     full = message.get("errno") in (errno.ENOSPC, errno.EDQUOT)
     raise kind(f"{name}: {where}{message['error']}", "free up space there" if full else "")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from taskrunner import packs
 from taskrunner.errors import NotFoundError, TaskFileError
-from taskrunner.experiments import comparisons, order, patterns, plan
+from taskrunner.experiments import comparisons, durations, order, patterns, plan
 from taskrunner.experiments.models import generate
 from taskrunner.experiments.schedule import Limits, choose, schedule
 from tests.helpers import command, completed
@@ -375,3 +375,42 @@ def test_plans_are_listed_validated_and_written_as_task_files() -> None:
     assert completed(command("plan", "generate", "phase2", "-o", "sweep")).returncode == 0
     for node in ("node1", "node2"):
         assert completed(command("validate", f"sweep/phase2-{node}.json")).returncode == 0
+
+
+def test_estimates_are_what_earlier_results_have_taken() -> None:
+    path = write(
+        {**TINY, "layers": [{**TINY["layers"][0], "matrix": {"values": {"prompt_tokens": [10, 20]}}}]}
+    )
+    folder = Path("results/p")
+    folder.mkdir(parents=True)
+    rows = [
+        ("a", 1, 0, 60),
+        ("pt-unified-10-c1", 1, 61, 91),
+        ("a", 2, 271, 331),
+        ("pt-unified-10-c1", 2, 332, 362),
+    ]
+    lines = [
+        json.dumps(
+            {
+                "pattern": name,
+                "start": start,
+                "mode": "unified",
+                "valid": True,
+                "began": 1e9 + at,
+                "ended": 1e9 + to,
+            }
+        )
+        for name, start, at, to in rows
+    ]
+    # What is cut off, or does not count, is not taken.
+    lines += [
+        '{"pattern": "a", "start"',
+        json.dumps({"pattern": "a", "start": 3, "mode": "unified", "valid": False}),
+    ]
+    (folder / "index.jsonl").write_text("\n".join(lines))
+    planned = schedule(plan.load(path), measured=durations.read(folder))
+    assert planned.starts[0].minutes == 3.0
+    assert planned.minutes(planned.patterns["a"]) == 1.0
+    assert planned.minutes(planned.patterns["pt-unified-10-c1"]) == pytest.approx(31 / 60)
+    shown = completed(command("plan", "show", str(path))).stdout
+    assert "1 starts, 3 minutes" in shown

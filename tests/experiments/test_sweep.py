@@ -27,8 +27,8 @@ PLAN: dict[str, Any] = {
 }
 
 
-def write(plan: dict[str, Any] = PLAN) -> None:
-    Path("tiny.json").write_text(json.dumps(plan))
+def write(plan: dict[str, Any] = PLAN, name: str = "tiny.json") -> None:
+    Path(name).write_text(json.dumps(plan))
 
 
 def index() -> list[dict[str, Any]]:
@@ -107,6 +107,64 @@ def test_a_plan_that_is_edited_makes_old_results_those_of_another(bed: Bed) -> N
     status = bed.experiment("tiny", "status", "U")
     assert (status.returncode, status.stdout.count("of other servers, settings")) == (1, 2)
     assert bed.experiment("tiny", "run", "U", "-q").returncode == 0
+
+
+TOOLS = {
+    **PLAN,
+    "layers": [
+        *PLAN["layers"][:1],
+        {
+            "id": "Tools",
+            "provider": "tcp",
+            "patterns": [
+                {"id": "info", "tool": "fi_info"},
+                {"id": "ping", "tool": "fi_pingpong", "message_sizes": [64, "1K"], "iterations": 100},
+                {"id": "smi", "tool": "nvidia-smi"},
+                {"id": "never", "tool": "kvbench"},
+            ],
+        },
+    ],
+    "replicates": {"blocks": 1},
+}
+
+
+def test_tools_run_before_the_servers_and_once(bed: Bed) -> None:
+    write(TOOLS)
+    done = bed.experiment("tiny", "run", "-q")
+    # There is no GPU, and no pack runs kvbench.
+    assert done.returncode == 1
+    assert "5 of 6 measured" in done.stdout, done.stdout + done.stderr
+    assert "run smi --env" in done.stderr
+    rows = {(row["pattern"], row["part"]): row for row in index()}
+    assert rows["ping", "size-64"]["latency_us"] > 0
+    assert rows["ping", "size-1K"]["valid"]
+    assert rows["info", "once"]["valid"]
+    assert "not run by a sweep: kvbench" in bed.experiment("tiny", "list").stdout
+    stamps = {key: Path(row["path"]).stat().st_mtime_ns for key, row in rows.items() if row["valid"]}
+    assert bed.experiment("tiny", "run", "-q").returncode == 1
+    assert {key: Path(rows[key]["path"]).stat().st_mtime_ns for key in stamps} == stamps
+    assert bed.starts() == ["unified"]
+
+
+def test_a_sweep_is_extended_by_blocks_and_stays_so(bed: Bed) -> None:
+    write({**PLAN, "replicates": {"blocks": 1, "configurations": "all"}})
+    assert bed.experiment("tiny", "run", "U", "--blocks", 2, "-q").returncode == 0
+    assert len(bed.starts()) == 2
+    done = bed.experiment("tiny", "status", "U")
+    assert (done.returncode, "4 of 4 measured" in done.stdout) == (0, True), done.stdout
+    assert bed.experiment("tiny", "extend", "--blocks", "+1", "-q").returncode == 0
+    assert "12 of 12 measured" in bed.experiment("tiny", "status").stdout
+
+
+def test_what_is_valid_is_measured_again_only_when_that_is_asked_for(bed: Bed) -> None:
+    write({**PLAN, "replicates": {"blocks": 1}})
+    assert bed.experiment("tiny", "run", "U", "-q").returncode == 0
+    before = {row["path"]: json.loads(Path(row["path"]).read_text()) for row in index() if row["valid"]}
+    failed = bed.experiment("tiny", "run", "U", "--only-failed")
+    assert (failed.returncode, "nothing has failed" in failed.stderr) == (0, True)
+    assert bed.experiment("tiny", "run", "U", "--rerun", "-q").returncode == 0
+    for path, record in before.items():
+        assert json.loads(Path(path).read_text())["metadata"]["began"] > record["metadata"]["began"]
 
 
 def test_one_pattern_for_a_smoke_test(bed: Bed) -> None:

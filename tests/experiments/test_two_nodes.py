@@ -48,6 +48,45 @@ def test_both_nodes_do_their_side_and_everything_is_measured_once(bed: Bed) -> N
     assert (again.returncode, len(bed.starts())) == (0, 6), again.stdout + again.stderr
 
 
+def test_tools_measure_between_both_nodes_before_any_server(bed: Bed) -> None:
+    ping = {"id": "ping", "tool": "fi_pingpong", "provider": "tcp", "message_size": 64, "iterations": 100}
+    write({**ONE_BLOCK, "layers": [{"id": "T", "patterns": [ping]}]})
+    done = experiment(bed, "run", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 measured" in done.stdout
+    (row,) = index()
+    assert row["latency_us"] > 0
+    assert experiment(bed, "run", "-q").returncode == 0
+    assert index() == [row]
+
+
+def test_blocks_are_dealt_out_to_pairs_of_nodes(bed: Bed, tmp_path: Path) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    other = Bed(second)
+    text = Path("nodes.toml").read_text()
+    for number, one in enumerate((bed, other), 1):
+        env = {**one.env, "NODE1_PRIVATE": "127.0.0.1"}
+        values = ", ".join(f'{name} = "{value}"' for name, value in env.items())
+        text = text.replace(f"{{ N = {number} }}", f"{{ {values} }}")
+    Path("nodes.toml").write_text(text)
+    write({**PLAN, "layers": PLAN["layers"][:1]})
+    words = ("experiment", "tiny", "run", "--pairs", "node1,node2", "-q")
+    done = completed(runner_command(*words), timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of 4 measured" in done.stdout
+    assert (bed.starts(), other.starts()) == (["unified"], ["unified"])
+    # The blocks of one pair are no blocks of the other.
+    assert {path.parent.name for path in bed.env_dir.rglob("result.json")} == {"1"}
+    assert {path.parent.name for path in other.env_dir.rglob("result.json")} == {"2"}
+    # Nothing is measured on the first two nodes of another plan.
+    write({**PLAN, "layers": PLAN["layers"][:1]}, "other.json")
+    other_plan = completed(runner_command("experiment", "other", "collect"))
+    assert (other_plan.returncode, "0 of 4 measured" in other_plan.stdout) == (1, True), other_plan.stderr
+    mistyped = completed(runner_command("experiment", "tiny", "run", "--pairs", "node1:nod2", "-q"))
+    assert (mistyped.returncode, "no node 'nod2'" in mistyped.stderr) == (2, True), mistyped.stderr
+
+
 def test_a_decode_server_that_cannot_start_is_known_at_once_and_the_rest_goes_on(bed: Bed) -> None:
     write(ONE_BLOCK)
     (bed.faults / "consumer").write_text("refuse always")

@@ -119,13 +119,14 @@ def nodes(args: typed.NodesJson) -> int:
             print(f"✗ {start}  {line['error']}")
             print("".join(f"    {text}\n" for text in line["hint"].splitlines()), end="")
             continue
-        runs = "; ".join(_run(run) for run in line["runs"]) or "nothing is running"
+        runs = "; ".join(described(run) for run in line["runs"]) or "nothing is running"
         clock = f"  clock {line['skew']:+.0f} s" if abs(line["skew"]) > 2 else ""
         print(f"✓ {start}  {line['latency'] * 1000:.1f} ms  Python {line['python']}{clock}  {runs}")
     return status
 
 
-def _run(run: dict[str, Any]) -> str:
+def described(run: dict[str, Any]) -> str:
+    """A run under way: its id, its name, and the step that it is at."""
     step = run["step"]
     at = f" at {step['id']} ({step['index'] + 1}/{run['steps']})" if step else ""
     return f"{run['run']} {run['name']}{at}"
@@ -145,7 +146,7 @@ def status(args: typed.NodesJson) -> int:
     def show(node: Node, value: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> None:
         live, last = value
         for run in live:
-            print(f"{node.name}: {_run(run)}, since {stamp(run['started'])}")
+            print(f"{node.name}: {described(run)}, since {stamp(run['started'])}")
         if not live:
             ended = "; ".join(f"last: {run['run']} {run['name']} {run['status']}" for run in last)
             print(f"{node.name}: nothing is running" + (f"; {ended}" if ended else ""))

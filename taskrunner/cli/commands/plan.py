@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from taskrunner.cli.output.format import duration
 from taskrunner.errors import TaskFileError, UsageError
-from taskrunner.experiments import comparisons, plan, sweep
+from taskrunner.experiments import comparisons, durations, plan
 from taskrunner.experiments.schedule import Limits, Schedule, schedule
+from taskrunner.experiments.sweep.files import task_files
 
 if TYPE_CHECKING:
     from taskrunner.cli import typed
 
 INVALID = 2
+FOLDER = Path("results")
+"""Where results of plans are, each in a folder of its own."""
 
 
 def list_(args: typed.Json) -> int:
@@ -75,7 +78,7 @@ def generate(args: typed.PlanGenerate) -> int:
     planned = scheduled(args, args.names)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for node, file in sweep.task_files(planned, args.count).items():
+    for node, file in task_files(planned, args.count).items():
         if args.count > 1:
             # Each sweep has words of its own: see `runner experiment`, which chooses them.
             for name in ("SWEEP", "RENDEZVOUS_TOKEN"):
@@ -96,7 +99,8 @@ def scheduled(args: typed.PlanArgs, names: list[str], values: Mapping[str, str] 
             raise UsageError(f"--infra {word}: expected NAME=VALUE", "for example --infra gpu_type=L40S")
         infrastructure[name] = value
     limits = Limits(args.warmup, args.iterations, args.blocks)
-    return schedule(plan.load(args.plan, infrastructure, values), names, limits)
+    loaded = plan.load(args.plan, infrastructure, values)
+    return schedule(loaded, names, limits, durations.read(FOLDER / loaded.name))
 
 
 def lines(planned: Schedule) -> list[str]:
@@ -112,12 +116,20 @@ def lines(planned: Schedule) -> list[str]:
         if found:
             text += ["", f"{len(found)} {title}:", *(f"  {name}: {why}" for name, why in found)]
     text += _told(planned)
-    if planned.tools:
-        kinds = ", ".join(sorted({str(one.tool or one.type) for one in planned.tools}))
-        text += [
-            "",
-            f"{len(planned.tools)} patterns of tools and analyses, which a sweep does not run: {kinds}",
-        ]
+    return text + _tools(planned)
+
+
+def _tools(planned: Schedule) -> list[str]:
+    """What runs before any server, and what does not run."""
+    runs = planned.tool_runs
+    text = []
+    if runs:
+        kinds = ", ".join(sorted({run.pattern.tool for run in runs}))
+        text += ["", f"{len(runs)} runs of tools before the first start: {kinds}"]
+    left = {pattern.id: pattern for pattern in planned.tools} | {run.pattern.id: None for run in runs}
+    kinds = ", ".join(sorted({str(one.tool or one.type) for one in left.values() if one}))
+    if kinds:
+        text += ["", f"not run by a sweep: {kinds}"]
     return text
 
 

@@ -23,6 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "results", nargs="+", metavar="FILE=FINGERPRINT", help="a result, and what it must be of"
     )
     parser.add_argument(
+        "--since", type=float, default=0.0, metavar="SECONDS", help="of the epoch: what began before is none"
+    )
+    parser.add_argument(
         "--server",
         action="append",
         default=[],
@@ -36,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     missing = []
     for word in args.results:
         path, _, fingerprint = word.rpartition("=")
-        reason = why_not(read(path), fingerprint)
+        reason = why_not(read(path), fingerprint, args.since)
         if reason:
             missing.append(f"{path}: {reason}")
     for line in missing:
@@ -69,15 +72,29 @@ def read(path: str | Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def why_not(record: Mapping[str, Any] | None, fingerprint: str) -> str:
+def doubts(record: Mapping[str, Any]) -> list[str]:
+    """Why the record of a tool, or of several runs of it, is not valid."""
+    runs = record.get("runs")
+    parts = (
+        [record, *(run for run in runs if isinstance(run, Mapping))] if isinstance(runs, list) else [record]
+    )
+    return [str(doubt) for part in parts for doubt in part.get("doubts") or []]
+
+
+def why_not(record: Mapping[str, Any] | None, fingerprint: str, since: float = 0.0) -> str:
     """Why a record does not count; "" where it does."""
     if record is None:
         return "there is no result"
     metadata, results = record.get("metadata"), record.get("results")
+    if record.get("kind") == "low-level":
+        # Of a tool. One that describes its node has nothing that could be wrong with it.
+        metadata, results = record, {"valid": record.get("valid", True), "invalid_because": doubts(record)}
     if not isinstance(metadata, Mapping) or not isinstance(results, Mapping):
         return "it is no result of a measurement"
     if metadata.get("fingerprint") != fingerprint:
         return "it is of other servers, settings or versions"
+    if since and (metadata.get("began") or metadata.get("started_at") or 0.0) < since:
+        return "it is measured again"
     if not results.get("valid"):
         return "; ".join(map(str, results.get("invalid_because") or ["it is not valid"]))
     if results.get("doubtful"):

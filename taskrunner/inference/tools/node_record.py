@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,13 +16,16 @@ VERSION = 1
 
 
 def made(measurement_type: str = "", peer: str | None = None, **more: Any) -> dict[str, Any]:
-    """A record of this node, and of `peer` where it is of two."""
+    """A record of this node, and of `peer` where it is of two; a sweep knows it by its FINGERPRINT."""
+    fingerprint = os.environ.get("FINGERPRINT", "")
     return {
         "kind": "low-level",
         "version": VERSION,
+        **({"fingerprint": fingerprint} if fingerprint else {}),
         **({"measurement_type": measurement_type} if measurement_type else {}),
         "node": platform.node(),
         "peer": peer,
+        "started_at": time.time(),
         "instance_type": machine.about()["instance_type"] or None,
         **more,
     }

@@ -47,9 +47,7 @@ def tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def program(
-    folder: Path, name: str, table: str, log: str = "", status: int = 0, errors: str = ""
-) -> None:
+def program(folder: Path, name: str, table: str, log: str = "", status: int = 0, errors: str = "") -> None:
     lines = [f"cat {shlex.quote(str(SAMPLES / table))}"]
     if errors:
         lines.append(f"cat {shlex.quote(str(SAMPLES / errors))} >&2")

@@ -1,0 +1,55 @@
+"""How long starts and measurements of a plan have taken, by the index of its earlier results."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskrunner.experiments.configurations import DECODE, PREFILL, UNIFIED
+
+LONGEST_START_MINUTES = 120.0
+"""What is longer is a pause between two runs of a sweep."""
+INDEX = "index.jsonl"
+
+
+class Durations(NamedTuple):
+    """Minutes: of a start by role, of a measurement with its warm-up by pattern; medians."""
+
+    starts: Mapping[str, float] = {}
+    patterns: Mapping[str, float] = {}
+
+
+def read(folder: Path) -> Durations:
+    """Those of the results in a plan's folder; none without an index."""
+    rows = sorted(_rows(folder / INDEX), key=lambda row: float(row["began"]))
+    starts: dict[str, list[float]] = defaultdict(list)
+    patterns: dict[str, list[float]] = defaultdict(list)
+    for before, row in zip([None, *rows], rows, strict=False):
+        # From the end of the one before: with the warm-up.
+        gap = (row["began"] - before["ended"]) / 60 if before else 0.0
+        anew = before is None or before["start"] != row["start"]
+        patterns[row["pattern"]].append((row["ended"] - row["began"]) / 60 + (0.0 if anew else max(gap, 0.0)))
+        if before and anew and 0 < gap < LONGEST_START_MINUTES:
+            for role in (UNIFIED,) if row["mode"] == "unified" else (PREFILL, DECODE):
+                starts[role].append(gap)
+    return Durations(
+        *({name: statistics.median(of) for name, of in each.items()} for each in (starts, patterns))
+    )
+
+
+def _rows(index: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = index.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("valid") and row.get("began") and row.get("ended"):
+            yield row

@@ -1,0 +1,67 @@
+"""Patterns of network and GPU tools as what a sweep runs on its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from taskrunner.experiments.patterns import Measurement
+from taskrunner.inference.tools.commands import TOOLS as BETWEEN_NODES
+
+ALONE: dict[str, tuple[str, ...]] = {
+    "fi_info": ("fi-info",),
+    "gpudirect": ("gpudirect",),
+    "nccl-tests": ("nccl", "--collectives", "all_reduce", "--min-size", "1M", "--max-size", "1G"),
+    "nvidia-smi": ("gpus",),
+}
+"""What runs on node 1 alone, by its command there."""
+STREAMS = (1, 4, 8)
+SECONDS = 30
+ITERATIONS = 1000
+PORT = 18600
+TEST = "tag_lat"
+
+
+class Run(NamedTuple):
+    """One run of a tool: `part` tells it from others of its pattern, `words` are those of its command.
+
+    Between two nodes they are followed by `server` or `client` and the peer's address.
+    """
+
+    pattern: Measurement
+    part: str
+    words: tuple[str, ...]
+    between: bool
+
+
+def runs(pattern: Measurement) -> Iterator[Run]:
+    """The runs of a pattern; none where no pack has its tool."""
+    tool = pattern.tool
+    if tool in ALONE:
+        words = (*ALONE[tool], "--provider", _provider(pattern)) if tool == "fi_info" else ALONE[tool]
+        yield Run(pattern, "once", words, between=False)
+    elif tool == "iperf3":
+        for streams in STREAMS:
+            words = _words(pattern, streams=streams, seconds=SECONDS)
+            yield Run(pattern, f"streams-{streams}", words, between=True)
+    elif tool in BETWEEN_NODES:
+        for size in pattern.message_sizes or [pattern.message_size or "64K"]:
+            words = _words(
+                pattern,
+                size=size,
+                iterations=pattern.iterations or ITERATIONS,
+                provider=_provider(pattern),
+                test=pattern.test_type or TEST,
+                memory=pattern.memory_type or "host",
+            )
+            yield Run(pattern, f"size-{size}", words, between=True)
+
+
+def _words(pattern: Measurement, **options: Any) -> tuple[str, ...]:
+    return (pattern.tool, *(word for name, value in options.items() for word in (f"--{name}", str(value))))
+
+
+def _provider(pattern: Measurement) -> str:
+    """The fabric that is asked for; a tool's words for EFA are `efa`, a plan's may be `srd`."""
+    asked = pattern.provider or pattern.transport or "efa"
+    return "efa" if asked == "srd" else str(asked)
