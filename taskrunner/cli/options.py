@@ -236,7 +236,7 @@ def scheduled(parser: Parser) -> None:
     group = parser.add_argument_group("other than the plan says")
     group.add_argument("--warmup", type=at_least_zero, metavar="N", help="requests before each measurement")
     group.add_argument("--iterations", type=at_least_one, metavar="N", help="measured requests")
-    group.add_argument("--blocks", type=blocks, metavar="N", help="passes, with new starts each (extend: more)")
+    group.add_argument("--blocks", type=blocks, metavar="N", help="passes with new starts (extend: more)")
     group.add_argument("--infra", action="append", default=[], metavar="NAME=VALUE",
                        help="infrastructure, such as gpu_type=L40S or start_minutes=4")
 
