@@ -258,8 +258,14 @@ def sweep(parser: Parser) -> None:
     group.add_argument("--detach", "-d", action="store_true", help="start the sweep and return")
     group.add_argument("--rerun", action="store_true", help="measure again what is measured and valid")
     group.add_argument("--only-failed", action="store_true", help="only what has failed or is doubtful")
+    group.add_argument("--mlflow", action="store_true", help="send what counts to MLflow, each result once")
     group.add_argument("--pairs", default="", metavar="A:B,C:D",
                        help="pairs of nodes, prefill's and decode's, among which blocks are dealt out")
+    group = parser.add_argument_group("as batch jobs")
+    group.add_argument("--on", dest="scheduler", choices=("slurm",), default="", help="a job for each pair")
+    group.add_argument("--partition", default="", metavar="NAME", help="Slurm's partition (its default)")
+    group.add_argument("--account", default="", metavar="NAME", help="Slurm's account (the user's)")
+    group.add_argument("--time", default="", metavar="TIME", help="limit of a job, which is requeued then")
 
 
 def here(parser: Parser) -> None:

@@ -6,7 +6,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from taskrunner import runs
 from taskrunner.cli import typed
@@ -19,7 +19,8 @@ from taskrunner.experiments import results
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.experiments.sweep.files import NODE1, serving, task_files, title
 from taskrunner.fleet.nodes import Node
-from taskrunner.fleet.plans import private_address, sides
+from taskrunner.fleet.plans import private_address
+from taskrunner.fleet.plans import sides as jobs_of
 from taskrunner.inference.output import write
 from taskrunner.model.variables import NODE
 from taskrunner.transports.local import LocalTransport
@@ -31,13 +32,6 @@ ENV_DIR = "~/vllm-env"
 """The default of the packs."""
 Pair = list[Node]
 """Prefill's node and decode's, or one for all; none: this machine."""
-
-
-class Side(NamedTuple):
-    """A task file of a sweep, and the node that runs it; None: this machine."""
-
-    node: Node | None
-    path: Path
 
 
 def pairs(args: typed.Experiment, planned: Schedule) -> list[Pair]:
@@ -98,16 +92,21 @@ def start(args: typed.Experiment, planned: Schedule, among: Sequence[Pair], sinc
     from taskrunner.cli.commands import nodes_run
     from taskrunner.cli.commands.run import run as run_one
 
-    files = _write(args, planned, among, since)
-    node, path = files[0]
-    if node is None:
-        return run_one(as_run(args, str(path), ""))
-    if len(files) == 1:
+    files = write_files(args, planned, max(1, len(among[0])), len(among), since)
+    if not among[0]:
+        return run_one(as_run(args, str(files[0][NODE1]), ""))
+    work = [
+        (node, path)
+        for pair, sides in zip(among, files, strict=True)
+        for node, path in zip(pair, sides.values(), strict=True)
+    ]
+    if len(work) == 1:
+        ((node, path),) = work
         return nodes_run.run(cast("typed.RunOnNodes", as_run(args, str(path), node.name)))
-    words = ",".join(f"{side.node.name}:{side.path}" for side in files if side.node)
+    words = ",".join(f"{node.name}:{path}" for node, path in work)
     values = [f"SWEEP={runs.new_id()}", f"RENDEZVOUS_TOKEN={secrets.token_hex()}"]
     changed = cast("typed.RunOnNodes", as_run(args, None, words, values))
-    jobs = sides(all_nodes(changed), words, variables(changed.env))
+    jobs = jobs_of(all_nodes(changed), words, variables(changed.env))
     addresses = {node.name: _addresses(pair, variables(args.env)) for pair in among for node in pair}
     jobs = [job._replace(env={**addresses[job.node.name], **job.env}) for job in jobs]
     # Only the first node of a pair brings results.
@@ -123,19 +122,21 @@ def _addresses(pair: Pair, given: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _write(args: typed.Experiment, planned: Schedule, among: Sequence[Pair], since: float) -> list[Side]:
+def write_files(
+    args: typed.Experiment, planned: Schedule, nodes: int, pairs: int, since: float = 0.0
+) -> list[dict[str, Path]]:
+    """Write the task files of each pair: node 1's, and node 2's where there are two `nodes`."""
     folder = FOLDER / planned.name
     folder.mkdir(parents=True, exist_ok=True)
     values = {name: value for name, value in variables(args.env).items() if is_written(name)}
     written = []
-    for number, pair in enumerate(among):
-        part = planned.dealt(number, len(among))
-        files = task_files(part, max(1, len(pair)), values, since)
+    for number in range(pairs):
+        suffix = f"-{number + 1}" if pairs > 1 else ""
+        files = task_files(planned.dealt(number, pairs), nodes, values, since)
+        paths = {side: folder / f"sweep-{side}{suffix}.json" for side in files}
         for side, file in files.items():
-            suffix = f"-{number + 1}" if len(among) > 1 else ""
-            path = folder / f"sweep-{side}{suffix}.json"
-            write(str(path), json.dumps(file, indent=1))
-            written.append(Side(pair[0 if side == NODE1 else 1] if pair else None, path))
+            write(str(paths[side]), json.dumps(file, indent=1))
+        written.append(paths)
     return written
 
 

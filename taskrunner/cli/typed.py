@@ -161,6 +161,11 @@ class Experiment(PlanArgs, Shown):
     pairs: str
     rerun: bool
     only_failed: bool
+    mlflow: bool
+    scheduler: str
+    partition: str
+    account: str
+    time: str
     dry_run: bool
     detach: bool
     program: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,7 +119,19 @@ def save(folder: Path, found: Iterable[Row]) -> tuple[Path, Path]:
         writer = csv.DictWriter(file, list(lines[0]) if lines else [])
         writer.writeheader()
         writer.writerows(lines)
+    _save_parquet(folder / "results.parquet", lines)
     return index, table
+
+
+def _save_parquet(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """The same for pandas and DuckDB, where pyarrow is installed."""
+    try:
+        import pyarrow.parquet  # type: ignore[import-untyped]
+    except ImportError:
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(line) for line in lines]), partial)
+    partial.replace(path)
 
 
 def lines(found: Sequence[Row]) -> Iterable[str]:

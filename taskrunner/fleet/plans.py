@@ -60,14 +60,14 @@ def sides(nodes: Nodes, names: str, env: Env) -> list[Job]:
                 raise UsageError(f"{node.name} is given two files", "run them one after the other")
             chosen[node.name] = node, path, api.load(path)
     files = [loaded for _, _, loaded in chosen.values()]
-    unknown = {name for name in env if not any(_knows(file, name) for file in files)}
+    unknown = {name for name in env if not any(knows(file, name) for file in files)}
     work = []
     for node, path, loaded in chosen.values():
         # What means nothing to any of them is reported, once.
-        known = {name: value for name, value in env.items() if _knows(loaded, name) or name in unknown}
+        known = {name: value for name, value in env.items() if knows(loaded, name) or name in unknown}
         unknown = set()
         told = defaults(nodes, node)
-        if len(chosen) == 2 and "PEER" not in {**told, **env} and _knows(loaded, "PEER"):
+        if len(chosen) == 2 and "PEER" not in {**told, **env} and knows(loaded, "PEER"):
             other = next(other for other, *_ in chosen.values() if other is not node)
             known["PEER"] = private_address(other, "PEER")
         work.append(Job(node, path, loaded, known, told))
@@ -79,7 +79,8 @@ def defaults(nodes: Nodes, node: Node) -> dict[str, str]:
     return {**nodes.variables(), "NODE_NAME": node.name, **node.variables}
 
 
-def _knows(file: api.LoadedFile, name: str) -> bool:
+def knows(file: api.LoadedFile, name: str) -> bool:
+    """Whether a variable means something to a file."""
     return not unused(file.document, {name: ""})
 
 

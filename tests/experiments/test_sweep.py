@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet  # type: ignore[import-untyped]
 
 from tests.experiments.conftest import Bed
 
@@ -154,6 +158,20 @@ def test_a_sweep_is_extended_by_blocks_and_stays_so(bed: Bed) -> None:
     assert (done.returncode, "4 of 4 measured" in done.stdout) == (0, True), done.stdout
     assert bed.experiment("tiny", "extend", "--blocks", "+1", "-q").returncode == 0
     assert "12 of 12 measured" in bed.experiment("tiny", "status").stdout
+
+
+def test_what_counts_goes_to_mlflow_and_into_one_table(bed: Bed, home: Path) -> None:
+    write({**PLAN, "replicates": {"blocks": 1}, "mlflow_config": {"experiment_name": "tiny-mlflow"}})
+    done = bed.experiment("tiny", "run", "U", "-q", "--mlflow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert bed.experiment("tiny", "collect", "--mlflow").returncode == 1  # of the whole plan half is there
+    with contextlib.closing(sqlite3.connect(home / "tracking" / "mlflow.db")) as store:
+        query = "select count(*) from runs join experiments using (experiment_id) where experiments.name = ?"
+        assert store.execute(query, ["tiny-mlflow"]).fetchone() == (2,)
+    table = pyarrow.parquet.read_table("results/tiny/results.parquet").to_pylist()
+    assert [(row["pattern"], row["ttft_p50_ms"]) for row in table] == [
+        (row["pattern"], row["ttft_p50_ms"]) for row in index()
+    ]
 
 
 def test_what_is_valid_is_measured_again_only_when_that_is_asked_for(bed: Bed) -> None:

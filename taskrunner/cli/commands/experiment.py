@@ -6,10 +6,10 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
 
-from taskrunner.cli import sweeps, typed
+from taskrunner.cli import batch, sweeps, typed
 from taskrunner.cli.commands import plan as plan_command
 from taskrunner.cli.commands.nodes import described
 from taskrunner.cli.commands.plan import FOLDER
@@ -34,6 +34,8 @@ def experiment(args: typed.Experiment) -> int:
     """Do what is asked for."""
     if args.names and args.verb not in WITH_NAMES:
         raise UsageError(f"{args.verb} takes no names", "it is about the whole sweep")
+    if args.scheduler and args.verb == "attach":
+        raise UsageError("attach cannot be used with --on slurm", "the job's log is in the results' folder")
     if args.verb not in ("run", "extend"):
         for name in OF_RUN[1:]:
             if getattr(args, name):
@@ -84,13 +86,18 @@ def _sweep(args: typed.Experiment, planned: Schedule) -> int:
     if args.dry_run:
         print("\n".join(plan_command.lines(planned)))
         return 0
+    since = time.time() if args.rerun else 0.0
+    if args.scheduler:
+        jobs = batch.submit(args, planned, since)
+        print(f"submitted: {', '.join(jobs)}" if not args.json else json.dumps({"jobs": jobs}))
+        return 0
     pairs = sweeps.pairs(args, planned)
     nodes = [node for pair in pairs for node in pair]
     if len(nodes) > 1:
         sweeps.refuse_second(args, planned, nodes)
     if not (args.json or args.quiet):
         print(_summary(planned), file=sys.stderr)
-    status = sweeps.start(args, planned, pairs, time.time() if args.rerun else 0.0)
+    status = sweeps.start(args, planned, pairs, since)
     if args.detach:
         return status
     sweeps.fetch(args, planned, pairs)
@@ -114,6 +121,8 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
     found = results.rows(planned, FOLDER)
     every = results.rows(_scheduled(args, []), FOLDER) if args.names else found
     results.save(FOLDER / planned.name, every)
+    if args.mlflow:
+        _log(args, planned, [row.path for row in found if not row.why and row.start is not None])
     if args.json:
         print(json.dumps({"type": "experiment", "rows": [results.as_dict(row) for row in found]}))
     else:
@@ -122,6 +131,14 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
     if missing and not args.json:
         print(f"for these alone: {_command(args, missing)}", file=sys.stderr)
     return FAILED if missing else 0
+
+
+def _log(args: typed.Experiment, planned: Schedule, paths: list[str]) -> None:
+    """Send what counts to MLflow, each result once; what cannot be sent now is kept."""
+    from taskrunner.cli.commands.mlflow import log
+
+    named = (planned.plan.file.mlflow_config or {}).get("experiment_name", "")
+    log(cast("typed.Log", typed.changed(args, files=paths, to="", experiment=named, artifact=[])))
 
 
 def _command(args: typed.Experiment, names: list[str]) -> str:
@@ -144,12 +161,20 @@ def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:
 
 def _status(args: typed.Experiment) -> int:
     planned = _scheduled(args, args.names)
-    found = [] if args.json else list(sweeps.live(args, planned, _nodes(args, planned)))
-    for name, run in found:
-        print(f"under way {f'on {name}' if name else 'here'}: {described(run)}")
+    found = [] if args.json else list(_under_way(args, planned))
+    for line in found:
+        print(f"under way {line}")
     if found:
         print(_progress(planned))
     return _report(args, planned)
+
+
+def _under_way(args: typed.Experiment, planned: Schedule) -> Iterator[str]:
+    if args.scheduler:
+        yield from (f"as job {job}: {state.lower()}" for job, state in batch.live(planned))
+    else:
+        for name, run in sweeps.live(args, planned, _nodes(args, planned)):
+            yield f"{f'on {name}' if name else 'here'}: {described(run)}"
 
 
 def _progress(planned: Schedule) -> str:
@@ -197,6 +222,8 @@ def _cancel(args: typed.Experiment) -> int:
     from taskrunner.cli.commands.runs import cancel as cancel_one
 
     planned = _scheduled(args, [])
+    if args.scheduler:
+        return batch.cancel(planned)
     found = list(sweeps.live(args, planned, _nodes(args, planned)))
     if not found:
         print("no sweep of this plan is under way", file=sys.stderr)
@@ -206,7 +233,8 @@ def _cancel(args: typed.Experiment) -> int:
 
 def _collect(args: typed.Experiment) -> int:
     planned = _scheduled(args, [])
-    sweeps.fetch(args, planned, sweeps.pairs(args, planned))
+    if not args.scheduler:  # its jobs write where all nodes see it
+        sweeps.fetch(args, planned, sweeps.pairs(args, planned))
     return _report(args, planned)
 
 

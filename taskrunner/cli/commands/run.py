@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.cli.output.streams import protect
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CANCELLED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEATED_S = 5.0
+"""Schedulers send SIGTERM to the processes of a step by several ways: that is one wish to stop."""
 
 
 def run(args: typed.Run) -> int:
@@ -98,11 +101,13 @@ class Signals:
     def __init__(self) -> None:
         self.stop = False
         self.told = False
+        self._since = 0.0
 
     def _stop(self, number: int, _: Any) -> None:
-        if self.stop:
+        if not self.stop:
+            self.stop, self._since = True, time.monotonic()
+        elif number != signal.SIGTERM or time.monotonic() - self._since > REPEATED_S:
             raise Detached
-        self.stop = True
 
     def _leave(self, number: int, _: Any) -> None:
         raise Detached

@@ -1,0 +1,114 @@
+"""A real Slurm cluster of four nodes on this machine, with ports and folders of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from tests.helpers import completed, wait_for
+from tests.sshd import free_port
+
+NODES = 4
+CONFIG = """
+ClusterName=tiny
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/munge.socket
+CredType=cred/munge
+SlurmUser={user}
+SlurmdUser={user}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,sched_interval=2
+ReturnToService=2
+MpiDefault=none
+SwitchType=switch/none
+KillWait=6
+SlurmctldTimeout=30
+SlurmdTimeout=10
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+{nodes}
+PartitionName=pairs Nodes=node[1-4] Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=node[1-4] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+class Cluster:
+    """Started by `start`, ended by `stop`; `conf` is what SLURM_CONF names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.conf = folder, folder / "slurm.conf"
+        for name in ("munge", "state", "log", *(f"spool-node{number}" for number in range(1, NODES + 1))):
+            (folder / name).mkdir(parents=True, mode=0o755)
+        host = socket.gethostname().split(".")[0]
+        nodes = "\n".join(
+            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2"
+            " RealMemory=2000 State=UNKNOWN"
+            for number in range(1, NODES + 1)
+        )
+        self.user = getpass.getuser()
+        values = {"host": host, "port": free_port(), "user": self.user, "folder": folder, "nodes": nodes}
+        self.conf.write_text(CONFIG.format(**values))
+
+    def start(self) -> None:
+        key = self.folder / "munge" / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        munge = self.folder / "munge"
+        places = {"socket": "munge.socket", "key-file": "key", "pid-file": "pid", "log-file": "log"}
+        words = [f"--{option}={munge / name}" for option, name in {**places, "seed-file": "seed"}.items()]
+        subprocess.run(["munged", "--force", *words], check=True)
+        subprocess.run(["slurmctld", "-f", self.conf], check=True)
+        for number in range(1, NODES + 1):
+            self.start_node(number)
+        self.wait_idle()
+
+    def start_node(self, number: int) -> None:
+        subprocess.run(["slurmd", "-f", self.conf, "-N", f"node{number}"], check=True)
+
+    def kill_node(self, number: int) -> None:
+        os.kill(int((self.folder / f"slurmd-node{number}.pid").read_text()), signal.SIGKILL)
+
+    def wait_idle(self) -> None:
+        wait_for(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(NODES), 60, "idle")
+
+    def ask(self, *words: str) -> str:
+        return completed(words, env={**os.environ, "SLURM_CONF": str(self.conf)}).stdout
+
+    def stop(self) -> None:
+        self.ask("scancel", "--full", f"--user={self.user}")
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self.ask("squeue", "-h").strip(), 30)
+        pids = [
+            self.folder / "slurmctld.pid",
+            *self.folder.glob("slurmd-*.pid"),
+            self.folder / "munge" / "pid",
+        ]
+        for path in pids:
+            with contextlib.suppress(OSError, ValueError):
+                pid = int(path.read_text())
+                os.kill(pid, signal.SIGTERM)
+                deadline = time.monotonic() + 10
+                while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+                    time.sleep(0.05)
