@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import random
+import signal
 import sqlite3
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet  # type: ignore[import-untyped]
+import pytest
 
 from tests.experiments.conftest import Bed
+from tests.helpers import command, started_with, wait_for
 
 PLAN: dict[str, Any] = {
     "name": "Tiny",
@@ -89,6 +96,50 @@ def test_a_server_that_dies_is_started_anew_and_what_it_spoiled_is_measured_at_t
     assert "2 of 2 measured" in done.stdout
     # The one that died, the one for the second pattern, and the one for the first again.
     assert bed.starts() == ["unified"] * 3
+
+
+@pytest.mark.parametrize("name", ["producer", "consumer", "proxy"])
+def test_a_process_that_is_killed_in_the_middle_spoils_nothing(bed: Bed, home: Path, name: str) -> None:
+    slow = {**PLAN["common_settings"], "measurement_iterations": 60}
+    write({**PLAN, "replicates": {"blocks": 1}, "common_settings": slow})
+    with subprocess.Popen(
+        command("experiment", "tiny", "run", "P", "-q", *bed.words), stdout=subprocess.PIPE, text=True
+    ) as sweep:
+        results = bed.env_dir / "results" / "tiny"
+        wait_for(lambda: list(results.glob("*/1/result.json")), 60, "a result")
+        before = {path: path.stat().st_mtime_ns for path in results.glob("*/1/result.json")}
+        ports = {"producer": "PREFILL_PORT", "consumer": "DECODE_PORT", "proxy": "PROXY_PORT"}
+        word = f"--port {bed.env[ports[name]]} "
+        killed = [pid for pid, line in started_with(str(home)).items() if word in line.replace("\0", " ")]
+        assert killed
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        shown, _ = sweep.communicate(timeout=200)
+    assert (sweep.returncode, "2 of 2 measured" in shown) == (0, True), shown
+    assert [path.stat().st_mtime_ns for path in before] == list(before.values())
+
+
+def test_the_controller_killed_at_random_moments_changes_nothing(bed: Bed) -> None:
+    chance = random.Random(seed := int(os.environ.get("TASKRUNNER_SEED", time.time_ns())))
+    write()
+    kills = 50 if os.environ.get("TASKRUNNER_SURVIVAL") == "whole" else 8
+    seen: dict[Path, int] = {}
+    for _ in range(kills):
+        with subprocess.Popen(
+            command("experiment", "tiny", "run", *bed.words),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as controller:
+            time.sleep(chance.uniform(0.2, 1.5))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(controller.pid, signal.SIGKILL)
+        for path in (bed.env_dir / "results/tiny").glob("*/*/result.json"):
+            assert seen.setdefault(path, path.stat().st_ino) == path.stat().st_ino, seed
+    done = bed.experiment("tiny", "run", "-q")
+    assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), (seed, done.stdout, done.stderr)
+    assert all(path.stat().st_ino == inode for path, inode in seen.items()), seed
+    assert len(bed.starts()) == 6, seed
 
 
 def test_a_configuration_that_never_starts_leaves_the_list_and_the_command(bed: Bed) -> None:

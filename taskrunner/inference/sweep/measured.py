@@ -1,4 +1,8 @@
-"""Whether results are there that count: valid, not doubtful, and of the measurement that is asked for."""
+"""Whether results are there that count: valid, not doubtful, and of the measurement that is asked for.
+
+That of PLACE is in results/PLACE/result.json. What counts is remembered, so that a shell can tell: a file
+results/.measured/PLACE/FINGERPRINT is newer.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path("results")
 TIMEOUT_S = 5.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past any proxy: it would answer for a server that is down."""
@@ -20,7 +25,7 @@ PAUSES_S = (0.3, 0.6, 0.0)
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What can be said to it."""
     parser.add_argument(
-        "results", nargs="+", metavar="FILE=FINGERPRINT", help="a result, and what it must be of"
+        "results", nargs="+", metavar="PLACE=FINGERPRINT", help="a result, and what it must be of"
     )
     parser.add_argument(
         "--since", type=float, default=0.0, metavar="SECONDS", help="of the epoch: what began before is none"
@@ -38,16 +43,26 @@ def main(args: argparse.Namespace) -> int:
     """0 when all of them are there and count, or when a server is missing: there is nothing to be done."""
     missing = []
     for word in args.results:
-        path, _, fingerprint = word.rpartition("=")
-        reason = why_not(read(path), fingerprint, args.since)
+        place, _, fingerprint = word.rpartition("=")
+        reason = why_not(read(RESULTS / place / "result.json"), fingerprint, args.since)
         if reason:
-            missing.append(f"{path}: {reason}")
+            missing.append(f"{place}: {reason}")
+        else:
+            _remember(RESULTS / ".measured" / place / fingerprint)
     for line in missing:
         print(line)
     down = [url for url in args.server if missing and not is_up(url)]
     for url in down:
         print(f"{url} does not answer")
     return 1 if missing and not down else 0
+
+
+def _remember(mark: Path) -> None:
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:
+        pass  # a full disk: it is asked for again
 
 
 def is_up(url: str) -> bool:
