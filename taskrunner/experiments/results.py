@@ -13,18 +13,21 @@ from taskrunner.experiments import cells
 from taskrunner.experiments.durations import INDEX
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.inference.output import write
-from taskrunner.inference.sweep.measured import read, why_not
+from taskrunner.inference.sweep.measured import MISSING, OTHER, fingerprint_of, read, why_not
 
 FIGURES = ("ttft", "tpot", "e2e_latency")
 UNITS = {"latency_us": "µs", "bandwidth_gbps": "Gbit/s", "max_busbw_gbytes_s": "GB/s"}
 STATISTICS = ("mean", "p50", "p95")
-RATES = ("throughput_rps", "throughput_tps")
+RESULTS = ("throughput_rps", "throughput_tps", "completed", "failed")
 ABOUT = ("mode", "began", "ended")
 TOOL_FIGURES = ("latency_us", "bandwidth_gbps", "transfer_time_ms", "max_busbw_gbytes_s")
 
 
 class Row(NamedTuple):
-    """A cell, or a run of a tool, which has no block: `why` is "" where its result counts."""
+    """A cell, or a run of a tool, which has no block: `why` is "" where its result counts.
+
+    `values` is what `digest` takes from its result, None where there is none.
+    """
 
     pattern: str
     part: str
@@ -34,35 +37,84 @@ class Row(NamedTuple):
     fingerprint: str
     path: str
     why: str
-    record: Mapping[str, Any] | None
+    values: Mapping[str, Any] | None
 
     def figure(self, name: str, statistic: str = "p50") -> float | None:
         """A statistic of a metric, in milliseconds."""
-        value = ((self.record or {}).get("results") or {}).get(name)
-        return value.get(statistic) if isinstance(value, Mapping) else None
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        """The figures of a tool: microseconds, 1e9 bit/s."""
-        runs = (self.record or {}).get("runs") or [self.record or {}]
-        return {name: value for run in runs for name, value in (run.get("summary") or {}).items()}
+        return (self.values or {}).get(f"{name}_{statistic}_ms")
 
 
 def rows(schedule: Schedule, folder: Path) -> list[Row]:
-    """All cells, in the order in which they are measured; `folder` has the plan's folder in it."""
+    """All cells, in the order in which they are measured; `folder` has the plan's folder in it.
+
+    Of a result that has not changed since the index was written, the index tells.
+    """
+    known = {line["path"]: line for line in _index(folder / schedule.name / INDEX)}
     found = []
+
+    def add(where: str, wanted: str, names: tuple[str, str, int | None, int | None, str]) -> None:
+        path = str(folder / where / "result.json")
+        values = _values(path, known.get(path))
+        found.append(Row(*names, wanted, path, _why(values, wanted), values))
+
     for run in schedule.tool_runs:
-        path = folder / cells.tool_place(schedule, run) / "result.json"
-        wanted, record = cells.tool_fingerprint(run), read(path)
-        why = why_not(record, wanted)
-        found.append(Row(run.pattern.id, run.part, None, None, "", wanted, str(path), why, record))
+        names = (run.pattern.id, run.part, None, None, "")
+        add(cells.tool_place(schedule, run), cells.tool_fingerprint(run), names)
     for cell in cells.cells(schedule):
-        path = folder / cells.place(schedule, cell) / "result.json"
-        wanted, record = cells.fingerprint(schedule, cell), read(path)
-        names = (cell.pattern.id, str(cell.block), cell.block, cell.start.number)
-        key = cell.start.configuration.key
-        found.append(Row(*names, key, wanted, str(path), why_not(record, wanted), record))
+        key, start = cell.start.configuration.key, cell.start.number
+        measured = (cell.pattern.id, str(cell.block), cell.block, start, key)
+        add(cells.place(schedule, cell), cells.fingerprint(schedule, cell), measured)
     return found
+
+
+def _index(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+    return [line for line in lines if isinstance(line, dict) and "path" in line and line.get("values")]
+
+
+def _values(path: str, known: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    stamp = [about.st_mtime_ns, about.st_size]
+    if known and known["values"].get("stamp") == stamp:
+        values: Mapping[str, Any] = known["values"]
+        return values
+    record = read(path)
+    return None if record is None else {**digest(record), "stamp": stamp}
+
+
+def digest(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the table has of a result: milliseconds; microseconds and 1e9 bit/s of a tool. `of` is its
+    fingerprint, `problem` why it does not count, whatever is asked for.
+    """
+    results, metadata = _part(record, "results"), _part(record, "metadata")
+    of = fingerprint_of(record)
+    runs = record.get("runs") or [record]
+    summary = {name: value for run in runs for name, value in _part(run, "summary").items()}
+    return {
+        "of": of,
+        "problem": why_not(record, of),
+        **{f"{name}_{each}_ms": _part(results, name).get(each) for name in FIGURES for each in STATISTICS},
+        **{name: results.get(name) for name in RESULTS},
+        **{name: metadata.get(name) for name in ABOUT},
+        **{name: summary.get(name) for name in TOOL_FIGURES},
+    }
+
+
+def _part(record: Any, name: str) -> Mapping[str, Any]:
+    part = record.get(name) if isinstance(record, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
+
+
+def _why(values: Mapping[str, Any] | None, wanted: str) -> str:
+    if values is None:
+        return MISSING
+    return OTHER if values["of"] != wanted else str(values["problem"])
 
 
 class Left(NamedTuple):
@@ -89,49 +141,38 @@ def blocks(folder: Path) -> int:
 
 
 def as_dict(row: Row) -> dict[str, Any]:
-    """A row without the record's raw values."""
-    results, metadata = ((row.record or {}).get(name) or {} for name in ("results", "metadata"))
+    """A row for machines, without requests and raw values."""
+    about = row._asdict() | {"valid": not row.why}
+    values = about.pop("values") or digest({})
     return {
-        "pattern": row.pattern,
-        "part": row.part,
-        "block": row.block,
-        "start": row.start,
-        "configuration": row.configuration,
-        "fingerprint": row.fingerprint,
-        "path": row.path,
-        "valid": not row.why,
-        "why": row.why,
-        **{f"{name}_{each}_ms": row.figure(name, each) for name in FIGURES for each in STATISTICS},
-        **{name: results.get(name) for name in RATES},
-        **{name: metadata.get(name) for name in ABOUT},
-        "completed": results.get("completed"),
-        "failed": results.get("failed"),
-        **{name: row.summary.get(name) for name in TOOL_FIGURES},
+        **about,
+        **{name: value for name, value in values.items() if name not in ("of", "problem", "stamp")},
     }
 
 
 def save(folder: Path, found: Iterable[Row]) -> tuple[Path, Path]:
     """Write the index (a JSON object a line) and the same as CSV."""
+    found = list(found)
     lines = [as_dict(row) for row in found]
     index, table = folder / INDEX, folder / "results.csv"
-    write(str(index), "\n".join(json.dumps(line) for line in lines))
+    kept = [{**line, "values": row.values} for line, row in zip(lines, found, strict=True)]
+    write(str(index), "\n".join(json.dumps(line) for line in kept))
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]) if lines else [])
         writer.writeheader()
         writer.writerows(lines)
-    _save_parquet(folder / "results.parquet", lines)
     return index, table
 
 
-def _save_parquet(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+def save_parquet(folder: Path, found: Iterable[Row]) -> None:
     """The same for pandas and DuckDB, where pyarrow is installed."""
     try:
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError:
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(line) for line in lines]), partial)
-    partial.replace(path)
+    partial = folder / f".results.parquet.{os.getpid()}"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([as_dict(row) for row in found]), partial)
+    partial.replace(folder / "results.parquet")
 
 
 def lines(found: Sequence[Row]) -> Iterable[str]:
@@ -140,16 +181,19 @@ def lines(found: Sequence[Row]) -> Iterable[str]:
     parts = max(len("block"), *(len(row.part) for row in found), 0)
     yield f"  {'pattern':<{width}}  {'block':>{parts}}  start  TTFT p50  TPOT p50   E2E p50  ms"
     for row in found:
-        figures = "".join(f"{_shown(row.figure(name)):>10}" for name in FIGURES)
-        if row.block is None:
-            told = (f"{row.summary[name]:g} {unit}" for name, unit in UNITS.items() if name in row.summary)
-            figures = "  " + ", ".join(told)
-        mark = "✓" if not row.why else "–" if row.record is None else "✗"
-        said = f"  {row.why}" if row.why and row.record is not None else ""
+        mark = "✓" if not row.why else "–" if row.values is None else "✗"
+        said = f"  {row.why}" if row.why and row.values is not None else ""
         names = f"{row.pattern:<{width}}  {row.part:>{parts}}  {row.start or '':>5}"
-        yield f"{mark} {names}{figures}{said}".rstrip()
+        yield f"{mark} {names}{_figures(row)}{said}".rstrip()
     counted = sum(not row.why for row in found)
     yield f"{counted} of {len(found)} measured"
+
+
+def _figures(row: Row) -> str:
+    if row.start is not None:
+        return "".join(f"{_shown(row.figure(name)):>10}" for name in FIGURES)
+    values = row.values or {}
+    return "  " + ", ".join(f"{values[name]:g} {unit}" for name, unit in UNITS.items() if values.get(name))
 
 
 def _shown(value: float | None) -> str:

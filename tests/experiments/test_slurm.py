@@ -63,8 +63,13 @@ def measured() -> dict[str, str]:
 
 def go_on(slurm: Cluster, job: str) -> None:
     """A job that is requeued waits for two minutes."""
-    wait_for(lambda: "BeginTime" in slurm.ask("squeue", "-h", "-j", job, "-o", "%r"), 60, "requeue")
-    slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def started() -> bool:
+        slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        shown = slurm.ask("scontrol", "show", "job", job)
+        return "Restarts=1" in shown and "JobState=RUNNING" in shown
+
+    wait_for(started, 120, "requeue")
 
 
 def test_a_job_measures_everything_on_two_nodes(bed: Bed, slurm: Cluster) -> None:
@@ -146,7 +151,7 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere(bed: Bed, slurm: Cluster) ->
     slurm.kill_node(int(first.removeprefix("node")))
     wait_for(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job), 90, "its loss")
     before = measured()
-    slurm.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+    go_on(slurm, job)
     ended(slurm, job)
     done = bed.experiment("tiny", "status", "--on", "slurm")
     assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)

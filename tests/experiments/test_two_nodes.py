@@ -43,6 +43,7 @@ def test_both_nodes_do_their_side_and_everything_is_measured_once(bed: Bed) -> N
     done = experiment(bed, "run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 of 8 measured" in done.stdout
+    assert "WARN" not in done.stdout
     assert sorted(bed.starts()) == sorted(["unified", "producer", "consumer"] * 2)
     again = experiment(bed, "run", "-q")
     assert (again.returncode, len(bed.starts())) == (0, 6), again.stdout + again.stderr

@@ -70,7 +70,7 @@ def _run(args: typed.Experiment) -> int:
 def _failed(args: typed.Experiment) -> list[str]:
     """The patterns that have a result which does not count."""
     rows = results.rows(_scheduled(args, args.names), FOLDER)
-    return sorted({row.pattern for row in rows if row.why and row.record is not None})
+    return sorted({row.pattern for row in rows if row.why and row.values is not None})
 
 
 def _extend(args: typed.Experiment) -> int:
@@ -121,6 +121,8 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
     found = results.rows(planned, FOLDER)
     every = results.rows(_scheduled(args, []), FOLDER) if args.names else found
     results.save(FOLDER / planned.name, every)
+    if args.verb != "status":  # which must be quick
+        results.save_parquet(FOLDER / planned.name, every)
     if args.mlflow:
         _log(args, planned, [row.path for row in found if not row.why and row.start is not None])
     if args.json:

@@ -38,7 +38,7 @@ def steps(sweep: Sweep) -> Iterator[Step]:
     if sweep.two:
         yield say("over", "the sweep is over", "sweep", "over", always=True)
         # Until node 2 has heard it.
-        wait = hear("node2", "Wait for node 2", "node2", "over", "false")
+        wait = hear("node2", "Wait for node 2", "node2", "over")
         yield {**wait, "always": True, "timeout": "2m"}
         close = stop(f"rendezvous-{sweep.schedule.name}")
         yield {"id": "close", **close, "name": "Close the rendezvous", "always": True}
@@ -86,9 +86,16 @@ def _cell(sweep: Sweep, key: str, cell: Cell, title: str, total: int) -> Iterato
             "service": service,
         }
     if pair and sweep.two:
-        yield hear(
-            f"{own}-decode", "Wait for the decode server", f"{key}-decode", "ready --unless node2", done
+        ready = sweep.words(f"{own}-ready")
+        heard = hear(
+            f"{own}-decode",
+            "Wait for the decode server",
+            f"{key}-decode",
+            "ready --unless node2",
+            f"{done} || [ -e {ready} ]",
         )
+        heard["commands"] += [f'mkdir -p "$(dirname {ready})"', f"touch {ready}"]
+        yield heard
     urls = ["http://<<NODE1_PRIVATE>>:<<PREFILL_PORT>>/health"]
     if pair:
         urls.append("http://<<NODE2_PRIVATE>>:<<DECODE_PORT>>/health")

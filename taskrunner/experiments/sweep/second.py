@@ -47,10 +47,10 @@ def _decode(sweep: Sweep, start: Start, again: str) -> Iterator[Step]:
     yield await_begin(sweep, key, title)
     service = {"extends": "vllm-consumer", "keep_if": "false", "env": settings(start.configuration)}
     meet = f'meet() {{ {LIB} rendezvous "$@" --url {RENDEZVOUS} --patience {PATIENCE_S}; }}; meet'
-    failed = f"[ -e {sweep.words(key)}-failed ]"
+    failed, over = f"[ -e {sweep.words(key)}-failed ]", f"[ -e {sweep.words(key)}-over ]"
     for life in LIVES:
         common: Step = {
-            "skip_if": f"{skip} || {failed}" if life else skip,
+            "skip_if": f"{skip} || {failed} || {over}" if life else f"{skip} || {over}",
             "on_failure": "continue",
             "cwd": "<<ENV_DIR>>",
         }
@@ -73,6 +73,7 @@ def _decode(sweep: Sweep, start: Start, again: str) -> Iterator[Step]:
                 f'[ "$word" = ready ] || touch {sweep.words(key)}-failed',
                 f'{meet} say {key}-decode "$word" || true',
                 f"{meet} wait {key}-over --while {health} --unless sweep",
+                f"touch {sweep.words(key)}-over",
             ],
         }
     yield {"id": f"{key}-stop", **stop("vllm-consumer"), "skip_if": skip}

@@ -52,7 +52,7 @@ class Sweep(NamedTuple):
         )
 
     def words(self, key: str) -> str:
-        """The file in which node 2 keeps what it was told."""
+        """The file in which a node keeps what it was told."""
         return f"results/{self.schedule.name}/words-<<SWEEP>>/{key}"
 
 
@@ -80,14 +80,15 @@ def say(step: str, title: str, name: str, word: str, always: bool = False) -> St
     }
 
 
-def hear(step: str, title: str, name: str, wanted: str, done: str) -> Step:
-    """A step that waits for a word."""
+def hear(step: str, title: str, name: str, wanted: str, done: str = "") -> Step:
+    """A step that waits for a word, unless `done` holds."""
     return {
         "id": step,
         "name": title,
-        "skip_if": done,
+        "skip_if": done or "false",
         "on_failure": "continue",
         "timeout": "30m",
+        "cwd": "<<ENV_DIR>>",
         "env": TOKEN,
         "commands": [f"{LIB} rendezvous wait --url {RENDEZVOUS} {name} --for {wanted}"],
     }

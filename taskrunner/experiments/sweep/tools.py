@@ -64,12 +64,13 @@ def server(sweep: Sweep, run: Run) -> Iterator[Step]:
     yield {
         "id": f"{key}-hold",
         "name": f"{title}: until node 1 has measured",
-        "skip_if": skip,
+        "skip_if": f"{skip} || [ -e {sweep.words(key)}-over ]",
         "on_failure": "continue",
         "cwd": "<<ENV_DIR>>",
         "env": TOKEN,
         "commands": [
-            f"{LIB} rendezvous wait --url {RENDEZVOUS} {key}-over --patience {PATIENCE_S} --unless sweep"
+            f"{LIB} rendezvous wait --url {RENDEZVOUS} {key}-over --patience {PATIENCE_S} --unless sweep",
+            f"touch {sweep.words(key)}-over",
         ],
     }
     yield {"id": f"{key}-stop", **stop(SERVER), "skip_if": skip, "cwd": "<<ENV_DIR>>"}

@@ -20,6 +20,7 @@ TIMEOUT_S = 5.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past any proxy: it would answer for a server that is down."""
 PAUSES_S = (0.3, 0.6, 0.0)
+MISSING, OTHER = "there is no result", "it is of other servers, settings or versions"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,18 +97,24 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
     return [str(doubt) for part in parts for doubt in part.get("doubts") or []]
 
 
-def why_not(record: Mapping[str, Any] | None, fingerprint: str, since: float = 0.0) -> str:
+def fingerprint_of(record: Mapping[str, Any]) -> Any:
+    """What a record says that it is of."""
+    metadata = record if record.get("kind") == "low-level" else record.get("metadata")
+    return metadata.get("fingerprint") if isinstance(metadata, Mapping) else None
+
+
+def why_not(record: Mapping[str, Any] | None, fingerprint: Any, since: float = 0.0) -> str:
     """Why a record does not count; "" where it does."""
     if record is None:
-        return "there is no result"
+        return MISSING
     metadata, results = record.get("metadata"), record.get("results")
     if record.get("kind") == "low-level":
         # Of a tool. One that describes its node has nothing that could be wrong with it.
         metadata, results = record, {"valid": record.get("valid", True), "invalid_because": doubts(record)}
     if not isinstance(metadata, Mapping) or not isinstance(results, Mapping):
         return "it is no result of a measurement"
-    if metadata.get("fingerprint") != fingerprint:
-        return "it is of other servers, settings or versions"
+    if fingerprint_of(record) != fingerprint:
+        return OTHER
     if since and (metadata.get("began") or metadata.get("started_at") or 0.0) < since:
         return "it is measured again"
     if not results.get("valid"):
