@@ -16,6 +16,8 @@ PACKAGE = Path(taskrunner.__file__).parent
 LEVELS = [
     ["cli"],
     ["experiments"],
+    ["report"],
+    ["analysis"],
     ["fleet"],
     ["api"],
     ["history", "runs"],

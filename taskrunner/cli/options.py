@@ -247,8 +247,9 @@ def generated(parser: Parser) -> None:
 
 
 def sweep(parser: Parser) -> None:
-    parser.add_argument("verb", choices=("run", "extend", "status", "list", "attach", "cancel", "collect"),
-                        help="run it; more blocks; show results; list starts; follow; stop; fetch results")
+    parser.add_argument("verb", choices=("run", "extend", "status", "list", "attach", "cancel", "collect",
+                                         "analyze", "report"),
+                        help="run; more blocks; show results; list starts; follow; stop; fetch; judge; a page")
     scheduled(parser)
     group = parser.add_argument_group("variables")
     group.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE",
@@ -266,6 +267,24 @@ def sweep(parser: Parser) -> None:
     group.add_argument("--partition", default="", metavar="NAME", help="Slurm's partition (its default)")
     group.add_argument("--account", default="", metavar="NAME", help="Slurm's account (the user's)")
     group.add_argument("--time", default="", metavar="TIME", help="limit of a job, which is requeued then")
+
+
+def sweep_results(parser: Parser) -> None:
+    parser.add_argument("results", metavar="RESULTS", help="a folder of results, such as results/phase2")
+    parser.add_argument("--doubtful", action="store_true", help="let doubtful results count, too")
+
+
+def compared(parser: Parser) -> None:
+    parser.add_argument("--against", default="", metavar="OTHER", help="results of an earlier sweep of it")
+    parser.add_argument("--margin", default="5 %", metavar="AMOUNT", help="a difference that matters (5 %%)")
+
+
+def page(parser: Parser) -> None:
+    parser.add_argument("--output", "-o", default="report.html", metavar="FILE", help="(report.html)")
+    parser.add_argument("--lang", choices=("en", "ja"), default="en", help="language of the labels (en)")
+    parser.add_argument("--figures", default="", metavar="DIR", help="write figures and table there, too")
+    parser.add_argument("--serve", type=int, nargs="?", const=0, metavar="PORT",
+                        help="serve the page on this machine instead (a free port)")
 
 
 def here(parser: Parser) -> None:

@@ -76,6 +76,23 @@ exit status:
 """
 
 
+ANALYZE_EXAMPLES = """examples:
+  taskrunner analyze results/phase2               ratios, intervals and verdicts of the plan's comparisons
+  taskrunner analyze results/phase2 --against ../old/results/phase2 --margin "3 %%"
+  taskrunner analyze results/phase2 --json        for machines
+
+exit status:
+  0 nothing calls for a closer look   1 an alarm, or slower than the other sweep   2 bad usage
+"""
+
+
+REPORT_EXAMPLES = """examples:
+  taskrunner report results/phase2 -o report.html
+  taskrunner report results/phase2 --figures figures/   SVG, PNG, CSV and Parquet, too
+  taskrunner report results/phase2 --serve              in a browser, renewed while the sweep runs
+"""
+
+
 # Plain classes: named tuples and dataclasses take milliseconds of every start to make.
 class Command:
     """A command: what it is for, the function that handles it, the groups of arguments (in options.py) it
@@ -127,6 +144,10 @@ COMMANDS = {
     }),
     "experiment": Command("run a plan of measurements on this machine", "experiment:experiment",
                           "plan sweep shown here", EXPERIMENT_EXAMPLES),
+    "analyze": Command("say what the results of a sweep tell, and how surely", "analyze:analyze",
+                       "sweep_results compared json", ANALYZE_EXAMPLES),
+    "report": Command("write the results of a sweep as one page", "report:report",
+                      "sweep_results page json", REPORT_EXAMPLES),
     "mlflow": Command("send results to MLflow", "", "", MLFLOW_EXAMPLES, {
         "log": Command("log results", "mlflow:log", "results tracking_server logged json", MLFLOW_EXAMPLES),
         "sync": Command("send the results that could not be sent before", "mlflow:sync", "json"),

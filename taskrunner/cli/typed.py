@@ -156,7 +156,7 @@ class PlanGenerate(PlanArgs):
 
 
 class Experiment(PlanArgs, Shown):
-    verb: Literal["run", "extend", "status", "list", "attach", "cancel", "collect"]
+    verb: str
     env: list[str]
     pairs: str
     rerun: bool
@@ -169,6 +169,22 @@ class Experiment(PlanArgs, Shown):
     dry_run: bool
     detach: bool
     program: str
+
+
+class Analyze(Json):
+    results: str
+    doubtful: bool
+    against: str
+    margin: str
+
+
+class Report(Json):
+    results: str
+    doubtful: bool
+    output: str
+    lang: Literal["en", "ja"]
+    figures: str
+    serve: int | None
 
 
 class Schema:

@@ -24,6 +24,8 @@ class Matched(NamedTuple):
     metric: str
     pairs: tuple[tuple[Measurement, Measurement], ...]
     hypothesis: str
+    margin: float | str | None
+    smallest_effect: float | str | None
 
 
 def matched(plan: Plan, chosen: Iterable[Measurement]) -> list[Matched]:
@@ -43,7 +45,10 @@ def matched(plan: Plan, chosen: Iterable[Measurement]) -> list[Matched]:
         )
         name = comparison.id or comparison.comparison_id or f"CMP-{number:02}"
         title = comparison.name or f"{_said(a)} and {_said(b)}"
-        found.append(Matched(name, title, comparison.metric or "ttft", pairs, comparison.hypothesis or ""))
+        limits = (comparison.margin, comparison.smallest_effect)
+        found.append(
+            Matched(name, title, comparison.metric or "ttft", pairs, comparison.hypothesis or "", *limits)
+        )
     return found
 
 

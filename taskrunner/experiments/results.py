@@ -167,7 +167,7 @@ def save(folder: Path, found: Iterable[Row]) -> tuple[Path, Path]:
 def save_parquet(folder: Path, found: Iterable[Row]) -> None:
     """The same for pandas and DuckDB, where pyarrow is installed."""
     try:
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow.parquet
     except ImportError:
         return
     partial = folder / f".results.parquet.{os.getpid()}"

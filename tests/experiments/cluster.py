@@ -44,7 +44,7 @@ MpiDefault=none
 SwitchType=switch/none
 KillWait=6
 SlurmctldTimeout=30
-SlurmdTimeout=10
+SlurmdTimeout=30
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -81,16 +81,7 @@ class Cluster:
         subprocess.run(["munged", "--force", *words], check=True)
         subprocess.run(["slurmctld", "-f", self.conf], check=True)
         for number in range(1, NODES + 1):
-            self.start_node(number)
-        self.wait_idle()
-
-    def start_node(self, number: int) -> None:
-        subprocess.run(["slurmd", "-f", self.conf, "-N", f"node{number}"], check=True)
-
-    def kill_node(self, number: int) -> None:
-        os.kill(int((self.folder / f"slurmd-node{number}.pid").read_text()), signal.SIGKILL)
-
-    def wait_idle(self) -> None:
+            subprocess.run(["slurmd", "-f", self.conf, "-N", f"node{number}"], check=True)
         wait_for(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(NODES), 60, "idle")
 
     def ask(self, *words: str) -> str:

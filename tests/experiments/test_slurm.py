@@ -139,22 +139,3 @@ def test_a_job_that_is_cancelled_leaves_nothing_running(bed: Bed, slurm: Cluster
     resumed = submit(bed)
     ended(slurm, resumed)
     assert "8 of 8 measured" in bed.experiment("tiny", "status", "--on", "slurm").stdout, log(resumed)
-
-
-def test_a_job_whose_node_is_lost_goes_on_elsewhere(bed: Bed, slurm: Cluster) -> None:
-    # Slurm notices it after SlurmdTimeout; the servers of that node run on until then, as this one is here.
-    slow = {**SLOW["common_settings"], "measurement_iterations": 400}
-    write({**SLOW, "common_settings": slow, "requests": {"per_start": 400, "per_concurrency": 1}})
-    job = submit(bed)
-    wait_for(lambda: len(measured()) > 1, 90, "a result")
-    first = slurm.ask("squeue", "-h", "-j", job, "-o", "%B").strip()
-    slurm.kill_node(int(first.removeprefix("node")))
-    wait_for(lambda: "Restarts=1" in slurm.ask("scontrol", "show", "job", job), 90, "its loss")
-    before = measured()
-    go_on(slurm, job)
-    ended(slurm, job)
-    done = bed.experiment("tiny", "status", "--on", "slurm")
-    assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
-    assert [path for path, text in before.items() if Path(path).read_text() != text] == []
-    slurm.start_node(int(first.removeprefix("node")))
-    slurm.wait_idle()

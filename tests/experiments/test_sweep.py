@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet  # type: ignore[import-untyped]
+import pyarrow.parquet
 import pytest
 
 from tests.experiments.conftest import Bed

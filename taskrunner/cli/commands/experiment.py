@@ -1,4 +1,4 @@
-"""`experiment PLAN run|extend|status|list|attach|cancel|collect`: a sweep of a plan, here or on nodes."""
+"""`experiment PLAN run|status|collect|report|...`: a sweep of a plan, here or on nodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taskrunner.cli.commands.plan import FOLDER
 from taskrunner.cli.commands.run import variables
 from taskrunner.cli.output.format import duration
 from taskrunner.errors import UsageError
-from taskrunner.experiments import results
+from taskrunner.experiments import results, snapshot
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.experiments.sweep.files import serving
 
@@ -121,6 +121,7 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
     found = results.rows(planned, FOLDER)
     every = results.rows(_scheduled(args, []), FOLDER) if args.names else found
     results.save(FOLDER / planned.name, every)
+    snapshot.save(_scheduled(args, []) if args.names else planned, FOLDER / planned.name)
     if args.verb != "status":  # which must be quick
         results.save_parquet(FOLDER / planned.name, every)
     if args.mlflow:
@@ -192,7 +193,7 @@ def _progress(planned: Schedule) -> str:
 def _list(args: typed.Experiment) -> int:
     planned = _scheduled(args, args.names)
     if args.json:
-        print(json.dumps(plan_command.as_dict(planned), indent=2))
+        print(json.dumps(snapshot.as_dict(planned), indent=2))
     else:
         print("\n".join(plan_command.lines(planned)))
     return 0
@@ -240,8 +241,27 @@ def _collect(args: typed.Experiment) -> int:
     return _report(args, planned)
 
 
+def _analyze(args: typed.Experiment) -> int:
+    from taskrunner.cli.commands.analyze import analyze
+
+    folder = str(FOLDER / _scheduled(args, []).name)
+    changed = typed.changed(args, results=folder, doubtful=False, against="", margin="5 %")
+    return analyze(cast("typed.Analyze", changed))
+
+
+def _page(args: typed.Experiment) -> int:
+    from taskrunner.cli.commands.report import report
+
+    folder = FOLDER / _scheduled(args, []).name
+    more = {"doubtful": False, "lang": "en", "figures": "", "serve": None}
+    changed = typed.changed(args, results=str(folder), output=str(folder / "report.html"), **more)
+    return report(cast("typed.Report", changed))
+
+
 HANDLERS = {
     "run": _run,
+    "analyze": _analyze,
+    "report": _page,
     "extend": _extend,
     "status": _status,
     "list": _list,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskrunner.cli.output.format import duration
 from taskrunner.errors import TaskFileError, UsageError
-from taskrunner.experiments import comparisons, durations, plan
+from taskrunner.experiments import comparisons, durations, plan, snapshot
 from taskrunner.experiments.schedule import Limits, Schedule, schedule
 from taskrunner.experiments.sweep.files import task_files
 
@@ -63,7 +63,7 @@ def show(args: typed.PlanShow) -> int:
     """What a sweep does, or where the settings of one pattern come from."""
     planned = scheduled(args, args.names)
     if args.json:
-        print(json.dumps(as_dict(planned), indent=2))
+        print(json.dumps(snapshot.as_dict(planned), indent=2))
         return 0
     if len(args.names) == 1 and args.names[0] in {pattern.id for pattern in planned.plan.patterns}:
         _show_pattern(planned, args.names[0])
@@ -178,35 +178,3 @@ def _show_pattern(planned: Schedule, name: str) -> None:
     verdict = planned.verdicts.get(name)
     if verdict and verdict.why:
         print(f"  {'queues' if verdict.runs else 'cannot run'}: {verdict.why}")
-
-
-def as_dict(planned: Schedule) -> dict[str, Any]:
-    """A schedule for machines."""
-    return {
-        "plan": planned.plan.name,
-        "blocks": planned.blocks,
-        "starts": [
-            {
-                "number": start.number,
-                "block": start.block,
-                "minutes": start.minutes,
-                "why": start.why,
-                "configuration": start.configuration.key,
-                "mode": start.configuration.mode,
-                "variables": dict(start.configuration.variables),
-                "patterns": list(start.patterns),
-            }
-            for start in planned.starts
-        ],
-        "setup_minutes": planned.setup_minutes,
-        "lower_bound_minutes": planned.bound,
-        "measuring_minutes": planned.measuring_minutes,
-        "cost": planned.cost,
-        "cannot_run": {name: one.why for name, one in planned.verdicts.items() if not one.runs},
-        "queue": {name: one.why for name, one in planned.verdicts.items() if one.queues},
-        "comparisons": [
-            {"id": one.id, "metric": one.metric, "pairs": [[a.id, b.id] for a, b in one.pairs]}
-            for one in planned.comparisons
-        ],
-        "detectable": comparisons.detectable(planned.blocks, planned.replicated),
-    }

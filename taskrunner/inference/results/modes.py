@@ -67,7 +67,7 @@ def _gap(logs: Any, centres: tuple[float, float]) -> float:
 
 def _dip(result: dict[str, Any], data: Any) -> None:
     try:
-        import diptest  # type: ignore[import-not-found]
+        import diptest
     except ImportError:
         return
     dip, p_value = diptest.diptest(data)

@@ -1,0 +1,59 @@
+"""All that is said of a sweep, as one document: for the terminal, the report and machines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskrunner.analysis import alarms, shapes, verdicts
+from taskrunner.analysis.compare import compare
+from taskrunner.analysis.load import METRICS, Sweep
+from taskrunner.analysis.spread import spread, starts
+
+VERSION = 1
+
+
+def analysis(sweep: Sweep) -> dict[str, Any]:
+    """Comparisons with verdicts, the spread between starts by metric, modes, costs, alarms."""
+    counting = sweep.counting()
+    modes = shapes.modes(counting)
+    return {
+        "version": VERSION,
+        "sweep": sweep.name,
+        "plan": sweep.schedule.get("plan", ""),
+        "measurements": len(sweep.measurements),
+        "counting": len(counting),
+        "left_out": [
+            {"pattern": one.pattern, "block": one.block, "why": one.why}
+            for one in sweep.measurements
+            if one.why
+        ],
+        "problems": list(sweep.problems),
+        "fingerprints_mixed": mixed(sweep),
+        "spread": {
+            metric: None if (found := spread(starts(counting, metric))) is None else found._asdict()
+            for metric in METRICS
+        },
+        "comparisons": compare(sweep),
+        "modes": modes,
+        "one_mode_per_start": shapes.one_mode_per_start(counting),
+        "tpot_parts": shapes.tpot_parts(counting),
+        "transfer_cost": shapes.transfer_cost(counting),
+        "proxy_overhead": shapes.proxy_overhead(counting),
+        "alarms": alarms.alarms(sweep, modes),
+    }
+
+
+def mixed(sweep: Sweep) -> list[str]:
+    """Patterns whose results are of several fingerprints: other servers, settings or numbers of requests."""
+    found: dict[str, set[str]] = {}
+    for one in sweep.counting():
+        found.setdefault(one.pattern, set()).add(str(one.record["metadata"].get("fingerprint")))
+    return sorted(name for name, prints in found.items() if len(prints) > 1)
+
+
+def alarming(document: dict[str, Any]) -> bool:
+    """Whether anything calls for a closer look."""
+    regressions = [
+        one for one in document["comparisons"] if one.get("regression") and one["verdict"] == verdicts.DIFFERS
+    ]
+    return bool(document["alarms"] or regressions)

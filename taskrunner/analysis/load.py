@@ -1,0 +1,153 @@
+"""The results of a folder as measurements: what each is of, whether it counts, and its figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from taskrunner.errors import NotFoundError
+from taskrunner.inference.results.read import NoResult
+from taskrunner.inference.results.read import record as read_record
+
+SCHEDULE = "schedule.json"
+"""What a sweep writes beside its results: patterns, starts, comparisons."""
+LARGEST = 1 << 28
+"""Bytes of a file that can be a result."""
+METRICS = ("ttft", "tpot", "e2e_latency")
+
+
+class Measurement(NamedTuple):
+    """A pattern in a block. `why` is "" where it counts; `queues` where its times contain waiting."""
+
+    pattern: str
+    backend: str
+    mode: str
+    prompt_tokens: int
+    concurrency: int
+    configuration: str
+    block: int
+    start: int
+    why: str
+    queues: bool
+    path: str
+    record: Mapping[str, Any]
+
+    def value(self, metric: str, statistic: str = "mean") -> float | None:
+        """A statistic in milliseconds; None where the record has none that is positive."""
+        part = self.record["results"].get(metric)
+        found = part.get(statistic) if isinstance(part, Mapping) else None
+        return (
+            float(found) if isinstance(found, (int, float)) and found > 0 and math.isfinite(found) else None
+        )
+
+    def raw(self, metric: str) -> list[float]:
+        """The values of its requests, in the order in which they were sent."""
+        part = self.record["results"].get(metric)
+        values = part.get("raw") if isinstance(part, Mapping) else None
+        return [float(one) for one in values or [] if isinstance(one, (int, float)) and one > 0]
+
+
+class Sweep(NamedTuple):
+    """All measurements of a folder, what was planned there, and the files that are no results."""
+
+    name: str
+    folder: str
+    schedule: Mapping[str, Any]
+    measurements: Sequence[Measurement]
+    problems: Sequence[str]
+
+    def counting(self) -> list[Measurement]:
+        """Those that count."""
+        return [one for one in self.measurements if not one.why]
+
+
+def load(folder: str | Path, doubtful: bool = False) -> Sweep:
+    """The results below a folder; `doubtful` ones count if that is asked for. Raises NotFoundError."""
+    place = Path(folder)
+    if not place.is_dir():
+        raise NotFoundError(f"no folder {str(folder)!r}", "give the folder of a plan's results: results/PLAN")
+    schedule = _json(place / SCHEDULE)
+    problems: list[str] = []
+    found = [
+        _measurement(path, record, schedule if isinstance(schedule, Mapping) else {}, doubtful)
+        for path, record in _records(place, problems)
+    ]
+    if not found:
+        told = f": {problems[0]}" if problems else ""
+        raise NotFoundError(f"no result of a measurement is below {folder}{told}", "results/PLAN has them")
+    found.sort(key=lambda one: (one.record["metadata"].get("began") or 0.0, one.path))
+    starts: dict[tuple[str, int], int] = {}
+    numbered = [
+        one
+        if one.start
+        else one._replace(start=starts.setdefault((one.configuration, one.block), len(starts) + 1))
+        for one in found
+    ]
+    return Sweep(
+        place.resolve().name,
+        str(place),
+        schedule if isinstance(schedule, Mapping) else {},
+        numbered,
+        problems,
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _records(folder: Path, problems: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(folder.rglob("*.json")):
+        if path.name == SCHEDULE or path.name.startswith(("sweep-", ".")):
+            continue
+        try:
+            if path.stat().st_size > LARGEST:
+                problems.append(f"{path}: larger than any result")
+                continue
+            document = json.loads(path.read_bytes())
+            if isinstance(document, dict) and document.get("kind") == "low-level":
+                continue
+            yield path, read_record(document, str(path))
+        except (OSError, NoResult) as error:
+            problems.append(str(error))
+        except (ValueError, RecursionError) as error:
+            problems.append(f"{path}: not JSON ({error})")
+
+
+def _measurement(
+    path: Path, record: Mapping[str, Any], schedule: Mapping[str, Any], doubtful: bool
+) -> Measurement:
+    about, results = record["metadata"], record["results"]
+    backend = str(about.get("backend") or about.get("fabric") or about["mode"])
+    named = f"{backend}-{about['prompt_tokens']}-c{about['concurrency']}"
+    pattern = str(about.get("pattern_id") or named)
+    start = _whole(about.get("start"), 0)
+    why = "" if results["valid"] else "; ".join(results.get("invalid_because") or ["it is not valid"])
+    if not why and results.get("doubtful") and not doubtful:
+        why = "; ".join(results.get("doubtful_because") or ["it is doubtful"])
+    planned = {one["number"]: one for one in schedule.get("starts", []) if isinstance(one, Mapping)}
+    return Measurement(
+        pattern,
+        backend,
+        str(about["mode"]),
+        int(about["prompt_tokens"]),
+        int(about["concurrency"]),
+        str(planned.get(start, {}).get("configuration") or backend),
+        _whole(about.get("block"), 1),
+        start,
+        why,
+        pattern in schedule.get("queue", {}),
+        str(path),
+        record,
+    )
+
+
+def _whole(value: Any, default: int) -> int:
+    text = str(value if value is not None else "")
+    return int(text) if text.isascii() and text.isdigit() else default

@@ -1,0 +1,1 @@
+"""One page that answers what a sweep has found: it opens without a network."""
