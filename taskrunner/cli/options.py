@@ -249,7 +249,7 @@ def generated(parser: Parser) -> None:
 def sweep(parser: Parser) -> None:
     parser.add_argument("verb", choices=("run", "extend", "status", "list", "attach", "cancel", "collect",
                                          "analyze", "report"),
-                        help="run; more blocks; show results; list starts; follow; stop; fetch; judge; a page")
+                        help="run; show results; list starts; follow; stop; fetch; judge; a page")
     scheduled(parser)
     group = parser.add_argument_group("variables")
     group.add_argument("--env", "-e", action="append", default=[], metavar="NAME=VALUE",
