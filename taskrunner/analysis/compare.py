@@ -95,6 +95,7 @@ def comparison(measurements: Sequence[Measurement], asked: Asked, statistic: str
     estimate = float(differences.mean())
     reference = math.exp(float(np.mean([logs[a, block] for a, _ in pairs for block in blocks])))
     about |= {"ratio": math.exp(estimate), "reference_ms": reference, "estimate": estimate}
+    about["a"], about["b"] = _sides(cells[pairs[0][0], blocks[0]], cells[pairs[0][1], blocks[0]])
     about["difference_ms"] = reference * math.expm1(estimate)
     about["queueing"] = sum(cells[a, blocks[0]].queues or cells[b, blocks[0]].queues for a, b in pairs)
     every = starts(measurements, asked.metric, statistic)
@@ -133,6 +134,11 @@ def complete(
         if (len(blocks) > 1, len(kept) * len(blocks)) > (len(best[1]) > 1, len(best[0]) * len(best[1])):
             best = kept, sorted(blocks)
     return best
+
+
+def _sides(a: Measurement, b: Measurement) -> tuple[str, str]:
+    """What tells the two sides apart, in a word."""
+    return (a.backend, b.backend) if a.backend != b.backend else (a.pattern, b.pattern)
 
 
 def _weights(pairs: Sequence[Pair], configuration: Mapping[str, str]) -> dict[str, float]:

@@ -70,6 +70,12 @@ def spread(found: Sequence[Start], compared: Iterable[str] = ()) -> Spread | Non
     return Spread(whole[0], whole[1], len({one.configuration for one in replicated}), False)
 
 
+def between(found: Sequence[Start]) -> float | None:
+    """The standard deviation between starts of one configuration; None for a single start."""
+    values = [one.value for one in found]
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
 def _fit(found: Sequence[Start]) -> tuple[float, int, Any] | None:
     """Least squares with a term for each configuration and each block, also where cells are missing."""
     configurations = sorted({one.configuration for one in found})

@@ -36,9 +36,9 @@ def table(comparisons: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{one['id']:<{width}}  {one['metric']:<11}  {shown}  {between:>14}  {apart}  {verdict(one)}"
     yield ""
     for one in comparisons:
-        yield f"{one['id']}: {one['title']}" + (
-            f". Expected: {one['hypothesis']}" if one["hypothesis"] else ""
-        )
+        sides = f"{one['b']} / {one['a']}: " if "ratio" in one else ""
+        expected = f". Expected: {one['hypothesis']}" if one["hypothesis"] else ""
+        yield f"{one['id']}: {sides}{one['title']}{expected}"
 
 
 def verdict(one: Mapping[str, Any]) -> str:

@@ -161,6 +161,7 @@ class Experiment(PlanArgs, Shown):
     pairs: str
     rerun: bool
     only_failed: bool
+    pilot: bool
     mlflow: bool
     scheduler: str
     partition: str

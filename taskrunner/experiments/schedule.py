@@ -26,6 +26,8 @@ class Limits(NamedTuple):
     warmup: int | None = None
     iterations: int | None = None
     blocks: int | None = None
+    pilot: bool = False
+    """Two starts of one configuration, to see by how much starts differ."""
 
 
 class Schedule(NamedTuple):
@@ -52,7 +54,7 @@ class Schedule(NamedTuple):
             for letter, value in (("w", self.limits.warmup), ("n", self.limits.iterations))
             if value is not None
         ]
-        return "-".join([self.plan.name, *limits])
+        return "-".join([self.plan.name, *limits, *(["pilot"] * self.limits.pilot)])
 
     def requests(self, pattern: Measurement) -> int:
         """Measured requests of a pattern in one start."""
@@ -172,9 +174,14 @@ def schedule(
     def replicated(one: Configuration) -> bool:
         return replicates.configurations == "all" or any(pattern.id in named for pattern in one.patterns)
 
-    again = [one for one in made if replicated(one)]
+    if limits.pilot:
+        made, blocks = [next(filter(replicated, made), made[0])] if made else [], 2
+        picked = {pattern.id for one in made for pattern in one.patterns} & picked
+    again = [one for one in made if replicated(one) or limits.pilot]
     best = order.ordered(made, minutes, dict(_before(plan)), compared)
-    starts = order.starts(best, minutes, blocks, replicated, picked, replicates.order == "alternating")
+    starts = order.starts(
+        best, minutes, blocks, again.__contains__, picked, replicates.order == "alternating"
+    )
     return Schedule(
         plan,
         starts,
@@ -185,7 +192,7 @@ def schedule(
         len(again) if blocks > 1 else 0,
         order.bound(made, minutes) + (blocks - 1) * order.bound(again, minutes),
         limits,
-        [pattern for pattern in chosen if pattern.kind != END_TO_END],
+        [pattern for pattern in chosen if pattern.kind != END_TO_END and not limits.pilot],
         durations,
     )
 

@@ -15,6 +15,7 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """Okabe and Ito (2008): told apart by those who do not see red or green."""
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
 WIDTH, HEIGHT = 400, 280
+LOW, HIGH = ("low", "from", "floor_low"), ("high", "to", "floor_high")
 GREY = "#888888"
 """Seen on light and on dark."""
 
@@ -58,10 +59,8 @@ def forest(comparisons: Rows, word: Words) -> Figure | None:
     if not rows:
         return None
     base = alt.Chart(_data(rows)).encode(y=alt.Y("id:N", title=None, sort=None))
-    scale = _around(
-        [row["from"] for row in rows] + [row["low"] for row in rows],
-        [row["to"] for row in rows] + [row["high"] for row in rows],
-    )
+    low, high = ([row[name] for row in rows for name in names] for names in (LOW, HIGH))
+    scale = _around(low, high)
     zone = base.mark_bar(height=18, opacity=0.25, color="#009E73").encode(
         x=alt.X("from:Q", title=word("b / a, 95 % interval"), scale=scale), x2="to:Q"
     )

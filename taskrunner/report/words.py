@@ -37,6 +37,7 @@ JAPANESE = {
     "concurrency": "並行数",
     "ttft": "TTFT",
     "tpot": "TPOT",
+    "e2e_latency": "E2E",
     "tokens/s of one user": "1 ユーザーあたりトークン/秒",
     "tokens/s of one GPU": "1 GPU あたりトークン/秒",
     "TTFT after prefill (ms)": "プリフィル後の TTFT (ms)",
@@ -53,7 +54,7 @@ JAPANESE = {
     "blocks": "ブロック",
     "between starts": "起動間のばらつき",
 }
-LANGUAGES = {"en": {"ttft": "TTFT", "tpot": "TPOT"}, "ja": JAPANESE}
+LANGUAGES = {"en": {"ttft": "TTFT", "tpot": "TPOT", "e2e_latency": "E2E"}, "ja": JAPANESE}
 
 
 def words(language: str) -> Callable[[str], str]:

@@ -236,6 +236,20 @@ def test_what_is_valid_is_measured_again_only_when_that_is_asked_for(bed: Bed) -
         assert json.loads(Path(path).read_text())["metadata"]["began"] > record["metadata"]["began"]
 
 
+def test_a_pilot_tells_how_much_starts_differ_and_the_plan_takes_it(bed: Bed) -> None:
+    write({**PLAN, "comparisons": [{"id": "C", "a": {"backend": "unified"}, "b": {"backend": "cpu"}}]})
+    assert "starts differ by 3.0%, as is assumed" in bed.experiment("tiny", "list").stdout
+    done = bed.experiment("tiny", "run", "--pilot", "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert bed.starts() == ["unified", "unified"]
+    assert "found in four of five sweeps: 2 blocks" in done.stdout
+    spread = max(json.loads(Path("results/tiny-pilot/spread.json").read_text()).values())
+    shown = bed.experiment("tiny", "list").stdout
+    assert f"starts differ by {spread:.1%}, as the pilot has found" in shown
+    # It takes no measurement of the sweep away.
+    assert not Path("results/tiny").exists()
+
+
 def test_one_pattern_for_a_smoke_test(bed: Bed) -> None:
     write()
     done = bed.experiment(

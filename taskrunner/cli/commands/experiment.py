@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from taskrunner.cli import batch, sweeps, typed
+from taskrunner.cli import batch, pilot, sweeps, typed
 from taskrunner.cli.commands import plan as plan_command
 from taskrunner.cli.commands.nodes import described
 from taskrunner.cli.commands.plan import FOLDER
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FAILED = 1
 WITH_NAMES = ("run", "list", "status")
 """The verbs that take names of layers and patterns."""
-OF_RUN = ("pairs", "rerun", "only_failed", "dry_run", "detach")
+OF_RUN = ("pairs", "pilot", "rerun", "only_failed", "dry_run", "detach")
 """Options that change what `run` and `extend` do."""
 
 
@@ -101,7 +101,12 @@ def _sweep(args: typed.Experiment, planned: Schedule) -> int:
     if args.detach:
         return status
     sweeps.fetch(args, planned, pairs)
-    return max(_report(args, planned), status if status > FAILED else 0)
+    measured = _report(args, planned)
+    if args.pilot and not measured:
+        spreads = pilot.judge(FOLDER / planned.name)
+        whole = _scheduled(typed.changed(args, pilot=False), [])
+        print("\n".join(pilot.lines(whole, spreads, whole.replicated)))
+    return max(measured, status if status > FAILED else 0)
 
 
 def _summary(planned: Schedule) -> str:

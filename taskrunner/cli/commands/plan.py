@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taskrunner.cli import pilot
 from taskrunner.cli.output.format import duration
 from taskrunner.errors import TaskFileError, UsageError
 from taskrunner.experiments import comparisons, durations, plan, snapshot
@@ -98,7 +99,7 @@ def scheduled(args: typed.PlanArgs, names: list[str], values: Mapping[str, str] 
         if not separator:
             raise UsageError(f"--infra {word}: expected NAME=VALUE", "for example --infra gpu_type=L40S")
         infrastructure[name] = value
-    limits = Limits(args.warmup, args.iterations, args.blocks)
+    limits = Limits(args.warmup, args.iterations, args.blocks, getattr(args, "pilot", False))
     loaded = plan.load(args.plan, infrastructure, values)
     return schedule(loaded, names, limits, durations.read(FOLDER / loaded.name))
 
@@ -158,8 +159,12 @@ def _starts(planned: Schedule) -> list[str]:
 def _told(planned: Schedule) -> list[str]:
     if not planned.comparisons:
         return []
-    found = comparisons.detectable(planned.blocks, planned.replicated)
+    measured = pilot.known(FOLDER / f"{planned.name}-pilot")
+    spread = measured or comparisons.RESTART_SPREAD
+    found = comparisons.detectable(planned.blocks, planned.replicated, spread)
     least = f"differences from {found:.0%} on are found in four of five sweeps" if found else ""
+    if least:
+        least += f" (starts differ by {spread:.1%}, as {'the pilot has found' if measured else 'is assumed'})"
     text = ["", "comparisons: " + (least or "no replicates, so estimates of these starts only")]
     for one in planned.comparisons:
         count = f"{len(one.pairs)} matched pair{'s'[: len(one.pairs) != 1]}"
