@@ -44,7 +44,7 @@ def starts(measurements: Iterable[Measurement], metric: str, statistic: str = "m
             values[one.configuration][one.block][one.pattern] = math.log(value)
     found = []
     for configuration, blocks in values.items():
-        shared = set.intersection(*(set(each) for each in blocks.values()))
+        shared = sorted(set.intersection(*(set(each) for each in blocks.values())))
         for block, each in sorted(blocks.items()):
             if shared:
                 found.append(Start(configuration, block, float(np.mean([each[name] for name in shared]))))

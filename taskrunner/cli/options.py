@@ -285,6 +285,7 @@ def page(parser: Parser) -> None:
     parser.add_argument("--output", "-o", default="report.html", metavar="FILE", help="(report.html)")
     parser.add_argument("--lang", choices=("en", "ja"), default="en", help="language of the labels (en)")
     parser.add_argument("--figures", default="", metavar="DIR", help="write figures and table there, too")
+    parser.add_argument("--mlflow", action="store_true", help="send page and verdicts to MLflow, too")
     parser.add_argument("--serve", type=int, nargs="?", const=0, metavar="PORT",
                         help="serve the page on this machine instead (a free port)")
 

@@ -185,6 +185,7 @@ class Report(Json):
     output: str
     lang: Literal["en", "ja"]
     figures: str
+    mlflow: bool
     serve: int | None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 import subprocess
 import time
 import urllib.request
@@ -166,6 +168,18 @@ def test_figures_and_table_are_files_for_others(phase2: Path, tmp_path: Path) ->
     assert (out / "ttft.svg").read_text().startswith("<svg")
     assert (out / "ttft.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "measurements.csv").read_text().count("\n") == 112
+
+
+def test_the_verdicts_are_a_run_of_mlflow(phase2: Path, tmp_path: Path, home: Path) -> None:
+    for _ in range(2):
+        done = report(phase2, "-o", tmp_path / "r.html", "--mlflow")
+        assert "phase2: run " in done.stderr
+    with contextlib.closing(sqlite3.connect(home / "tracking" / "mlflow.db")) as store:
+        assert store.execute("select count(*) from runs").fetchone() == (1,)
+        found = dict(store.execute("select key, value from tags").fetchall())
+        ratio = store.execute("select value from metrics where key = 'CMP-01_ratio'").fetchone()[0]
+    assert (found["verdict CMP-01"], found["plan"]) == ("differs", "phase2")
+    assert ratio == pytest.approx(1.3, rel=0.1)
 
 
 def test_it_is_made_anew_while_the_sweep_runs(tmp_path: Path) -> None:

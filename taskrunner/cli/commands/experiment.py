@@ -258,7 +258,7 @@ def _page(args: typed.Experiment) -> int:
     from taskrunner.cli.commands.report import report
 
     folder = FOLDER / _scheduled(args, []).name
-    more = {"doubtful": False, "lang": "en", "figures": "", "serve": None}
+    more = {"doubtful": False, "lang": "en", "figures": "", "serve": None, "mlflow": args.mlflow}
     changed = typed.changed(args, results=str(folder), output=str(folder / "report.html"), **more)
     return report(cast("typed.Report", changed))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,20 +30,41 @@ def report(args: typed.Report) -> int:
                 lambda url: print(f"report on {url}", flush=True),
             )
             return 0
-        text, sweep, specs = _made(args)
+        text, sweep, specs, document = _made(args)
     written = [Path(args.output)]
     write(args.output, text.rstrip("\n"))
     if args.figures:
         folder = Path(args.figures)
         written += [*export.figures(specs, folder), *export.table(rows.cells(sweep), folder)]
+    if args.mlflow:
+        run = _log(args, sweep, document)
+        if not args.json:
+            print(f"{sweep.name}: run {run}", file=sys.stderr)
     if args.json:
         print(json.dumps({"written": list(map(str, written))}))
     else:
-        print("\n".join(f"{path}" for path in written), file=sys.stdout)
+        print("\n".join(map(str, written)))
     return 0
 
 
-def _made(args: typed.Report, renewed: bool = False) -> tuple[str, Any, dict[str, Any]]:
+def _log(args: typed.Report, sweep: Any, document: dict[str, Any]) -> str:
+    """Send the page and the verdicts to MLflow; the run's id."""
+    from taskrunner.tracking import spool, store
+    from taskrunner.tracking.verdicts import record_of_analysis
+
+    store.ready()
+    times = [
+        one.record["metadata"].get(name) or 0.0 for one in sweep.measurements for name in ("began", "ended")
+    ]
+    experiment = str(sweep.schedule.get("mlflow_experiment") or "")
+    record = record_of_analysis(document, (min(times), max(times)), experiment)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(args.output, Path(folder) / "report.html")
+        (Path(folder) / "analysis.json").write_text(json.dumps(document, indent=1))
+        return spool.send(record, store.uri(), Path(folder))
+
+
+def _made(args: typed.Report, renewed: bool = False) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
     from taskrunner.analysis.analysis import analysis
     from taskrunner.analysis.load import load
     from taskrunner.report.page import draw, page
@@ -49,4 +72,4 @@ def _made(args: typed.Report, renewed: bool = False) -> tuple[str, Any, dict[str
     sweep = load(args.results, args.doubtful)
     document = analysis(sweep)
     specs = draw(sweep, document, args.lang) if args.figures else {}
-    return page(sweep, document, args.lang, renewed), sweep, specs
+    return page(sweep, document, args.lang, renewed), sweep, specs, document
