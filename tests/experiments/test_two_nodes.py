@@ -16,6 +16,7 @@ from tests.experiments.conftest import Bed
 from tests.experiments.test_sweep import PLAN, index, write
 from tests.fleet.conftest import nodes  # noqa: F401 - a fixture
 from tests.helpers import Process, completed, runner_command, started_with, wait_for
+from tests.relay import Relay
 from tests.sshd import Sshd
 
 ONE_BLOCK = {**PLAN, "replicates": {"blocks": 1}}
@@ -152,6 +153,36 @@ def test_a_node_whose_engine_is_killed_is_started_again_and_nothing_is_measured_
 def counts(path: Path) -> bool:
     results = json.loads(path.read_text())["results"]
     return bool(results["valid"] and not results["doubtful"])
+
+
+def test_a_cut_between_the_nodes_is_waited_out(bed: Bed) -> None:
+    relay = Relay(bed.rendezvous)
+    text = Path("nodes.toml").read_text()
+    for number, port in ((1, bed.rendezvous), (2, relay.port)):
+        text = text.replace(f"{{ N = {number} }}", f"{{ RENDEZVOUS_PORT = {port} }}")
+    Path("nodes.toml").write_text(text)
+    write(ONE_BLOCK)
+    own = [f"--env=NODE{number}_PRIVATE=127.0.0.1" for number in (1, 2)]
+    results = bed.env_dir / "results" / "tiny"
+    with subprocess.Popen(
+        runner_command("experiment", "tiny", "run", "-q", *bed.words, *own),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as controller:
+        try:
+            wait_for(lambda: list(results.glob("*/1/result.json")), 60, "a result")
+            # Longer than a request to the rendezvous waits.
+            relay.swallow = True
+            relay.cut()
+            time.sleep(7)
+            relay.swallow = False
+            shown, _ = controller.communicate(timeout=120)
+        finally:
+            relay.close()
+            controller.kill()
+    assert (controller.returncode, "4 of 4 measured" in shown) == (0, True), shown
+    assert sorted(bed.starts()) == ["consumer", "producer", "unified"]
 
 
 def test_a_second_sweep_of_the_same_plan_is_refused_while_one_is_under_way(bed: Bed) -> None:
