@@ -2,40 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from taskrunner.analysis.compare import Asked, compare_all
-from taskrunner.analysis.load import METRICS, Measurement, Sweep
+import numpy as np
 
-OTHER = "other/"
-"""What stands before the names of the other sweep's patterns and configurations."""
+from taskrunner.analysis.compare import holm, intervals, judged
+from taskrunner.analysis.load import METRICS, Measurement, Sweep
+from taskrunner.analysis.spread import LEVEL, POWER
 
 
 def against(sweep: Sweep, other: Sweep, margin: str = "5 %") -> list[dict[str, Any]]:
-    """This sweep against another, metric by metric, over the patterns that both have.
+    """This sweep against another, metric by metric, over the patterns that both have in all their blocks.
 
-    `regression` is true where this one is slower.
+    Blocks of two sweeps have nothing in common: the unit is the block, and Welch's t (1947) compares their
+    means. `regression` is true where this one is slower.
     """
-    renamed = [
-        one._replace(pattern=OTHER + one.pattern, configuration=OTHER + one.configuration)
-        for one in other.counting()
+    found = [_compared(sweep, other, metric, margin) for metric in METRICS]
+    with_p = [one for one in found if "p" in one]
+    for one, value in zip(with_p, holm([one["p"] for one in with_p]), strict=True):
+        one["p_holm"] = value
+    return [judged(one) for one in found]
+
+
+def _compared(sweep: Sweep, other: Sweep, metric: str, margin: str) -> dict[str, Any]:
+    mine, theirs = (_logs(one.counting(), metric) for one in (sweep, other))
+    names = sorted(_in_all(mine) & _in_all(theirs))
+    about: dict[str, Any] = {
+        "id": metric,
+        "title": "this sweep against the other",
+        "metric": metric,
+        "hypothesis": "",
+        "margin": margin,
+        "smallest_effect": margin,
+        "a": other.name,
+        "b": sweep.name,
+        "pairs": [[name, name] for name in names],
+        "left_out": [],
+        "blocks": sorted(mine),
+    }
+    if not names:
+        return {**about, "why": "no pattern has valid results in all blocks of both"}
+    values = [
+        [float(np.mean([block[name] for name in names])) for block in one.values()] for one in (theirs, mine)
     ]
-    names = sorted(_names(sweep.counting()) & _names(other.counting()))
-    asked = [
-        Asked(
-            metric,
-            f"{sweep.name} against {other.name}",
-            metric,
-            [(OTHER + name, name) for name in names],
-            margin=margin,
-            smallest_effect=margin,
+    estimate = float(np.mean(values[1]) - np.mean(values[0]))
+    reference = math.exp(float(np.mean(values[0])))
+    about |= {
+        "estimate": estimate,
+        "ratio": math.exp(estimate),
+        "reference_ms": reference,
+        "difference_ms": reference * math.expm1(estimate),
+        "regression": estimate > 0,
+        "table": [{"a": name, "b": name, "ratio": _ratio(theirs, mine, name)} for name in names],
+    }
+    if min(map(len, values)) < 2:
+        return {**about, "why": "one block on one side: no replicates"}
+    return about | _welch(estimate, *values)
+
+
+def _logs(measurements: Iterable[Measurement], metric: str) -> dict[int, dict[str, float]]:
+    """The logarithms of the means by block and pattern."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for one in measurements:
+        value = one.value(metric)
+        if value is not None:
+            found[one.block][one.pattern] = math.log(value)
+    return dict(found)
+
+
+def _in_all(blocks: dict[int, dict[str, float]]) -> set[str]:
+    return set.intersection(*map(set, blocks.values())) if blocks else set()
+
+
+def _ratio(theirs: dict[int, dict[str, float]], mine: dict[int, dict[str, float]], name: str) -> float:
+    means = [float(np.mean([block[name] for block in one.values()])) for one in (theirs, mine)]
+    return math.exp(means[1] - means[0])
+
+
+def _welch(estimate: float, a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
+    from scipy.special import stdtrit
+
+    shares = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
+    error = math.sqrt(sum(shares))
+    freedom = min(len(a), len(b)) - 1.0
+    if error > 0:
+        freedom = sum(shares) ** 2 / sum(
+            share**2 / (len(values) - 1) for share, values in zip(shares, (a, b), strict=True)
         )
-        for metric in METRICS
-    ]
-    found = compare_all([*sweep.counting(), *renamed], asked)
-    return [{**one, "regression": one.get("ratio", 1.0) > 1.0} for one in found]
-
-
-def _names(measurements: Iterable[Measurement]) -> set[str]:
-    return {one.pattern for one in measurements}
+    factor = float(stdtrit(freedom, 1 - LEVEL / 2) + stdtrit(freedom, POWER))
+    sd = error / math.sqrt(1 / len(a) + 1 / len(b))
+    return {
+        **intervals(estimate, error, freedom),
+        "spread": sd,
+        "freedom": freedom,
+        "pooled": 2,
+        "unequal": False,
+        "detectable": math.expm1(factor * error),
+    }

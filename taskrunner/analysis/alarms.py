@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ def alarms(sweep: Sweep, modes: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     """Every alarm: what is seen, and the command that follows it up."""
     counting = sweep.counting()
     means = _means(counting)
-    found = [*_slow_efa(means, sweep.schedule), *_tpot_apart(means), *_degraded(means)]
+    gbps, per_token = sweep.schedule.get("efa_bandwidth_gbps"), _bytes_per_token(counting)
+    found = [*_slow_efa(means, gbps, per_token), *_tpot_apart(means), *_degraded(means)]
     for one in modes:
         where = f"{one['bimodal_starts']} of {one['starts']} starts"
         first = one["slow_first"] is not None and one["slow_first"] < 0.05
@@ -56,17 +58,26 @@ def _means(measurements: Iterable[Measurement]) -> dict[str, dict[Key, float]]:
     }
 
 
+def _bytes_per_token(measurements: Iterable[Measurement]) -> float:
+    """Bytes of KV cache that the servers have moved for a token; 0 where they do not say."""
+    found = []
+    for one in measurements:
+        moved = one.record["results"].get("kv_transfer") or {}
+        if moved.get("bytes") and moved.get("external_tokens"):
+            found.append(float(moved["bytes"]) / float(moved["external_tokens"]))
+    return statistics.median(found) if found else 0.0
+
+
 def _slow_efa(
-    means: Mapping[str, Mapping[Key, float]], schedule: Mapping[str, Any]
+    means: Mapping[str, Mapping[Key, float]], gbps: Any, per_token: float
 ) -> Iterable[dict[str, Any]]:
-    gbps, per_token = schedule.get("efa_bandwidth_gbps"), schedule.get("kv_bytes_per_token")
     if not gbps or not per_token:
         return
     for (backend, prompt, streams), ttft in means["ttft"].items():
         unified = means["ttft"].get(("unified", prompt, streams))
         if backend != "efa" or unified is None or streams != 1:
             continue
-        expected = unified + float(per_token) * prompt * 8 / (float(gbps) * 1e6)
+        expected = unified + per_token * prompt * 8 / (float(gbps) * 1e6)
         if ttft > UNEXPECTED * expected:
             text = f"EFA, {prompt:,} tokens: TTFT {ttft:.0f} ms, where {expected:.0f} ms are expected"
             yield {"kind": "efa", "text": text}

@@ -59,7 +59,7 @@ def compare_all(measurements: Sequence[Measurement], asked: Iterable[Asked]) -> 
     with_p = [one for one in found if "p" in one]
     for one, value in zip(with_p, holm([one["p"] for one in with_p]), strict=True):
         one["p_holm"] = value
-    return [_judged(one) for one in found]
+    return [judged(one) for one in found]
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -107,7 +107,7 @@ def comparison(measurements: Sequence[Measurement], asked: Asked, statistic: str
     if yardstick is None:
         return {**about, "why": "one start of each: no replicates"}
     size = math.sqrt(sum(weight**2 for weight in weights.values()) / len(blocks))
-    about |= _intervals(estimate, yardstick.sd * size, yardstick.freedom)
+    about |= intervals(estimate, yardstick.sd * size, yardstick.freedom)
     about |= _yardstick(yardstick, every, len(blocks))
     about["paired"] = _paired(differences)
     about["p_signs"] = signs(differences) if len(blocks) >= FEWEST_SIGNS else None
@@ -150,7 +150,7 @@ def _weights(pairs: Sequence[Pair], configuration: Mapping[str, str]) -> dict[st
     return dict(weights)
 
 
-def _intervals(estimate: float, error: float, freedom: int) -> dict[str, Any]:
+def intervals(estimate: float, error: float, freedom: float) -> dict[str, Any]:
     """95 % and 90 % intervals of the ratio, and the p value of no difference."""
     from scipy.special import stdtr, stdtrit
 
@@ -208,13 +208,13 @@ def _table(
         return
     error = of_patterns.sd * math.sqrt(2 / len(about["blocks"]))
     for row, values in zip(about["table"], by_pair.values(), strict=True):
-        row |= _intervals(float(np.mean(values)), error, yardstick.freedom)
+        row |= intervals(float(np.mean(values)), error, yardstick.freedom)
     corrected = false_discovery_control([row["p"] for row in about["table"]])
     for row, value in zip(about["table"], corrected, strict=True):
         row["p_corrected"] = float(value)
 
 
-def _judged(one: dict[str, Any]) -> dict[str, Any]:
+def judged(one: dict[str, Any]) -> dict[str, Any]:
     """Add the verdict, and what it needs."""
     if "ratio" not in one:
         return {**one, "verdict": verdicts.NOT_MEASURABLE}

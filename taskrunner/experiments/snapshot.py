@@ -37,7 +37,8 @@ def as_dict(planned: Schedule) -> dict[str, Any]:
         "measuring_minutes": planned.measuring_minutes,
         "cost": planned.cost,
         "efa_bandwidth_gbps": planned.plan.infrastructure("efa_bandwidth_gbps"),
-        "gpu_count": planned.plan.infrastructure("gpu_count_per_node"),
+        "gpu_count": planned.plan.infrastructure("gpu_count_per_node")
+        or planned.plan.infrastructure("tp_size"),
         "mlflow_experiment": (planned.plan.file.mlflow_config or {}).get("experiment_name"),
         "tools": {pattern.id: pattern.tool for pattern in planned.plan.patterns if pattern.tool},
         "cannot_run": {name: one.why for name, one in planned.verdicts.items() if not one.runs},

@@ -116,7 +116,7 @@ def _record(cell: Any, fingerprint: str, first: Any, gaps: Any, began: float) ->
             "invalid_because": [],
             "doubtful": False,
             "doubtful_because": [],
-            **({"ttft_parts": _parts(float(first.mean()))} if pair else {}),
+            **(_of_a_pair(float(first.mean()), pattern.prompt_tokens * count) if pair else {}),
         },
         "requests": rows,
     }
@@ -136,6 +136,10 @@ def _statistic(values: Any) -> dict[str, Any]:
     }
 
 
-def _parts(mean: float) -> dict[str, Any]:
+def _of_a_pair(mean: float, tokens: int) -> dict[str, Any]:
     names = ("prefill_queue", "kv_post", "kv_transfer", "decode_queue", "first_token")
-    return {"unit": "ms", "prefill": mean * 0.7, **dict.fromkeys(names, mean * 0.05), "other": 4.0}
+    parts = {"unit": "ms", "prefill": mean * 0.7, **dict.fromkeys(names, mean * 0.05), "other": 4.0}
+    return {
+        "ttft_parts": parts,
+        "kv_transfer": {"bytes": 262_144.0 * tokens, "external_tokens": float(tokens)},
+    }

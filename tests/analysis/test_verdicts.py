@@ -96,6 +96,20 @@ def test_a_slow_first_phase_is_found_with_its_place_in_time(tmp_path: Path) -> N
     assert len(quiet["modes"]) <= 3
 
 
+def test_alarms_name_the_tools_that_look_closer(tmp_path: Path) -> None:
+    def slow(pattern: Any) -> float:
+        return {"efa": 1.6, "tcp": 6.0}.get(pattern.backend, 1.0)
+
+    place = made.sweep(tmp_path / "slow", ttft=slow, tpot=lambda one: 1.6 if one.backend == "efa" else 1.0)
+    alarms = analysed(place)["alarms"]
+    assert {one["kind"] for one in alarms} == {"efa", "tpot", "tcp"}
+    assert (
+        "runner experiment phase2 run p2-L0-fi-rdm-bw"
+        in next(one for one in alarms if one["kind"] == "efa")["command"]
+    )
+    assert analysed(made.sweep(tmp_path / "quiet"))["alarms"] == []
+
+
 def test_starts_of_two_kinds_are_told(tmp_path: Path) -> None:
     place = made.sweep(tmp_path, "cpu-smoke", blocks=6, cv=0.02, restart=0.005)
     for path in sorted(place.glob("*/*/result.json")):
