@@ -35,6 +35,9 @@ class Case(NamedTuple):
     base_ms: float = 50.0
     margin: str = "5 %"
     smallest: str = "0.01 %"
+    pairs: int = PATTERNS
+    within: bool = False
+    """Compare patterns of one configuration."""
 
 
 def requests(chance: Any, case: Case) -> Any:
@@ -65,7 +68,14 @@ def measurements(values: Any) -> list[Measurement]:
 
 def verdict(values: Any, case: Case) -> dict[str, Any]:
     """What the analysis says of one sweep."""
-    asked = Asked("CMP", "", "ttft", PAIRS, margin=case.margin, smallest_effect=case.smallest)
+    pairs = PAIRS[: case.pairs]
+    if case.within:
+        # The patterns' own levels are no difference.
+        half = PATTERNS // 2
+        pairs = [(f"a-{pattern}", f"a-{pattern + half}") for pattern in range(half)]
+        values = values * np.exp(-np.linspace(0, 2, PATTERNS))[None, None, :, None]
+        values[:, :, half:] *= 1 + case.effect
+    asked = Asked("CMP", "", "ttft", pairs, margin=case.margin, smallest_effect=case.smallest)
     (found,) = compare_all(measurements(values), [asked])
     return found
 

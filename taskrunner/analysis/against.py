@@ -9,18 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from taskrunner.analysis import verdicts
 from taskrunner.analysis.compare import holm, intervals, judged
 from taskrunner.analysis.load import METRICS, Measurement, Sweep
-from taskrunner.analysis.spread import LEVEL, POWER
+from taskrunner.analysis.spread import blocks_for, least
+from taskrunner.errors import NotFoundError
 
 
 def against(sweep: Sweep, other: Sweep, margin: str = "5 %") -> list[dict[str, Any]]:
     """This sweep against another, metric by metric, over the patterns that both have in all their blocks.
 
     Blocks of two sweeps have nothing in common: the unit is the block, and Welch's t (1947) compares their
-    means. `regression` is true where this one is slower.
+    means. `regression` is true where this one is slower. Raises NotFoundError where they
+    have nothing in common.
     """
     found = [_compared(sweep, other, metric, margin) for metric in METRICS]
+    if not any(one["pairs"] for one in found):
+        raise NotFoundError(
+            f"{sweep.name} and {other.name} have no pattern in common", "give sweeps of one plan"
+        )
     with_p = [one for one in found if "p" in one]
     for one, value in zip(with_p, holm([one["p"] for one in with_p]), strict=True):
         one["p_holm"] = value
@@ -40,7 +47,7 @@ def _compared(sweep: Sweep, other: Sweep, metric: str, margin: str) -> dict[str,
         "a": other.name,
         "b": sweep.name,
         "pairs": [[name, name] for name in names],
-        "left_out": [],
+        "left_out": [[name, name] for name in sorted(_in_any(mine) & _in_any(theirs) - set(names))],
         "blocks": sorted(mine),
     }
     if not names:
@@ -60,7 +67,8 @@ def _compared(sweep: Sweep, other: Sweep, metric: str, margin: str) -> dict[str,
     }
     if min(map(len, values)) < 2:
         return {**about, "why": "one block on one side: no replicates"}
-    return about | _welch(estimate, *values)
+    smallest = math.expm1(verdicts.on_logarithms(margin, reference))
+    return about | _welch(estimate, smallest, *values)
 
 
 def _logs(measurements: Iterable[Measurement], metric: str) -> dict[int, dict[str, float]]:
@@ -77,14 +85,16 @@ def _in_all(blocks: dict[int, dict[str, float]]) -> set[str]:
     return set.intersection(*map(set, blocks.values())) if blocks else set()
 
 
+def _in_any(blocks: dict[int, dict[str, float]]) -> set[str]:
+    return set[str]().union(*blocks.values())
+
+
 def _ratio(theirs: dict[int, dict[str, float]], mine: dict[int, dict[str, float]], name: str) -> float:
     means = [float(np.mean([block[name] for block in one.values()])) for one in (theirs, mine)]
     return math.exp(means[1] - means[0])
 
 
-def _welch(estimate: float, a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
-    from scipy.special import stdtrit
-
+def _welch(estimate: float, smallest: float, a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
     shares = [float(np.var(values, ddof=1)) / len(values) for values in (a, b)]
     error = math.sqrt(sum(shares))
     freedom = min(len(a), len(b)) - 1.0
@@ -92,7 +102,6 @@ def _welch(estimate: float, a: Sequence[float], b: Sequence[float]) -> dict[str,
         freedom = sum(shares) ** 2 / sum(
             share**2 / (len(values) - 1) for share, values in zip(shares, (a, b), strict=True)
         )
-    factor = float(stdtrit(freedom, 1 - LEVEL / 2) + stdtrit(freedom, POWER))
     sd = error / math.sqrt(1 / len(a) + 1 / len(b))
     return {
         **intervals(estimate, error, freedom),
@@ -100,5 +109,8 @@ def _welch(estimate: float, a: Sequence[float], b: Sequence[float]) -> dict[str,
         "freedom": freedom,
         "pooled": 2,
         "unequal": False,
-        "detectable": math.expm1(factor * error),
+        "detectable": least(error, freedom),
+        "blocks_for_smallest": blocks_for(
+            smallest, lambda blocks: (sd * math.sqrt(2 / blocks), 2.0 * (blocks - 1))
+        ),
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taskrunner.analysis.load import Measurement, Sweep
+from taskrunner.analysis.shapes import SLOW_FIRST_P, usual
 
 UNEXPECTED = 1.3
 """TTFT over EFA, as a multiple of what prefill and the line rate let expect."""
@@ -27,12 +28,12 @@ FOLLOW_UP = {
 def alarms(sweep: Sweep, modes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every alarm: what is seen, and the command that follows it up."""
     counting = sweep.counting()
-    means = _means(counting)
+    means = _means(usual(sweep))
     gbps, per_token = sweep.schedule.get("efa_bandwidth_gbps"), _bytes_per_token(counting)
     found = [*_slow_efa(means, gbps, per_token), *_tpot_apart(means), *_degraded(means)]
     for one in modes:
         where = f"{one['bimodal_starts']} of {one['starts']} starts"
-        first = one["slow_first"] is not None and one["slow_first"] < 0.05
+        first = one["slow_first"] is not None and one["slow_first"] < SLOW_FIRST_P
         text = f"{one['pattern']}: TTFT comes in two kinds ({where})" + (
             "; the slow ones come first" if first else ""
         )

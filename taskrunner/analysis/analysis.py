@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from taskrunner.analysis import alarms, shapes, verdicts
 from taskrunner.analysis.compare import compare
-from taskrunner.analysis.load import METRICS, Sweep
+from taskrunner.analysis.load import METRICS, Measurement, Sweep
 from taskrunner.analysis.spread import spread, starts
 
 VERSION = 1
@@ -29,18 +30,20 @@ def analysis(sweep: Sweep) -> dict[str, Any]:
         ],
         "problems": list(sweep.problems),
         "fingerprints_mixed": mixed(sweep),
-        "spread": {
-            metric: None if (found := spread(starts(counting, metric))) is None else found._asdict()
-            for metric in METRICS
-        },
+        "spread": {metric: _spread(counting, metric) for metric in METRICS},
         "comparisons": compare(sweep),
         "modes": modes,
         "one_mode_per_start": shapes.one_mode_per_start(counting),
         "tpot_parts": shapes.tpot_parts(counting),
-        "transfer_cost": shapes.transfer_cost(counting),
+        "transfer_cost": shapes.transfer_cost(shapes.usual(sweep)),
         "proxy_overhead": shapes.proxy_overhead(counting),
         "alarms": alarms.alarms(sweep, modes),
     }
+
+
+def _spread(counting: Sequence[Measurement], metric: str) -> dict[str, float] | None:
+    found = spread(starts(counting, metric))
+    return None if found is None else {"sd": found.sd, "freedom": found.freedom}
 
 
 def mixed(sweep: Sweep) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from taskrunner.analysis import verdicts
 from taskrunner.analysis.load import METRICS, Measurement, Sweep
-from taskrunner.analysis.spread import LEVEL, Spread, Start, blocks_for, detectable, spread, starts
+from taskrunner.analysis.spread import LEVEL, Spread, blocks_for, least, spread, starts
 
 MOST_SIGNS = 16
 """Blocks up to which all sign flips are tried."""
@@ -84,7 +84,7 @@ def comparison(measurements: Sequence[Measurement], asked: Asked, statistic: str
         "blocks": blocks,
     }
     if not pairs:
-        return {**about, "why": "no matched pair has valid results on both sides"}
+        return {**about, "why": "no matched pair has valid results on both sides in one block"}
     logs = {
         key: math.log(one.value(asked.metric, statistic) or math.nan)
         for key, one in cells.items()
@@ -98,21 +98,37 @@ def comparison(measurements: Sequence[Measurement], asked: Asked, statistic: str
     about["a"], about["b"] = _sides(cells[pairs[0][0], blocks[0]], cells[pairs[0][1], blocks[0]])
     about["difference_ms"] = reference * math.expm1(estimate)
     about["queueing"] = sum(cells[a, blocks[0]].queues or cells[b, blocks[0]].queues for a, b in pairs)
-    every = starts(measurements, asked.metric, statistic)
-    weights = _weights(pairs, {pattern: one.configuration for (pattern, _), one in cells.items()})
-    yardstick = spread(every, weights) if len(blocks) > 1 else None
+    configuration = {pattern: one.configuration for (pattern, _), one in cells.items()}
     about["table"] = [
         {"a": a, "b": b, "ratio": math.exp(float(np.mean(values)))} for (a, b), values in by_pair.items()
     ]
+    weights, sums = _weights(pairs, configuration)
+    yardstick = spread(starts(measurements, asked.metric, statistic), weights) if len(blocks) > 1 else None
     if yardstick is None:
-        return {**about, "why": "one start of each: no replicates"}
-    size = math.sqrt(sum(weight**2 for weight in weights.values()) / len(blocks))
-    about |= intervals(estimate, yardstick.sd * size, yardstick.freedom)
-    about |= _yardstick(yardstick, every, len(blocks))
-    about["paired"] = _paired(differences)
-    about["p_signs"] = signs(differences) if len(blocks) >= FEWEST_SIGNS else None
-    _table(about, by_pair, logs, yardstick)
+        few = "one start of each" if len(blocks) < 2 else "one configuration"
+        return {**about, "why": f"{few}: no replicates"}
+
+    def error(count: int) -> tuple[float, float]:
+        variance, freedom = yardstick.of_block(*sums)
+        return math.sqrt(variance / count), freedom * (count - 1) / (len(blocks) - 1)
+
+    about |= intervals(estimate, *error(len(blocks)))
+    about |= {
+        "spread": yardstick.sd,
+        "freedom": error(len(blocks))[1],
+        "pooled": yardstick.pooled,
+        "unequal": yardstick.unequal,
+        "detectable": least(*error(len(blocks))),
+        "paired": _paired(differences),
+        "p_signs": signs(differences) if FEWEST_SIGNS <= len(blocks) <= MOST_SIGNS else None,
+        "blocks_for_smallest": blocks_for(math.expm1(_smallest(about)), error),
+    }
+    _judge_pairs(about, by_pair, configuration, yardstick)
     return about
+
+
+def _smallest(one: Mapping[str, Any]) -> float:
+    return verdicts.on_logarithms(one["smallest_effect"], one["reference_ms"])
 
 
 def complete(
@@ -141,13 +157,18 @@ def _sides(a: Measurement, b: Measurement) -> tuple[str, str]:
     return (a.backend, b.backend) if a.backend != b.backend else (a.pattern, b.pattern)
 
 
-def _weights(pairs: Sequence[Pair], configuration: Mapping[str, str]) -> dict[str, float]:
-    """How much each configuration's start weighs in the difference."""
-    weights: dict[str, float] = defaultdict(float)
-    for a, b in pairs:
-        weights[configuration[a]] -= 1 / len(pairs)
-        weights[configuration[b]] += 1 / len(pairs)
-    return dict(weights)
+def _weights(pairs: Sequence[Pair], configuration: Mapping[str, str]) -> tuple[set[str], tuple[float, float]]:
+    """The configurations that are compared, and the sums of squares of what the start of each, and what each
+    pattern, weighs in the difference.
+    """
+    of_starts: dict[str, float] = defaultdict(float)
+    of_patterns: dict[str, float] = defaultdict(float)
+    for pair in pairs:
+        for pattern, weight in zip(pair, (-1 / len(pairs), 1 / len(pairs)), strict=True):
+            of_starts[configuration[pattern]] += weight
+            of_patterns[pattern] += weight
+    squares = [sum(weight**2 for weight in each.values()) for each in (of_starts, of_patterns)]
+    return set(of_starts), (squares[0], squares[1])
 
 
 def intervals(estimate: float, error: float, freedom: float) -> dict[str, Any]:
@@ -155,22 +176,11 @@ def intervals(estimate: float, error: float, freedom: float) -> dict[str, Any]:
     from scipy.special import stdtr, stdtrit
 
     half = {share: float(stdtrit(freedom, (1 + share) / 2)) * error for share in (0.95, 0.9)}
-    value = abs(estimate) / error if error > 0 else math.inf
+    value = abs(estimate) / error if error > 0 else math.inf if estimate else 0.0
     return {
         "interval": [math.exp(estimate - half[0.95]), math.exp(estimate + half[0.95])],
         "interval_90": [math.exp(estimate - half[0.9]), math.exp(estimate + half[0.9])],
         "p": float(2 * stdtr(freedom, -value)),
-    }
-
-
-def _yardstick(yardstick: Spread, every: Sequence[Start], blocks: int) -> dict[str, Any]:
-    pooled = yardstick.pooled
-    return {
-        "spread": yardstick.sd,
-        "freedom": yardstick.freedom,
-        "pooled": pooled,
-        "unequal": yardstick.unequal,
-        "detectable": detectable(blocks, pooled, yardstick.sd),
     }
 
 
@@ -187,28 +197,24 @@ def _paired(differences: Any) -> dict[str, Any] | None:
 
 def signs(differences: Any) -> float:
     """The p value of all sign flips of the blocks' differences (Fisher, 1935); exact up to 16 blocks."""
-    values = np.asarray(differences)[:MOST_SIGNS]
+    values = np.asarray(differences)
     flips = np.array(list(itertools.product((1, -1), repeat=len(values))))
     means = np.abs(flips @ values) / len(values)
     return float(np.mean(means >= abs(values.mean()) - 1e-12))
 
 
-def _table(
+def _judge_pairs(
     about: dict[str, Any],
     by_pair: Mapping[Pair, Sequence[float]],
-    logs: Mapping[Any, float],
+    configuration: Mapping[str, str],
     yardstick: Spread,
 ) -> None:
-    """The ratio of each pair, with p values corrected for their number (Benjamini and Hochberg, 1995)."""
+    """The interval of each pair's ratio; p values are corrected for their number (Benjamini, Hochberg)."""
     from scipy.stats import false_discovery_control
 
-    found = [Start(pattern, block, value) for (pattern, block), value in logs.items()]
-    of_patterns = spread(found)
-    if of_patterns is None:
-        return
-    error = of_patterns.sd * math.sqrt(2 / len(about["blocks"]))
-    for row, values in zip(about["table"], by_pair.values(), strict=True):
-        row |= intervals(float(np.mean(values)), error, yardstick.freedom)
+    for row, (pair, values) in zip(about["table"], by_pair.items(), strict=True):
+        variance, freedom = yardstick.of_block(*_weights([pair], configuration)[1])
+        row |= intervals(float(np.mean(values)), math.sqrt(variance / len(values)), freedom)
     corrected = false_discovery_control([row["p"] for row in about["table"]])
     for row, value in zip(about["table"], corrected, strict=True):
         row["p_corrected"] = float(value)
@@ -220,7 +226,7 @@ def judged(one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "verdict": verdicts.NOT_MEASURABLE}
     if "interval" not in one:
         return {**one, "verdict": verdicts.OF_THESE_STARTS}
-    smallest = verdicts.on_logarithms(one["smallest_effect"], one["reference_ms"])
+    smallest = _smallest(one)
     margin = verdicts.on_logarithms(one["margin"], one["reference_ms"], math.expm1(smallest))
     low, high = (math.log(value) for value in one["interval_90"])
     one = {**one, "smallest": math.expm1(smallest), "equivalence": math.expm1(margin)}
@@ -229,6 +235,6 @@ def judged(one: dict[str, Any]) -> dict[str, Any]:
         return {**one, "verdict": verdicts.DIFFERS if differs else verdicts.NEGLIGIBLE}
     if -margin < low and high < margin:
         return {**one, "verdict": verdicts.EQUIVALENT}
-    needed = blocks_for(math.expm1(smallest), one["pooled"], one["spread"])
+    needed = one["blocks_for_smallest"]
     more = max(1, needed - len(one["blocks"])) if needed else None
     return {**one, "verdict": verdicts.UNDECIDED, "more_blocks": more}

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from taskrunner.analysis.load import Measurement
+from taskrunner.analysis.load import LEAST_MS, MOST_MS, Measurement, Sweep
 from taskrunner.inference.results.modes import bimodal
 
-FEWEST_BLOCKS = 2
 SLOW_FIRST_P = 0.05
 
 
@@ -22,6 +21,19 @@ def by_pattern(measurements: Iterable[Measurement]) -> dict[str, list[Measuremen
     for one in measurements:
         found[one.pattern].append(one)
     return dict(found)
+
+
+def usual(sweep: Sweep) -> list[Measurement]:
+    """What counts, without special patterns: those that no comparison names, beside one equal to them."""
+    named = {name for one in sweep.schedule.get("comparisons", []) for pair in one["pairs"] for name in pair}
+    keys: dict[tuple[str, int, int], set[str]] = defaultdict(set)
+    for one in sweep.counting():
+        keys[one.backend, one.prompt_tokens, one.concurrency].add(one.pattern)
+    return [
+        one
+        for one in sweep.counting()
+        if one.pattern in named or len(keys[one.backend, one.prompt_tokens, one.concurrency]) == 1
+    ]
 
 
 def modes(measurements: Iterable[Measurement], metric: str = "ttft") -> list[dict[str, Any]]:
@@ -154,7 +166,11 @@ def transfer_cost(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:
         rest = [
             row["ttft"] - row["proxy_prefill_time"]
             for row in one.record.get("requests", [])
-            if row.get("proxy_prefill_time") is not None and not row.get("error")
+            if not row.get("error")
+            and all(
+                isinstance(row.get(name), (int, float)) and LEAST_MS < row[name] < MOST_MS
+                for name in ("ttft", "proxy_prefill_time")
+            )
         ]
         if len(rest) > 1:
             error = max(float(np.std(rest, ddof=1)) / math.sqrt(len(rest)), 1e-6)

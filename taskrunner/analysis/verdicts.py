@@ -20,8 +20,8 @@ AMOUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(%|ms|)\s*")
 
 def on_logarithms(amount: Any, reference_ms: float, default: float = SMALLEST_EFFECT) -> float:
     """What "2 ms", "5 %" or 0.05 (a share) is on logarithms, at a reference of so many milliseconds."""
-    match = AMOUNT.fullmatch(str(amount)) if amount is not None else None
-    if match is None:
+    match = AMOUNT.fullmatch(str(amount))
+    if match is None or not float(match[1]):
         share = default
     elif match[2] == "ms":
         share = float(match[1]) / reference_ms

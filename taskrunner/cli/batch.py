@@ -24,8 +24,15 @@ FROM_JOB = ("NODE1_PRIVATE", "NODE2_PRIVATE", "SWEEP", "RENDEZVOUS_TOKEN")
 
 def submit(args: typed.Experiment, planned: Schedule, since: float) -> list[str]:
     """Submit a job for each pair; their ids. Raises LockHeldError while some are there already."""
-    if args.pairs and not args.pairs.isdigit():
-        raise UsageError(f"--pairs {args.pairs}: with Slurm, a number", "Slurm chooses the nodes")
+    if args.pairs and not (
+        args.pairs.isascii() and args.pairs.isdigit() and 0 < int(args.pairs) <= planned.blocks
+    ):
+        what = f"--pairs {args.pairs}: with Slurm, a number up to that of blocks, {planned.blocks}"
+        raise UsageError(what, "Slurm chooses the nodes, and whole blocks are dealt out")
+    if args.mlflow:
+        raise UsageError(
+            "--mlflow cannot be used with --on slurm", "use it with collect, when the jobs have ended"
+        )
     for job, state in live(planned):
         words = f"{args.program} experiment {args.plan}"
         raise LockHeldError(
@@ -75,7 +82,7 @@ def live(planned: Schedule) -> Iterator[tuple[str, str]]:
         jobs = json.loads(path.read_text())
     except (OSError, ValueError):
         return
-    for job in jobs:
+    for job in jobs if isinstance(jobs, list) else []:
         state = slurm.state(str(job))
         if state in slurm.LIVE:
             yield str(job), state

@@ -23,6 +23,26 @@ def blocks(text: str) -> int:
     return at_least_one(text.removeprefix("+"))
 
 
+def amount(text: str) -> str:
+    """A difference: 3 %, 0.03 or 2 ms. Raises what argparse turns into a usage error."""
+    number, unit = text.rstrip("%ms ").strip(), text.strip().lstrip("0123456789.").strip()
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf") or unit not in ("%", "ms", "") or (not unit and value >= 1):
+        raise argparse.ArgumentTypeError(f"expected a difference such as 3 %, 0.03 or 2 ms, got {text!r}")
+    return text
+
+
+def port(text: str) -> int:
+    """A port. Raises what argparse turns into a usage error."""
+    number = at_least_zero(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port, got {text!r}")
+    return number
+
+
 def at_least_zero(text: str) -> int:
     """A number of at least 0. Raises what argparse turns into a usage error."""
     return 0 if text == "0" else at_least_one(text)
@@ -278,7 +298,7 @@ def sweep_results(parser: Parser) -> None:
 
 def compared(parser: Parser) -> None:
     parser.add_argument("--against", default="", metavar="OTHER", help="results of an earlier sweep of it")
-    parser.add_argument("--margin", default="5 %", metavar="AMOUNT", help="a difference that matters (5 %%)")
+    parser.add_argument("--margin", type=amount, default="5 %", metavar="AMOUNT", help="what matters (5 %%)")
 
 
 def page(parser: Parser) -> None:
@@ -286,7 +306,7 @@ def page(parser: Parser) -> None:
     parser.add_argument("--lang", choices=("en", "ja"), default="en", help="language of the labels (en)")
     parser.add_argument("--figures", default="", metavar="DIR", help="write figures and table there, too")
     parser.add_argument("--mlflow", action="store_true", help="send page and verdicts to MLflow, too")
-    parser.add_argument("--serve", type=int, nargs="?", const=0, metavar="PORT",
+    parser.add_argument("--serve", type=port, nargs="?", const=0, metavar="PORT",
                         help="serve the page on this machine instead (a free port)")
 
 

@@ -42,5 +42,7 @@ def lines(planned: Schedule, spreads: dict[str, float], replicated: int) -> list
             for blocks in (2, 3, 5)
             if (least := comparisons.detectable(blocks, replicated, spread)) is not None
         )
-        text.append(f"{metric}: starts differ by {spread:.1%}; found in four of five sweeps: {told}")
+        text.append(
+            f"{metric}: two starts differ by {spread:.1%}: found in four of five sweeps, roughly: {told}"
+        )
     return text

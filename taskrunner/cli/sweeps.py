@@ -22,6 +22,7 @@ from taskrunner.fleet.nodes import Node
 from taskrunner.fleet.plans import private_address
 from taskrunner.fleet.plans import sides as jobs_of
 from taskrunner.inference.output import write
+from taskrunner.inference.sweep.measured import read
 from taskrunner.model.variables import NODE
 from taskrunner.transports.local import LocalTransport
 
@@ -37,6 +38,8 @@ Pair = list[Node]
 def pairs(args: typed.Experiment, planned: Schedule) -> list[Pair]:
     """The nodes of a sweep: one pair, or those of --pairs, among which blocks are dealt out."""
     if args.program != "runner":
+        if args.pairs:
+            raise UsageError("--pairs has no effect on this machine", "use `runner experiment`")
         return [[]]
     nodes: Nodes = all_nodes(cast("typed.Nodes", args))
     if not nodes.nodes:
@@ -44,7 +47,11 @@ def pairs(args: typed.Experiment, planned: Schedule) -> list[Pair]:
             "no nodes are defined", "set NODE1_IP and NODE2_IP, or use `taskrunner experiment`"
         )
     if args.pairs:
-        return _named_pairs(args.pairs, nodes)
+        named = _named_pairs(args.pairs, nodes)
+        if len(named) > planned.blocks:
+            what = f"--pairs: {len(named)} pairs for {planned.blocks} blocks"
+            raise UsageError(what, "whole blocks are dealt out: give fewer pairs, or --blocks")
+        return named
     two = planned.two_nodes and len(nodes.nodes) > 1
     return [list(nodes.nodes.values())[: 2 if two else 1]]
 
@@ -169,9 +176,12 @@ def is_written(name: str) -> bool:
     return not serving().get(name, {}).get("secret") and not NODE.fullmatch(name)
 
 
-def fetch(args: typed.Experiment, planned: Schedule, among: Sequence[Pair]) -> None:
-    """Bring what is measured and not here: while nobody watched, or from another folder."""
-    if not any(row.why for row in results.rows(planned, FOLDER)):
+def fetch(args: typed.Experiment, planned: Schedule, among: Sequence[Pair], missing: bool = False) -> None:
+    """Bring what was measured while nobody watched, or into another folder; the later of two results is kept.
+
+    `missing`: only if something is.
+    """
+    if missing and not any(row.why for row in results.rows(planned, FOLDER)):
         return
     target = FOLDER / planned.name
     for pair in among:
@@ -181,8 +191,10 @@ def fetch(args: typed.Experiment, planned: Schedule, among: Sequence[Pair]) -> N
             _copy(Path(folder).expanduser(), target)
             continue
         transport = cast("Any", pair[0].connect(**connect_options(cast("typed.Target", args))))
+        copies = target / ".fetched" / pair[0].name
         try:
-            transport.get(folder.removeprefix("~/"), target)
+            transport.get(folder.removeprefix("~/"), copies)
+            _copy(copies, target)
         except NoSuchFileError:
             pass  # nothing is measured yet
         finally:
@@ -191,6 +203,17 @@ def fetch(args: typed.Experiment, planned: Schedule, among: Sequence[Pair]) -> N
 
 def _copy(source: Path, target: Path) -> None:
     for file in source.rglob("result.json"):
-        text, copy = file.read_text(encoding="utf-8"), target / file.relative_to(source)
-        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
-            write(str(copy), text.rstrip("\n"))
+        place = file.relative_to(source)
+        if not any(part.startswith(".") for part in place.parts) and _began(file) > _began(target / place):
+            write(str(target / place), file.read_text(encoding="utf-8").rstrip("\n"))
+
+
+def _began(path: Path) -> float:
+    """When a result was measured; below zero for none."""
+    record = read(path)
+    if record is None:
+        return -1.0
+    metadata = record.get("metadata")
+    about = metadata if isinstance(metadata, dict) else record
+    began = about.get("began") or about.get("started_at")
+    return float(began) if isinstance(began, (int, float)) else 0.0

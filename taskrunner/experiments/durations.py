@@ -28,7 +28,10 @@ def read(folder: Path) -> Durations:
     rows = sorted(_rows(folder / INDEX), key=lambda row: float(row["began"]))
     starts: dict[str, list[float]] = defaultdict(list)
     patterns: dict[str, list[float]] = defaultdict(list)
-    for before, row in zip([None, *rows], rows, strict=False):
+    last: dict[Any, dict[str, Any]] = {}
+    for row in rows:
+        # Pairs of nodes measure at the same time.
+        before, last[row.get("host")] = last.get(row.get("host")), row
         # From the end of the one before: with the warm-up.
         gap = (row["began"] - before["ended"]) / 60 if before else 0.0
         anew = before is None or before["start"] != row["start"]
@@ -51,5 +54,6 @@ def _rows(index: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and row.get("valid") and row.get("began") and row.get("ended"):
+        named = isinstance(row, dict) and row.get("valid") and isinstance(row.get("pattern"), str)
+        if named and all(isinstance(row.get(name), (int, float)) for name in ("began", "ended", "start")):
             yield row

@@ -94,21 +94,32 @@ def digest(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     results, metadata = _part(record, "results"), _part(record, "metadata")
     of = fingerprint_of(record)
-    runs = record.get("runs") or [record]
+    listed = record.get("runs")
+    runs = listed if isinstance(listed, list) else [record]
+    hosts = metadata.get("hostnames")
     summary = {name: value for run in runs for name, value in _part(run, "summary").items()}
     return {
         "of": of,
         "problem": why_not(record, of),
-        **{f"{name}_{each}_ms": _part(results, name).get(each) for name in FIGURES for each in STATISTICS},
-        **{name: results.get(name) for name in RESULTS},
+        **{
+            f"{name}_{each}_ms": _number(_part(results, name).get(each))
+            for name in FIGURES
+            for each in STATISTICS
+        },
+        **{name: _number(results.get(name)) for name in RESULTS},
         **{name: metadata.get(name) for name in ABOUT},
-        **{name: summary.get(name) for name in TOOL_FIGURES},
+        "host": hosts[0] if isinstance(hosts, list) and hosts else None,
+        **{name: _number(summary.get(name)) for name in TOOL_FIGURES},
     }
 
 
 def _part(record: Any, name: str) -> Mapping[str, Any]:
     part = record.get(name) if isinstance(record, Mapping) else None
     return part if isinstance(part, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _why(values: Mapping[str, Any] | None, wanted: str) -> str:

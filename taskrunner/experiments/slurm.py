@@ -7,6 +7,7 @@ are the foreground of steps of the job, and end its runs when Slurm sends SIGTER
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,8 +19,12 @@ from taskrunner.errors import StateError, UsageError
 STOP_S = 120
 """Seconds before the time limit at which a job stops its servers; Slurm may say so up to a minute early."""
 TRIES = 60
+WORD = re.compile(r"[\w.,:=@+-]*", re.ASCII)
 PATIENCE_S = 30.0
-LIVE = frozenset({"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "SIGNALING"})
+LIVE = frozenset(
+    "PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED"
+    " SIGNALING SPECIAL_EXIT STAGE_OUT".split()
+)
 TEMPLATE = """#!/bin/bash
 # Job of a sweep, written by taskrunner; `sbatch` takes it again as it stands.
 #SBATCH --job-name={name}
@@ -34,8 +39,10 @@ TEMPLATE = """#!/bin/bash
 hosts=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 on() {{ local host=$1; shift; srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" "$@"; }}
 # After a requeue, the clean-up of the run before may be under way still (4).
-again='trap : TERM
-for try in {{1..{tries}}}; do "$@"; code=$?; [ $code = 4 ] || exit $code; sleep 2; done; exit 4'
+again='over=; trap "over=yes" TERM
+for try in {{1..{tries}}}; do
+  "$@"; code=$?; [ $code = 4 ] && [ -z "$over" ] || exit $code; sleep 2
+done; exit 4'
 side() {{ on "$1" bash -c "$again" "$@"; }}
 address() {{ on "$1" hostname -I | cut -d' ' -f1; }}
 export SWEEP=$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}
@@ -76,10 +83,13 @@ def script(
     options: Options,
 ) -> str:
     """The text of a job. `sides` are the command lines of the nodes, `results` the folder in which all nodes
-    see the results, and the one in which node 1 looks for them.
+    see the results, and the one in which node 1 looks for them. Raises UsageError.
     """
     shared, own = (_quoted(folder) for folder in results)
     stated = options._asdict().items()
+    for option, value in stated:
+        if not WORD.fullmatch(value):
+            raise UsageError(f"--{option} {value!r}: letters, digits and . , : = @ + - only")
     return TEMPLATE.format(
         name=name,
         nodes=len(sides),

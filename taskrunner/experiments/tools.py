@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ ALONE: dict[str, tuple[str, ...]] = {
 }
 """What runs on node 1 alone, by its command there."""
 STREAMS = (1, 4, 8)
+UNSAFE = re.compile(r"[^A-Za-z0-9]")
+"""What no part of a folder's name is made of."""
 SECONDS = 30
 ITERATIONS = 1000
 PORT = 18600
@@ -54,7 +57,7 @@ def runs(pattern: Measurement) -> Iterator[Run]:
                 test=pattern.test_type or TEST,
                 memory=pattern.memory_type or "host",
             )
-            yield Run(pattern, f"size-{size}", words, between=True)
+            yield Run(pattern, "size-" + UNSAFE.sub("_", str(size)), words, between=True)
 
 
 def _words(pattern: Measurement, **options: Any) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
 WIDTH, HEIGHT = 400, 280
 LOW, HIGH = ("low", "from", "floor_low"), ("high", "to", "floor_high")
+NARROWEST = 1e-6
+"""The lowest value of a logarithmic scale, as a share of the highest."""
 GREY = "#888888"
 """Seen on light and on dark."""
 
@@ -35,8 +37,9 @@ def _backends(rows: Rows, word: Words) -> dict[str, Any]:
 
 def _around(low: Sequence[float], high: Sequence[float]) -> Any:
     """A logarithmic scale a little wider than the values."""
-    margin = (max(high) / min(low)) ** 0.06
-    return alt.Scale(type="log", domain=[min(low) / margin, max(high) * margin], nice=False)
+    least = max(min(low), max(high) * NARROWEST)
+    margin = (max(high) / least) ** 0.06
+    return alt.Scale(type="log", domain=[least / margin, max(high) * margin], nice=False)
 
 
 def forest(comparisons: Rows, word: Words) -> Figure | None:

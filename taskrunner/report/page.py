@@ -89,7 +89,7 @@ def page(sweep: Sweep, document: Mapping[str, Any], language: str = "en", renewe
 
 def _json(value: Any) -> Markup:
     """JSON inside a script element: no markup is in it."""
-    return Markup(json.dumps(value).replace("<", "\\u003c"))  # noqa: S704 - nothing in it can end the element
+    return Markup(json.dumps(value, allow_nan=False).replace("<", "\\u003c"))  # noqa: S704 - nothing in it can end the element
 
 
 def _library() -> Markup:

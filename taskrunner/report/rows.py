@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def _cell(one: Measurement) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> float | None:
-    return None if not isinstance(value, (int, float)) else float(f"{value:.6g}")
+    return float(f"{value:.6g}") if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def requests(sweep: Sweep) -> list[dict[str, Any]]:
@@ -64,14 +65,14 @@ def requests(sweep: Sweep) -> list[dict[str, Any]]:
 def timeline(sweep: Sweep) -> list[dict[str, Any]]:
     """When each pattern was measured, in minutes from the first."""
     times = [one.record["metadata"] for one in sweep.measurements]
-    begins = [about.get("began") for about in times if about.get("began")]
+    begins = [about["began"] for about in times if _rounded(about.get("began"))]
     if not begins:
         return []
     zero = min(begins)
     found = []
     for one in sweep.measurements:
         about = one.record["metadata"]
-        if about.get("began") and about.get("ended"):
+        if _rounded(about.get("began")) and _rounded(about.get("ended")):
             found.append(
                 {
                     "pattern": one.pattern,
@@ -110,11 +111,14 @@ def starts(sweep: Sweep) -> Iterator[dict[str, Any]]:
 
 
 def _server(name: str, server: Mapping[str, Any]) -> dict[str, str]:
+    argv, versions, model = (server.get(part) for part in ("argv", "versions", "model"))
     return {
         "name": name,
-        "command": " ".join(map(str, server.get("argv") or [])),
-        "versions": ", ".join(f"{key} {value}" for key, value in (server.get("versions") or {}).items()),
-        "model": str((server.get("model") or {}).get("name", "")),
+        "command": " ".join(map(str, argv)) if isinstance(argv, list) else "",
+        "versions": ", ".join(f"{key} {value}" for key, value in versions.items())
+        if isinstance(versions, Mapping)
+        else "",
+        "model": str(model.get("name", "")) if isinstance(model, Mapping) else "",
     }
 
 

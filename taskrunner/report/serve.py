@@ -6,6 +6,8 @@ import http.server
 from collections.abc import Callable
 from pathlib import Path
 
+from taskrunner.errors import TaskrunnerError
+
 NEVER = -1.0
 
 
@@ -26,7 +28,11 @@ def serve(folder: Path, make: Callable[[], str], host: str, port: int, ready: Ca
             if self.path != "/":
                 self.send_error(404)
                 return
-            content = page()
+            try:
+                content = page()
+            except TaskrunnerError as error:
+                self.send_error(503, str(error).partition("\n")[0])
+                return
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.send_header("Content-Length", str(len(content)))

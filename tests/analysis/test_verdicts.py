@@ -16,9 +16,10 @@ from taskrunner.analysis import text, verdicts
 from taskrunner.analysis.analysis import analysis
 from taskrunner.analysis.compare import holm, signs
 from taskrunner.analysis.load import load
-from taskrunner.analysis.spread import blocks_for, detectable
+from taskrunner.analysis.spread import blocks_for, least
 from taskrunner.errors import NotFoundError
 from taskrunner.experiments import comparisons
+from taskrunner.report.page import page
 from tests.analysis import made
 from tests.helpers import Process, command, completed
 
@@ -60,10 +61,22 @@ def test_two_modes_are_told_and_long_tails_are_not() -> None:
 
 def test_what_can_be_detected_is_what_the_plan_shows() -> None:
     for blocks in (2, 3, 4, 5):
-        assert detectable(blocks, 6, 0.03) == pytest.approx(comparisons.detectable(blocks, 6), rel=1e-6)
-    assert detectable(1, 6, 0.03) is None
-    assert blocks_for(0.09, 6, 0.03) == 3
-    assert blocks_for(0.0001, 6, 0.03) is None
+        found = least(0.03 * math.sqrt(2 / blocks), 5 * (blocks - 1))
+        assert found == pytest.approx(comparisons.detectable(blocks, 6), rel=1e-6)
+    assert blocks_for(0.09, lambda blocks: (0.03 * math.sqrt(2 / blocks), 5 * (blocks - 1))) == 3
+    assert blocks_for(1e-4, lambda blocks: (0.03 * math.sqrt(2 / blocks), 5 * (blocks - 1))) is None
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 13])
+def test_a_comparison_of_few_patterns_errs_no_more(pairs: int) -> None:
+    noisy = Case(3, 0.33, restart=0.01, pairs=pairs)
+    assert share(noisy, verdicts.DIFFERS, 200) <= 0.09
+
+
+def test_patterns_of_one_configuration_are_compared_without_the_spread_of_starts() -> None:
+    noisy = Case(3, 0.1, restart=0.1, within=True)
+    assert share(noisy, verdicts.DIFFERS, 200) <= 0.09
+    assert share(noisy._replace(effect=0.08), verdicts.DIFFERS, 60) > 0.9
 
 
 def test_corrections_for_many_comparisons() -> None:
@@ -148,6 +161,111 @@ def test_half_a_sweep_keeps_complete_pairs_and_says_what_is_left_out(tmp_path: P
     assert [one["why"] for one in document["left_out"]] == ["foreign load of 0.4 cores by make"]
     assert len(document["problems"]) == 2
     assert load(place, doubtful=True).measurements[0].why == ""
+
+
+def test_a_part_that_was_measured_by_itself_belongs_to_the_starts_of_the_plan(tmp_path: Path) -> None:
+    place = made.sweep(tmp_path, ttft=tcp_slower)
+    before = analysed(place)
+    for path in place.glob("p2-tcp-*/*/result.json"):
+        record = json.loads(path.read_text())
+        # `run L3-TCP` counts its own starts from 1.
+        record["metadata"]["start"] = record["metadata"]["block"]
+        path.write_text(json.dumps(record))
+    assert analysed(place) == before
+
+
+ODD: list[tuple[str, Any]] = [
+    ("metadata.block", "9" * 5000),
+    ("metadata.start", "x"),
+    ("metadata.began", float("nan")),
+    ("metadata.ended", float("inf")),
+    ("metadata.servers", {"a": {"argv": 5, "versions": "x", "model": "str"}, "b": 1}),
+    ("results.ttft", {"unit": "ms", "n": 1, "mean": 1e-320}),
+    ("results.tpot", {"unit": "ms", "n": 1, "mean": 1e308, "raw": [float("inf"), -1.0, True]}),
+    ("results.throughput_tps", float("inf")),
+    ("results.kv_transfer", {"bytes": 0, "external_tokens": 0}),
+    (
+        "requests",
+        [
+            {
+                "start": 0,
+                "ttft": 1.0,
+                "tpot": None,
+                "e2e": 1.0,
+                "itl": [],
+                "prompt_tokens": 1,
+                "output_tokens": 1,
+                "error": "",
+                "proxy_prefill_time": float("nan"),
+            }
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("member", "value"), ODD, ids=[name for name, _ in ODD])
+def test_whatever_a_record_holds_it_spoils_no_other(tmp_path: Path, member: str, value: Any) -> None:
+    place = made.sweep(tmp_path, "cpu-smoke", blocks=3)
+    path = next(place.glob("pcpu-pair-120-c1/2/result.json"))
+    record = json.loads(path.read_text())
+    *parts, last = member.split(".")
+    target = record
+    for part in parts:
+        target = target[part]
+    target[last] = value
+    path.write_text(json.dumps(record))
+    sweep = load(place)
+    document = analysis(sweep)
+    json.dumps(document, allow_nan=False)
+    assert document["counting"] >= 11
+    assert "NaN" not in page(sweep, document).partition('id="specs">')[2].partition("</script>")[0]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "null",
+        "[]",
+        '{"starts": 5}',
+        '{"starts": [{"number": [1]}]}',
+        '{"comparisons": [{}]}',
+        '{"comparisons": [{"id": "x", "pairs": [["a"]]}]}',
+        '{"queue": 5}',
+        "{",
+        '{"tools": [1]}',
+    ],
+)
+def test_a_schedule_that_no_sweep_has_written_is_a_problem_of_its_own(tmp_path: Path, schedule: str) -> None:
+    place = made.sweep(tmp_path, "cpu-smoke", blocks=2)
+    (place / "schedule.json").write_text(schedule)
+    sweep = load(place)
+    document = analysis(sweep)
+    assert (document["counting"], document["comparisons"]) == (8, [])
+    assert any("schedule.json" in problem for problem in document["problems"])
+    assert "<html" in page(sweep, document)
+
+
+@pytest.mark.parametrize("keep", ["p2-unified-*", "p2-*-1k-*"])
+def test_a_sweep_under_way_has_a_page(tmp_path: Path, keep: str) -> None:
+    place = made.sweep(tmp_path, blocks=1 if keep == "p2-unified-*" else 3)
+    kept = set(place.glob(f"{keep}/*/result.json"))
+    for path in set(place.glob("*/*/result.json")) - kept:
+        path.unlink()
+    sweep = load(place)
+    assert "not measurable" in page(sweep, analysis(sweep))
+
+
+@pytest.mark.parametrize("margin", ["foo", "5", "-1 %", "0", "nan", "3 s"])
+def test_a_margin_that_means_nothing_is_refused(tmp_path: Path, margin: str) -> None:
+    done = completed(command("analyze", tmp_path, f"--margin={margin}"))
+    assert (done.returncode, "expected a difference such as 3 %" in done.stderr) == (2, True)
+
+
+def test_sweeps_without_a_common_pattern_are_no_success(tmp_path: Path) -> None:
+    one = made.sweep(tmp_path / "a", "cpu-smoke", blocks=2)
+    other = made.sweep(tmp_path / "b", blocks=2)
+    done = analyze(one, "--against", other)
+    assert (done.returncode, "no pattern in common" in done.stderr) == (2, True)
 
 
 def test_nothing_to_measure_is_a_verdict_too(tmp_path: Path) -> None:

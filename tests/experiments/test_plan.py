@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskrunner import packs
-from taskrunner.errors import NotFoundError, TaskFileError
-from taskrunner.experiments import comparisons, durations, order, patterns, plan
+from taskrunner.errors import NotFoundError, TaskFileError, UsageError
+from taskrunner.experiments import comparisons, durations, order, patterns, plan, slurm
 from taskrunner.experiments.models import generate
 from taskrunner.experiments.schedule import Limits, choose, schedule
+from taskrunner.experiments.sweep.files import task_files
 from tests.helpers import command, completed
 
 TINY: dict[str, Any] = {
@@ -69,6 +71,29 @@ def test_a_problem_of_an_included_plan_is_placed_where_it_stands() -> None:
     assert [line.split(": ")[0] for line in lines] == ["part.json:8:6", "part.json:14:5"]
     assert "unknown setting 'prompt_token'" in lines[0]
     assert "'a' is there twice" in lines[1]
+
+
+def test_no_word_of_a_plan_is_a_command(tmp_path: Path) -> None:
+    ping = {
+        "id": "ping",
+        "tool": "fi_pingpong",
+        "provider": "efa; touch taken",
+        "message_size": "$(touch taken)",
+    }
+    planned = schedule(plan.load(write({**TINY, "layers": [{"id": "T", "patterns": [ping]}]})))
+    (file,) = task_files(planned).values()
+    (command,) = next(step for step in file["tasks"] if step["id"].endswith("size-__touch_taken_"))[
+        "commands"
+    ]
+    words = shlex.split(command)
+    assert words[words.index("--provider") + 1] == "efa; touch taken"
+    assert words[words.index("--size") + 1] == "$(touch taken)"
+
+
+@pytest.mark.parametrize("options", [slurm.Options("gpu\ntouch x"), slurm.Options("", "", "1:00 --wrap=x")])
+def test_no_option_of_slurm_is_a_line_of_the_script(options: slurm.Options) -> None:
+    with pytest.raises(UsageError, match="only"):
+        slurm.script("n", [["true"]], "log", ("a", "b"), options)
 
 
 def test_phase2_has_48_patterns_and_44_that_run_only_when_they_are_named() -> None:

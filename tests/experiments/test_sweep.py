@@ -113,7 +113,8 @@ def test_a_process_that_is_killed_in_the_middle_spoils_nothing(bed: Bed, home: P
         killed = [pid for pid, line in started_with(str(home)).items() if word in line.replace("\0", " ")]
         assert killed
         for pid in killed:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # with its parent
+                os.kill(pid, signal.SIGKILL)
         shown, _ = sweep.communicate(timeout=200)
     assert (sweep.returncode, "2 of 2 measured" in shown) == (0, True), shown
     assert [path.stat().st_mtime_ns for path in before] == list(before.values())
@@ -242,7 +243,7 @@ def test_a_pilot_tells_how_much_starts_differ_and_the_plan_takes_it(bed: Bed) ->
     done = bed.experiment("tiny", "run", "--pilot", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
     assert bed.starts() == ["unified", "unified"]
-    assert "found in four of five sweeps: 2 blocks" in done.stdout
+    assert "found in four of five sweeps, roughly: 2 blocks" in done.stdout
     spread = max(json.loads(Path("results/tiny-pilot/spread.json").read_text()).values())
     shown = bed.experiment("tiny", "list").stdout
     assert f"starts differ by {spread:.1%}, as the pilot has found" in shown

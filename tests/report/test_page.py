@@ -182,6 +182,24 @@ def test_the_verdicts_are_a_run_of_mlflow(phase2: Path, tmp_path: Path, home: Pa
     assert ratio == pytest.approx(1.3, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-o", "/proc/no/r.html"), "No such file or directory"),
+        (("-o", "."), ". is a folder"),
+        (("--figures", "/proc/x"), "/proc/x"),
+        (("--serve", "99999"), "expected a port"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(
+    phase2: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    done = completed(command("report", phase2, *words))
+    assert (done.returncode, said in done.stderr, "internal error" in done.stderr) == (2, True, False), (
+        done.stderr
+    )
+
+
 def test_it_is_made_anew_while_the_sweep_runs(tmp_path: Path) -> None:
     folder = made.sweep(tmp_path, "cpu-smoke")
     last = next(folder.glob("pcpu-pair-240-c1/2/result.json"))

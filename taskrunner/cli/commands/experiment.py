@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from taskrunner.cli import batch, pilot, sweeps, typed
 from taskrunner.cli.commands import plan as plan_command
+from taskrunner.cli.commands.analyze import needs_extra
 from taskrunner.cli.commands.nodes import described
 from taskrunner.cli.commands.plan import FOLDER
 from taskrunner.cli.commands.run import variables
@@ -100,10 +101,11 @@ def _sweep(args: typed.Experiment, planned: Schedule) -> int:
     status = sweeps.start(args, planned, pairs, since)
     if args.detach:
         return status
-    sweeps.fetch(args, planned, pairs)
+    sweeps.fetch(args, planned, pairs, missing=True)
     measured = _report(args, planned)
     if args.pilot and not measured:
-        spreads = pilot.judge(FOLDER / planned.name)
+        with needs_extra():
+            spreads = pilot.judge(FOLDER / planned.name)
         whole = _scheduled(typed.changed(args, pilot=False), [])
         print("\n".join(pilot.lines(whole, spreads, whole.replicated)))
     return max(measured, status if status > FAILED else 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskrunner.cli.commands.analyze import needs_extra
+from taskrunner.errors import UsageError
 from taskrunner.inference.output import write
 
 if TYPE_CHECKING:
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 def report(args: typed.Report) -> int:
     """Write the page, or serve it; figures and table where that is asked for."""
+    try:
+        return _report(args)
+    except OSError as error:
+        raise UsageError(f"{error.filename or f'port {args.serve}'}: {error.strerror}") from error
+
+
+def _report(args: typed.Report) -> int:
     with needs_extra():
         from taskrunner.report import export, rows, serve
 
@@ -31,6 +39,8 @@ def report(args: typed.Report) -> int:
             )
             return 0
         text, sweep, specs, document = _made(args)
+    if Path(args.output).is_dir():
+        raise UsageError(f"{args.output} is a folder", "give a file: -o report.html")
     written = [Path(args.output)]
     write(args.output, text.rstrip("\n"))
     if args.figures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from taskrunner.experiments.cells import tool_fingerprint, tool_place
@@ -34,10 +35,10 @@ def client(sweep: Sweep, run: Run) -> Iterator[Step]:
         yield begin(key, title, done)
     if run.between and not sweep.two:
         yield {"id": f"{key}-server", **_server(title, done, run)}
-    words = f"{LIB} {' '.join(run.words)}"
+    words = f"{LIB} {shlex.join(run.words)}"
     if run.between:
         peer = "<<NODE2_PRIVATE>>"
-        words = f"{LIB} tool client {' '.join(run.words)} --port {PORT} --peer {peer} --timeout {TIMEOUT_S}"
+        words = f"{LIB} tool client {shlex.join(run.words)} --port {PORT} --peer {peer} --timeout {TIMEOUT_S}"
     yield {
         "id": key,
         "name": f"{title}: {run.pattern.tool}",
@@ -87,7 +88,7 @@ def _server(title: str, done: str, run: Run) -> Step:
         "on_failure": "continue",
         "service": {
             "extends": SERVER,
-            "command": f"exec {LIB} tool server {' '.join(run.words)} --port {PORT}",
+            "command": f"exec {LIB} tool server {shlex.join(run.words)} --port {PORT}",
             "ready": {"listen": PORT, "timeout": "1m"},
         },
     }
