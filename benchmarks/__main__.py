@@ -4,7 +4,7 @@ Every figure is a median of several runs, taken in turns within one go, and what
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
 of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy,
-disturbances, versus.
+disturbances, versus, sweeps, beside-vllm, statistics.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, disturbances, inference, processor, proxy, remote, versus
+from benchmarks import aws, disturbances, inference, processor, proxy, remote, sweeps, versus
+from benchmarks import statistics as analysis
 from benchmarks.peers import build, guarded
 from taskrunner import __version__
 
@@ -242,7 +243,7 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model}, {memory} GiB, Linux {platform.release()}, Python {platform.python_version()}"
 
 
-BENCHMARKS = {
+BENCHMARKS: dict[str, Callable[[Path], object]] = {
     "steps": steps,
     "processor": lambda folder: processor.processor(folder, TASKRUNNER, peers_venv()),
     "startup": startup,
@@ -257,6 +258,9 @@ BENCHMARKS = {
     "proxy": proxy.proxy,
     "disturbances": disturbances.disturbances,
     "versus": versus.versus,
+    "sweeps": sweeps.large,
+    "beside-vllm": sweeps.beside_vllm,
+    "statistics": analysis.statistics,
 }
 IN_MEMORY = ("output", "transfer", "ssm", "versus")
 

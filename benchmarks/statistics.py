@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,7 +132,7 @@ def modes_found(kind: str, simulations: int = SIMULATIONS) -> float:
     return float(found / simulations)
 
 
-def statistics(_: object = None) -> None:
+def statistics(_: Path | None = None) -> None:
     """Print all tables."""
     print(f"{SIMULATIONS} simulated sweeps for each figure\n")
     print(

@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
-from taskrunner.cli import arguments, typed
+from taskrunner.cli import arguments, options, typed
 from taskrunner.cli.registry import PROGRAMS, Command
 
 
@@ -27,6 +27,10 @@ CASES = [
     for command in handled(about.commands)
     if not command.handler.startswith("inference:")
 ]
+
+
+WORDS: dict[Any, str] = {options.amount: "1 %"}
+"""What an option of a type may be, where that is not 1."""
 
 
 def matches(value: object, hint: Any) -> bool:
@@ -46,7 +50,7 @@ def words_of(parser: argparse.ArgumentParser) -> Iterator[list[str]]:
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction):
             continue
-        word = str(next(iter(action.choices))) if action.choices else "1"
+        word = str(next(iter(action.choices))) if action.choices else WORDS.get(action.type, "1")
         words = [*action.option_strings[:1], *([word] if action.nargs != 0 else [])]
         everything += words
         required += words if action.required else []
