@@ -32,7 +32,8 @@ def alarms(sweep: Sweep, modes: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     gbps, per_token = sweep.schedule.get("efa_bandwidth_gbps"), _bytes_per_token(counting)
     found = [*_slow_efa(means, gbps, per_token), *_tpot_apart(means), *_degraded(means)]
     for one in modes:
-        where = f"{one['bimodal_starts']} of {one['starts']} starts"
+        within = f"within {one['bimodal_starts']} of {one['starts']} starts"
+        where = within if one["bimodal_starts"] else "over all starts, each centred"
         first = one["slow_first"] is not None and one["slow_first"] < SLOW_FIRST_P
         text = f"{one['pattern']}: TTFT comes in two kinds ({where})" + (
             "; the slow ones come first" if first else ""

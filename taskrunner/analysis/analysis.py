@@ -35,6 +35,7 @@ def analysis(sweep: Sweep) -> dict[str, Any]:
         "modes": modes,
         "one_mode_per_start": shapes.one_mode_per_start(counting),
         "tpot_parts": shapes.tpot_parts(counting),
+        "bandwidths": shapes.bandwidths(sweep),
         "transfer_cost": shapes.transfer_cost(shapes.usual(sweep)),
         "proxy_overhead": shapes.proxy_overhead(counting),
         "alarms": alarms.alarms(sweep, modes),

@@ -61,6 +61,8 @@ class Sweep(NamedTuple):
     schedule: Mapping[str, Any]
     measurements: Sequence[Measurement]
     problems: Sequence[str]
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Records of network and GPU tools."""
 
     def counting(self) -> list[Measurement]:
         """Those that count."""
@@ -73,13 +75,14 @@ def load(folder: str | Path, doubtful: bool = False) -> Sweep:
     if not place.is_dir():
         raise NotFoundError(f"no folder {str(folder)!r}", "give the folder of a plan's results: results/PLAN")
     problems: list[str] = []
+    tools: list[Mapping[str, Any]] = []
     schedule = _schedule(place / SCHEDULE, problems)
     starts_of = {
         (name, start["block"]): start for start in schedule.get("starts", []) for name in start["patterns"]
     }
     found = [
         _measurement(path, record, schedule, starts_of, doubtful)
-        for path, record in _records(place, problems)
+        for path, record in _records(place, problems, tools)
     ]
     if not found:
         told = f": {problems[0]}" if problems else ""
@@ -92,7 +95,7 @@ def load(folder: str | Path, doubtful: bool = False) -> Sweep:
         else one._replace(start=starts.setdefault((one.configuration, one.block), len(starts) + 1))
         for one in found
     ]
-    return Sweep(place.resolve().name, str(place), schedule, numbered, problems)
+    return Sweep(place.resolve().name, str(place), schedule, numbered, problems, tools)
 
 
 class _Start(BaseModel):
@@ -143,7 +146,9 @@ def _schedule(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-def _records(folder: Path, problems: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _records(
+    folder: Path, problems: list[str], tools: list[Mapping[str, Any]]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.rglob("*.json")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if hidden or path.name == SCHEDULE or path.name.startswith("sweep-"):
@@ -154,6 +159,7 @@ def _records(folder: Path, problems: list[str]) -> Iterator[tuple[Path, dict[str
                 continue
             document = json.loads(path.read_bytes())
             if isinstance(document, dict) and document.get("kind") == "low-level":
+                tools.append(document)
                 continue
             yield path, read_record(document, str(path))
         except (OSError, NoResult) as error:

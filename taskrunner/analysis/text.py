@@ -63,6 +63,11 @@ def _beside(document: Mapping[str, Any]) -> Iterator[str]:
         interval = one["interval_us"]
         between = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else " (one block)"
         yield f"transfer over {one['backend']}: {one['us_per_token']:.2f} µs a token{between}"
+    for one in document["bandwidths"]:
+        share = f", {one['share']:.0%} of the {one['raw_gbps']:.1f} of a network tool" if one["share"] else ""
+        yield f"KV cache over {one['backend']}: {one['achieved_gbps']:.2f} Gbit/s{share}"
+    if values := [one["mean_ms"] for one in document["proxy_overhead"]]:
+        yield f"TTFT that no server counts (proxy, network, HTTP): {min(values):.2f} to {max(values):.2f} ms"
     for one in document["one_mode_per_start"]:
         yield f"one mode per start: {one['pattern']}: starts differ more than requests do"
     for alarm in document["alarms"]:

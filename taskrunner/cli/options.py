@@ -25,12 +25,11 @@ def blocks(text: str) -> int:
 
 def amount(text: str) -> str:
     """A difference: 3 %, 0.03 or 2 ms. Raises what argparse turns into a usage error."""
-    number, unit = text.rstrip("%ms ").strip(), text.strip().lstrip("0123456789.").strip()
-    try:
-        value = float(number)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf") or unit not in ("%", "ms", "") or (not unit and value >= 1):
+    from taskrunner.analysis.verdicts import AMOUNT
+
+    match = AMOUNT.fullmatch(text)
+    value = float(match[1]) if match else 0.0
+    if match is None or not value or (not match[2] and value >= 1):
         raise argparse.ArgumentTypeError(f"expected a difference such as 3 %, 0.03 or 2 ms, got {text!r}")
     return text
 
@@ -257,6 +256,8 @@ def scheduled(parser: Parser) -> None:
     group.add_argument("--warmup", type=at_least_zero, metavar="N", help="requests before each measurement")
     group.add_argument("--iterations", type=at_least_one, metavar="N", help="measured requests")
     group.add_argument("--blocks", type=blocks, metavar="N", help="passes with new starts (extend: more)")
+    group.add_argument("--pilot", action="store_true",
+                       help="only two starts of one configuration: how much do starts differ?")
     group.add_argument("--infra", action="append", default=[], metavar="NAME=VALUE",
                        help="infrastructure, such as gpu_type=L40S or start_minutes=4")
 
@@ -278,8 +279,6 @@ def sweep(parser: Parser) -> None:
     group.add_argument("--dry-run", "-n", action="store_true", help="show what would run")
     group.add_argument("--detach", "-d", action="store_true", help="start the sweep and return")
     group.add_argument("--rerun", action="store_true", help="measure again what is measured and valid")
-    group.add_argument("--pilot", action="store_true",
-                       help="only two starts of one configuration: how much do starts differ?")
     group.add_argument("--only-failed", action="store_true", help="only what has failed or is doubtful")
     group.add_argument("--mlflow", action="store_true", help="send what counts to MLflow, each result once")
     group.add_argument("--pairs", default="", metavar="A:B,C:D",

@@ -143,6 +143,7 @@ class PlanArgs:
     warmup: int | None
     iterations: int | None
     blocks: int | None
+    pilot: bool
     infra: list[str]
 
 
@@ -161,7 +162,6 @@ class Experiment(PlanArgs, Shown):
     pairs: str
     rerun: bool
     only_failed: bool
-    pilot: bool
     mlflow: bool
     scheduler: str
     partition: str

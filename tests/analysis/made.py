@@ -141,5 +141,9 @@ def _of_a_pair(mean: float, tokens: int) -> dict[str, Any]:
     parts = {"unit": "ms", "prefill": mean * 0.7, **dict.fromkeys(names, mean * 0.05), "other": 4.0}
     return {
         "ttft_parts": parts,
-        "kv_transfer": {"bytes": 262_144.0 * tokens, "external_tokens": float(tokens)},
+        "kv_transfer": {
+            "bytes": 262_144.0 * tokens,
+            "external_tokens": float(tokens),
+            "transfer_ms": tokens * 0.05,
+        },
     }

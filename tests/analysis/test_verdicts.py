@@ -123,6 +123,22 @@ def test_alarms_name_the_tools_that_look_closer(tmp_path: Path) -> None:
     assert analysed(made.sweep(tmp_path / "quiet"))["alarms"] == []
 
 
+def test_the_bandwidth_of_the_transfer_stands_beside_that_of_a_tool(tmp_path: Path) -> None:
+    place = made.sweep(tmp_path)
+    tool = {
+        "kind": "low-level",
+        "valid": True,
+        "fabric": {"proven": "efa"},
+        "summary": {"bandwidth_gbps": 95.0},
+    }
+    for name, record in (("a", tool), ("b", {**tool, "valid": False, "summary": {"bandwidth_gbps": 500.0}})):
+        (place / f"tool-{name}.json").write_text(json.dumps(record))
+    found = {one["backend"]: one for one in analysed(place)["bandwidths"]}
+    assert found["efa"]["achieved_gbps"] == pytest.approx(262_144 * 8 / 0.05 / 1e6)
+    assert found["efa"]["share"] == pytest.approx(41.94 / 95, rel=0.01)
+    assert found["tcp"]["raw_gbps"] is None
+
+
 def test_starts_of_two_kinds_are_told(tmp_path: Path) -> None:
     place = made.sweep(tmp_path, "cpu-smoke", blocks=6, cv=0.02, restart=0.005)
     for path in sorted(place.glob("*/*/result.json")):

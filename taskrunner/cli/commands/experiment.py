@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FAILED = 1
 WITH_NAMES = ("run", "list", "status")
 """The verbs that take names of layers and patterns."""
-OF_RUN = ("pairs", "pilot", "rerun", "only_failed", "dry_run", "detach")
+OF_RUN = ("rerun", "only_failed", "dry_run", "detach")
 """Options that change what `run` and `extend` do."""
 
 
@@ -38,7 +38,7 @@ def experiment(args: typed.Experiment) -> int:
     if args.scheduler and args.verb == "attach":
         raise UsageError("attach cannot be used with --on slurm", "the job's log is in the results' folder")
     if args.verb not in ("run", "extend"):
-        for name in OF_RUN[1:]:
+        for name in OF_RUN:
             if getattr(args, name):
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} has no effect on {args.verb}", "it is an option of run")

@@ -99,7 +99,7 @@ def scheduled(args: typed.PlanArgs, names: list[str], values: Mapping[str, str] 
         if not separator:
             raise UsageError(f"--infra {word}: expected NAME=VALUE", "for example --infra gpu_type=L40S")
         infrastructure[name] = value
-    limits = Limits(args.warmup, args.iterations, args.blocks, getattr(args, "pilot", False))
+    limits = Limits(args.warmup, args.iterations, args.blocks, args.pilot)
     loaded = plan.load(args.plan, infrastructure, values)
     return schedule(loaded, names, limits, durations.read(FOLDER / loaded.name))
 
