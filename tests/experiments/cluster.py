@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.helpers import completed, wait_for
-from tests.sshd import free_port
+from tests.sshd import free_ports
 
 NODES = 4
 CONFIG = """
@@ -62,13 +62,14 @@ class Cluster:
         for name in ("munge", "state", "log", *(f"spool-node{number}" for number in range(1, NODES + 1))):
             (folder / name).mkdir(parents=True, mode=0o755)
         host = socket.gethostname().split(".")[0]
+        controller, *ports = free_ports(1 + NODES)
         nodes = "\n".join(
-            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2"
+            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2"
             " RealMemory=2000 State=UNKNOWN"
-            for number in range(1, NODES + 1)
+            for number, port in enumerate(ports, 1)
         )
         self.user = getpass.getuser()
-        values = {"host": host, "port": free_port(), "user": self.user, "folder": folder, "nodes": nodes}
+        values = {"host": host, "port": controller, "user": self.user, "folder": folder, "nodes": nodes}
         self.conf.write_text(CONFIG.format(**values))
 
     def start(self) -> None:

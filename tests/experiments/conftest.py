@@ -10,7 +10,7 @@ import pytest
 
 from taskrunner import run
 from tests.helpers import Process, command, completed
-from tests.sshd import free_port
+from tests.sshd import free_ports
 
 ROOT = Path(__file__).parents[2]
 PORTS = ("PREFILL_PORT", "DECODE_PORT", "PROXY_PORT", "SAMPLER_PORT")
@@ -33,11 +33,11 @@ class Bed:
         (self.env_dir / "env.sh").touch()
         (self.env_dir / "logs").mkdir()
         (self.env_dir / "results").mkdir()
-        self.rendezvous = free_port()
+        self.rendezvous, *ports = free_ports(1 + len(PORTS))
         self.env: dict[str, Any] = {
             "ENV_DIR": self.env_dir,
             "MAX_LAG": 50,
-            **{name: free_port() for name in PORTS},
+            **dict(zip(PORTS, ports, strict=True)),
         }
 
     @property
