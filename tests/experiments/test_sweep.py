@@ -89,7 +89,9 @@ def test_a_server_that_cannot_start_is_tried_once_more_and_the_rest_goes_on(bed:
 
 
 def test_a_server_that_dies_is_started_anew_and_what_it_spoiled_is_measured_at_the_end(bed: Bed) -> None:
-    write({**PLAN, "replicates": {"blocks": 1}})
+    # It dies within the first pattern, however late the machine notices its third request.
+    longer = {**PLAN["common_settings"], "measurement_iterations": 80}
+    write({**PLAN, "replicates": {"blocks": 1}, "common_settings": longer})
     (bed.faults / "unified").write_text("die 3")
     done = bed.experiment("tiny", "run", "U", "-q")
     assert done.returncode == 0, done.stdout + done.stderr
