@@ -57,14 +57,14 @@ def requests(chance: Any, case: Case) -> Any:
 def measurements(values: Any) -> list[Measurement]:
     """The same as what the analysis reads."""
     means = values.mean(axis=3)
-    found = []
+    cells = []
     for configuration, block, pattern in itertools.product(*map(range, means.shape)):
         name = "abcdef"[configuration]
         record = {"results": {"ttft": {"mean": float(means[configuration, block, pattern])}}}
         start = block * CONFIGURATIONS + configuration + 1
         about = (name, "unified", 1024, 1, name, block + 1, start, "", False, "")
-        found.append(Measurement(f"{name}-{pattern}", *about, record))
-    return found
+        cells.append(Measurement(f"{name}-{pattern}", *about, record))
+    return cells
 
 
 def verdict(values: Any, case: Case) -> dict[str, Any]:
@@ -101,8 +101,8 @@ def intervals_do_not_overlap(values: Any) -> bool:
 def share(case: Case, word: str, simulations: int = SIMULATIONS, seed: int = 0) -> float:
     """In which share of sweeps the verdict is this one."""
     chance = np.random.default_rng(seed)
-    found = sum(verdict(requests(chance, case), case)["verdict"] == word for _ in range(simulations))
-    return float(found / simulations)
+    count = sum(verdict(requests(chance, case), case)["verdict"] == word for _ in range(simulations))
+    return float(count / simulations)
 
 
 def coverage(case: Case, simulations: int = SIMULATIONS) -> tuple[float, float]:
@@ -110,8 +110,8 @@ def coverage(case: Case, simulations: int = SIMULATIONS) -> tuple[float, float]:
     chance = np.random.default_rng(1)
     held = [0, 0]
     for _ in range(simulations):
-        found = verdict(requests(chance, case), case)
-        for index, interval in enumerate((found["interval"], found["paired"]["interval"])):
+        judged = verdict(requests(chance, case), case)
+        for index, interval in enumerate((judged["interval"], judged["paired"]["interval"])):
             held[index] += interval[0] <= 1 + case.effect <= interval[1]
     return held[0] / simulations, held[1] / simulations
 
@@ -153,8 +153,8 @@ def statistics(_: Path | None = None) -> None:
     print("\n| finds an effect, CV 10 % | 5 % | 8 % | 12 % | the interval covers it | of blocks alone |")
     print("|---|---|---|---|---|---|")
     for blocks in (2, 3, 4, 5):
-        found = [share(Case(blocks, 0.1, effect), verdicts.DIFFERS) for effect in (0.05, 0.08, 0.12)]
-        row(f"B={blocks}", [*found, *coverage(Case(blocks, 0.1, 0.08))])
+        power = [share(Case(blocks, 0.1, effect), verdicts.DIFFERS) for effect in (0.05, 0.08, 0.12)]
+        row(f"B={blocks}", [*power, *coverage(Case(blocks, 0.1, 0.08))])
     print("\n| equivalent within 2 ms of 30 | B=3 | B=5 |\n|---|---|---|")
     for restart in (0.01, 0.02, 0.03):
         equal = [Case(b, 0.05, 0.0, restart, 30.0 / math.e, "2 ms") for b in (3, 5)]

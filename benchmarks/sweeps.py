@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "taskrunner", "experiment"]
 
 
 def large(folder: Path) -> None:
-    """Plans of so many patterns against servers that compute nothing: memory, status, resume."""
+    """Sweeps of 100, 300 and 1,000 patterns whose servers compute nothing: memory, status, resume."""
     print(
         "| patterns | a pattern, ms | resume of a sweep that is done, s | status, s | MB: controller | engine |"
     )
@@ -157,9 +157,9 @@ def _vllm_sweep(folder: Path, env_dir: Path, server: dict[str, Any], port: int) 
         # The environment tells vLLM which distribution it is of.
         shell = ["bash", "-c", '. ./env.sh && exec "$@"', "bash", *words]
         subprocess.run(shell, cwd=env_dir, env=env, stdout=output, stderr=output, check=False)
-    found = list((folder / "theirs").rglob("run=*.json"))
-    if len(found) < len(params):
+    results = list((folder / "theirs").rglob("run=*.json"))
+    if len(results) < len(params):
         raise SystemExit(
-            f"vllm bench sweep serve: {len(found)} of {len(params)} results\n{log.read_text()[-3000:]}"
+            f"vllm bench sweep serve: {len(results)} of {len(params)} results\n{log.read_text()[-3000:]}"
         )
-    return max(path.stat().st_mtime for path in found) - began
+    return max(path.stat().st_mtime for path in results) - began

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskrunner.analysis import verdicts
-from taskrunner.analysis.compare import holm, intervals, judged
+from taskrunner.analysis.compare import all_judged, intervals
 from taskrunner.analysis.load import METRICS, Measurement, Sweep
 from taskrunner.analysis.spread import blocks_for, least
 from taskrunner.errors import NotFoundError
@@ -23,15 +23,12 @@ def against(sweep: Sweep, other: Sweep, margin: str = "5 %") -> list[dict[str, A
     means. `regression` is true where this one is slower. Raises NotFoundError where they
     have nothing in common.
     """
-    found = [_compared(sweep, other, metric, margin) for metric in METRICS]
-    if not any(one["pairs"] for one in found):
+    comparisons = [_compared(sweep, other, metric, margin) for metric in METRICS]
+    if not any(one["pairs"] for one in comparisons):
         raise NotFoundError(
             f"{sweep.name} and {other.name} have no pattern in common", "give sweeps of one plan"
         )
-    with_p = [one for one in found if "p" in one]
-    for one, value in zip(with_p, holm([one["p"] for one in with_p]), strict=True):
-        one["p_holm"] = value
-    return [judged(one) for one in found]
+    return all_judged(comparisons)
 
 
 def _compared(sweep: Sweep, other: Sweep, metric: str, margin: str) -> dict[str, Any]:

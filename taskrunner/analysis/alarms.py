@@ -30,7 +30,7 @@ def alarms(sweep: Sweep, modes: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     counting = sweep.counting()
     means = _means(usual(sweep))
     gbps, per_token = sweep.schedule.get("efa_bandwidth_gbps"), _bytes_per_token(counting)
-    found = [*_slow_efa(means, gbps, per_token), *_tpot_apart(means), *_degraded(means)]
+    raised = [*_slow_efa(means, gbps, per_token), *_tpot_apart(means), *_degraded(means)]
     for one in modes:
         within = f"within {one['bimodal_starts']} of {one['starts']} starts"
         where = within if one["bimodal_starts"] else "over all starts, each centred"
@@ -38,8 +38,8 @@ def alarms(sweep: Sweep, modes: Sequence[Mapping[str, Any]]) -> list[dict[str, A
         text = f"{one['pattern']}: TTFT comes in two kinds ({where})" + (
             "; the slow ones come first" if first else ""
         )
-        found.append({"kind": "modes", "text": text})
-    return [{**one, "command": _command(sweep, one["kind"])} for one in found]
+        raised.append({"kind": "modes", "text": text})
+    return [{**one, "command": _command(sweep, one["kind"])} for one in raised]
 
 
 Key = tuple[str, int, int]
@@ -62,12 +62,12 @@ def _means(measurements: Iterable[Measurement]) -> dict[str, dict[Key, float]]:
 
 def _bytes_per_token(measurements: Iterable[Measurement]) -> float:
     """Bytes of KV cache that the servers have moved for a token; 0 where they do not say."""
-    found = []
+    weights = []
     for one in measurements:
         moved = one.record["results"].get("kv_transfer") or {}
         if moved.get("bytes") and moved.get("external_tokens"):
-            found.append(float(moved["bytes"]) / float(moved["external_tokens"]))
-    return statistics.median(found) if found else 0.0
+            weights.append(float(moved["bytes"]) / float(moved["external_tokens"]))
+    return statistics.median(weights) if weights else 0.0
 
 
 def _slow_efa(

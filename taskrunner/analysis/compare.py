@@ -38,14 +38,14 @@ class Asked(NamedTuple):
 
 def asked(sweep: Sweep) -> list[Asked]:
     """The comparisons of the plan that the sweep is of."""
-    found = []
-    for one in sweep.schedule.get("comparisons", []):
-        metric = str(one.get("metric") or "ttft")
-        metric = metric if metric in METRICS else "e2e_latency" if metric == "e2e" else "ttft"
-        pairs = [(str(a), str(b)) for a, b in one.get("pairs", [])]
-        more = (str(one.get("hypothesis") or ""), one.get("margin"), one.get("smallest_effect"))
-        found.append(Asked(str(one["id"]), str(one.get("title") or ""), metric, pairs, *more))
-    return found
+    stated = [
+        Asked(**{name: one[name] for name in Asked._fields}) for one in sweep.schedule.get("comparisons", [])
+    ]
+    return [one._replace(metric=_metric(one.metric)) for one in stated]
+
+
+def _metric(name: str) -> str:
+    return name if name in METRICS else "e2e_latency" if name == "e2e" else "ttft"
 
 
 def compare(sweep: Sweep) -> list[dict[str, Any]]:
@@ -55,11 +55,15 @@ def compare(sweep: Sweep) -> list[dict[str, Any]]:
 
 def compare_all(measurements: Sequence[Measurement], asked: Iterable[Asked]) -> list[dict[str, Any]]:
     """These comparisons, with p values corrected for their number (Holm, 1979)."""
-    found = [comparison(measurements, one) for one in asked]
-    with_p = [one for one in found if "p" in one]
+    return all_judged([comparison(measurements, one) for one in asked])
+
+
+def all_judged(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The verdicts of all that are made at once: p values are corrected for their number."""
+    with_p = [one for one in comparisons if "p" in one]
     for one, value in zip(with_p, holm([one["p"] for one in with_p]), strict=True):
         one["p_holm"] = value
-    return [judged(one) for one in found]
+    return [_judged(one) for one in comparisons]
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -184,7 +188,7 @@ def intervals(estimate: float, error: float, freedom: float) -> dict[str, Any]:
     }
 
 
-def _paired(differences: Any) -> dict[str, Any] | None:
+def _paired(differences: Any) -> dict[str, Any]:
     """Student's paired t over the blocks alone: less powerful, and free of what is pooled."""
     from scipy.special import stdtrit
 
@@ -220,7 +224,7 @@ def _judge_pairs(
         row["p_corrected"] = float(value)
 
 
-def judged(one: dict[str, Any]) -> dict[str, Any]:
+def _judged(one: dict[str, Any]) -> dict[str, Any]:
     """Add the verdict, and what it needs."""
     if "ratio" not in one:
         return {**one, "verdict": verdicts.NOT_MEASURABLE}

@@ -83,8 +83,9 @@ def one_mode_per_start(measurements: Iterable[Measurement], metric: str = "ttft"
     """Patterns whose starts are of two kinds: each start has one mode, and they lie apart."""
     found = []
     for name, starts in by_pattern(measurements).items():
-        medians = [float(np.median(one.raw(metric))) for one in starts if one.raw(metric)]
-        within = [float(np.std(np.log(one.raw(metric)))) for one in starts if len(one.raw(metric)) > 1]
+        values = [one.raw(metric) for one in starts]
+        medians = [float(np.median(each)) for each in values if each]
+        within = [float(np.std(np.log(each))) for each in values if len(each) > 1]
         if len(medians) < 3 or not within:
             continue
         logs = np.sort(np.log(medians))

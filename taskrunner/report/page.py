@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import vl_convert
 from markupsafe import Markup
 
 from taskrunner._version import __version__
-from taskrunner.analysis import text
 from taskrunner.analysis.load import Sweep
 from taskrunner.report import figures, rows
 from taskrunner.report.words import words
@@ -36,9 +35,19 @@ CONFIG = {
 }
 
 
-def draw(sweep: Sweep, document: Mapping[str, Any], language: str = "en") -> dict[str, Any]:
-    """The figures by name, as Vega-Lite; those for which there is nothing are left out."""
-    word, cells = words(language), rows.cells(sweep)
+class Page(NamedTuple):
+    """The page as HTML, its figures by name as Vega-Lite, and the rows of its table."""
+
+    html: str
+    figures: dict[str, Any]
+    cells: list[dict[str, Any]]
+
+
+def _draw(
+    sweep: Sweep, document: Mapping[str, Any], cells: list[dict[str, Any]], language: str
+) -> dict[str, Any]:
+    """The figures; those for which there is nothing are left out."""
+    word = words(language)
     gpus = _gpus(sweep)
     bimodal = [one["pattern"] for one in document["modes"]]
     charts = {
@@ -60,8 +69,8 @@ def _gpus(sweep: Sweep) -> dict[str, int]:
     return {one.backend: each * (2 if one.mode == "disaggregated" else 1) for one in sweep.measurements}
 
 
-def page(sweep: Sweep, document: Mapping[str, Any], language: str = "en", renewed: bool = False) -> str:
-    """The page as HTML; `renewed`: it loads itself again, while the sweep runs."""
+def page(sweep: Sweep, document: Mapping[str, Any], language: str = "en", renewed: bool = False) -> Page:
+    """The page of an analysis; `renewed`: it loads itself again, while the sweep runs."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,22 +78,23 @@ def page(sweep: Sweep, document: Mapping[str, Any], language: str = "en", renewe
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    specs = draw(sweep, document, language)
-    return environment.get_template(TEMPLATE).render(
+    cells = rows.cells(sweep)
+    specs = _draw(sweep, document, cells, language)
+    html = environment.get_template(TEMPLATE).render(
         _=words(language),
         language=language,
         version=__version__,
         title=f"{sweep.schedule.get('title') or sweep.name}",
         sweep=sweep,
         analysis=document,
-        cells=rows.cells(sweep),
+        cells=cells,
         starts=list(rows.starts(sweep)),
-        verdict=text.verdict,
         specs=specs,
         specs_json=_json(specs),
         library=_library(),
         renewed=renewed,
     )
+    return Page(html, specs, cells)
 
 
 def _json(value: Any) -> Markup:

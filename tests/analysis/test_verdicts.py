@@ -234,7 +234,7 @@ def test_whatever_a_record_holds_it_spoils_no_other(tmp_path: Path, member: str,
     document = analysis(sweep)
     json.dumps(document, allow_nan=False)
     assert document["counting"] >= 11
-    assert "NaN" not in page(sweep, document).partition('id="specs">')[2].partition("</script>")[0]
+    assert "NaN" not in page(sweep, document).html.partition('id="specs">')[2].partition("</script>")[0]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_schedule_that_no_sweep_has_written_is_a_problem_of_its_own(tmp_path: 
     document = analysis(sweep)
     assert (document["counting"], document["comparisons"]) == (8, [])
     assert any("schedule.json" in problem for problem in document["problems"])
-    assert "<html" in page(sweep, document)
+    assert "<html" in page(sweep, document).html
 
 
 @pytest.mark.parametrize("keep", ["p2-unified-*", "p2-*-1k-*"])
@@ -268,7 +268,7 @@ def test_a_sweep_under_way_has_a_page(tmp_path: Path, keep: str) -> None:
     for path in set(place.glob("*/*/result.json")) - kept:
         path.unlink()
     sweep = load(place)
-    assert "not measurable" in page(sweep, analysis(sweep))
+    assert "not measurable" in page(sweep, analysis(sweep)).html
 
 
 @pytest.mark.parametrize("margin", ["foo", "5", "-1 %", "0", "nan", "3 s"])

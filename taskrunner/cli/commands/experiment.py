@@ -125,10 +125,11 @@ def _summary(planned: Schedule) -> str:
 
 def _report(args: typed.Experiment, planned: Schedule) -> int:
     """The table of what is measured, and the command for what is not."""
+    whole = _scheduled(args, []) if args.names else planned
     found = results.rows(planned, FOLDER)
-    every = results.rows(_scheduled(args, []), FOLDER) if args.names else found
+    every = results.rows(whole, FOLDER) if args.names else found
     results.save(FOLDER / planned.name, every)
-    snapshot.save(_scheduled(args, []) if args.names else planned, FOLDER / planned.name)
+    snapshot.save(whole, FOLDER / planned.name)
     if args.verb != "status":  # which must be quick
         results.save_parquet(FOLDER / planned.name, every)
     if args.mlflow:

@@ -14,7 +14,9 @@ from taskrunner.errors import UsageError
 from taskrunner.inference.output import write
 
 if TYPE_CHECKING:
+    from taskrunner.analysis.load import Sweep
     from taskrunner.cli import typed
+    from taskrunner.report.page import Page
 
 
 def report(args: typed.Report) -> int:
@@ -27,25 +29,25 @@ def report(args: typed.Report) -> int:
 
 def _report(args: typed.Report) -> int:
     with needs_extra():
-        from taskrunner.report import export, rows, serve
+        from taskrunner.report import export, serve
 
         if args.serve is not None:
             serve.serve(
                 Path(args.results),
-                lambda: _made(args, renewed=True)[0],
+                lambda: _made(args, renewed=True)[0].html,
                 "127.0.0.1",
                 args.serve,
                 lambda url: print(f"report on {url}", flush=True),
             )
             return 0
-        text, sweep, specs, document = _made(args)
+        page, sweep, document = _made(args)
     if Path(args.output).is_dir():
         raise UsageError(f"{args.output} is a folder", "give a file: -o report.html")
     written = [Path(args.output)]
-    write(args.output, text.rstrip("\n"))
+    write(args.output, page.html.rstrip("\n"))
     if args.figures:
         folder = Path(args.figures)
-        written += [*export.figures(specs, folder), *export.table(rows.cells(sweep), folder)]
+        written += [*export.figures(page.figures, folder), *export.table(page.cells, folder)]
     if args.mlflow:
         run = _log(args, sweep, document)
         if not args.json:
@@ -57,7 +59,7 @@ def _report(args: typed.Report) -> int:
     return 0
 
 
-def _log(args: typed.Report, sweep: Any, document: dict[str, Any]) -> str:
+def _log(args: typed.Report, sweep: Sweep, document: dict[str, Any]) -> str:
     """Send the page and the verdicts to MLflow; the run's id."""
     from taskrunner.tracking import spool, store
     from taskrunner.tracking.verdicts import record_of_analysis
@@ -74,12 +76,11 @@ def _log(args: typed.Report, sweep: Any, document: dict[str, Any]) -> str:
         return spool.send(record, store.uri(), Path(folder))
 
 
-def _made(args: typed.Report, renewed: bool = False) -> tuple[str, Any, dict[str, Any], dict[str, Any]]:
+def _made(args: typed.Report, renewed: bool = False) -> tuple[Page, Sweep, dict[str, Any]]:
     from taskrunner.analysis.analysis import analysis
     from taskrunner.analysis.load import load
-    from taskrunner.report.page import draw, page
+    from taskrunner.report.page import page
 
     sweep = load(args.results, args.doubtful)
     document = analysis(sweep)
-    specs = draw(sweep, document, args.lang) if args.figures else {}
-    return page(sweep, document, args.lang, renewed), sweep, specs, document
+    return page(sweep, document, args.lang, renewed), sweep, document
