@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadgroup import LoadGroupScheduling
 
 from taskrunner.engine.run import ports
 from tests.helpers import CACHE, Process, command, completed, end_what_is_left, runner_command, started
@@ -33,19 +35,61 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
 
 
-LONGEST = ("test_pair.py", "test_ssm_survival.py", "test_survival.py", "test_mlflow.py")
+LONGEST = (
+    "test_ssm_survival.py",
+    "test_survival.py",
+    "test_pair.py",
+    "test_mlflow.py",
+    "test_sweep.py",
+    "test_two_nodes.py",
+    "test_slurm.py",
+    "test_exactly_once.py",
+    "test_page.py",
+    "test_survival_trial.py",
+    "test_ssm.py",
+    "test_verdicts.py",
+    "test_ssh_survival.py",
+    "test_ssm_faults.py",
+)
 """Files that take minutes: begun last, they would keep one worker busy when the others have nothing left."""
+ALONE = "alone"
+"""The marker of tests that measure times, and the group in which a worker gets them."""
+
+
+class Scheduling(LoadGroupScheduling):  # type: ignore[misc]
+    """Gives a worker the tests of a file, in the order of the collection, or those that run alone."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return str(super()._split_scope(nodeid)).partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Most tests wait for something most of the time."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.get_closest_marker(ALONE):
+        item.add_marker(pytest.mark.xdist_group(ALONE))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that run alone come last: they wait for the others' current tests, and the others for them."""
     order = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+    last = len(order) + 1
+    items.sort(
+        key=lambda item: last if item.get_closest_marker(ALONE) else order.get(item.path.name, last - 1)
+    )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Tests run beside those of other workers, but those that measure times."""
-    how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+    how = fcntl.LOCK_EX if item.get_closest_marker(ALONE) else fcntl.LOCK_SH
     turns = Path(os.environ[TURNS])
     with (turns / "next").open("w") as queue, (turns / "now").open("w") as room:
         fcntl.flock(queue, how)  # who waits to be alone lets nobody pass
