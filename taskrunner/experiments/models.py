@@ -190,7 +190,9 @@ class PlanFile(Part):
     common_settings: Settings | None = Field(default=None, description="settings of all layers")
     prompt_lengths: Free | None = None
     concurrency_levels: Any = None
-    kv_cache_reference: Free | None = None
+    kv_cache_reference: Free | None = Field(
+        default=None, description="bytes_per_token: the KV cache of a token, for kvbench"
+    )
     layers: list[Layer] | None = None
     execution_order: list[Any] | None = None
     analysis_plan: Free | None = None

@@ -38,6 +38,12 @@ class Plan(NamedTuple):
         """A number of the infrastructure."""
         return float(self.infrastructure(name) or default)
 
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of the KV cache of a token, for the tools that transfer one; 0 where it is not said."""
+        said = (self.file.kv_cache_reference or {}).get("bytes_per_token", 0)
+        return int(said) if isinstance(said, (int, float)) else 0
+
     def end_to_end(self) -> list[Measurement]:
         return [pattern for pattern in self.patterns if pattern.kind == END_TO_END]
 

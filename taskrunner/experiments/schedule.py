@@ -90,7 +90,7 @@ class Schedule(NamedTuple):
     @property
     def tool_runs(self) -> list[Run]:
         """The runs of the chosen tools, in the plan's order."""
-        return [run for pattern in self.tools for run in runs(pattern)]
+        return [run for pattern in self.tools for run in runs(pattern, self.plan.token_bytes)]
 
     @property
     def two_nodes(self) -> bool:

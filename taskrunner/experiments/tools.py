@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from taskrunner.experiments.patterns import Measurement
 from taskrunner.inference.tools.commands import TOOLS as BETWEEN_NODES
+from taskrunner.inference.tools.nixlbench_sides import SHAPE
 
 ALONE: dict[str, tuple[str, ...]] = {
     "fi_info": ("fi-info",),
@@ -37,8 +38,8 @@ class Run(NamedTuple):
     between: bool
 
 
-def runs(pattern: Measurement) -> Iterator[Run]:
-    """The runs of a pattern; none where no pack has its tool."""
+def runs(pattern: Measurement, token_bytes: int) -> Iterator[Run]:
+    """The runs of a pattern; none where no pack has its tool, or `token_bytes` (KV cache) is 0."""
     tool = pattern.tool
     if tool in ALONE:
         words = (*ALONE[tool], "--provider", _provider(pattern)) if tool == "fi_info" else ALONE[tool]
@@ -47,6 +48,15 @@ def runs(pattern: Measurement) -> Iterator[Run]:
         for streams in STREAMS:
             words = _words(pattern, streams=streams, seconds=SECONDS)
             yield Run(pattern, f"streams-{streams}", words, between=True)
+    elif tool == "kvbench" and token_bytes and pattern.kv_cache_equivalent_tokens:
+        # It measures nothing itself; what it plans, nixlbench measures.
+        tokens = pattern.kv_cache_equivalent_tokens
+        words = _words(pattern, token_bytes=token_bytes, tokens=tokens, **_of_nixlbench(pattern))
+        yield Run(pattern, f"tokens-{tokens}", (SHAPE, *words[1:]), between=True)
+    elif tool == "nixlbench":
+        size = pattern.message_size or "64K"
+        words = _words(pattern, size=size, **_of_nixlbench(pattern))
+        yield Run(pattern, "size-" + UNSAFE.sub("_", str(size)), words, between=True)
     elif tool in BETWEEN_NODES:
         for size in pattern.message_sizes or [pattern.message_size or "64K"]:
             words = _words(
@@ -61,7 +71,22 @@ def runs(pattern: Measurement) -> Iterator[Run]:
 
 
 def _words(pattern: Measurement, **options: Any) -> tuple[str, ...]:
-    return (pattern.tool, *(word for name, value in options.items() for word in (f"--{name}", str(value))))
+    return (
+        pattern.tool,
+        *(word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))),
+    )
+
+
+def _of_nixlbench(pattern: Measurement) -> dict[str, Any]:
+    many = pattern.scheme == "manytoone"
+    return {
+        "backend": pattern.backend or "UCX",
+        "iterations": pattern.iterations or ITERATIONS,
+        "provider": _provider(pattern),
+        "memory": "cuda" if "VRAM" in (pattern.initiator_seg_type, pattern.target_seg_type) else "host",
+        "threads": 1 if many else max(pattern.num_threads or 1, pattern.concurrency or 1),
+        "initiators": (pattern.concurrency or 1) if many else 1,
+    }
 
 
 def _provider(pattern: Measurement) -> str:

@@ -370,6 +370,18 @@ def test_the_order_is_the_shortest_that_the_layers_allow(data: st.DataObject) ->
     assert moved in allowed
 
 
+def test_nixlbench_and_the_shape_that_kvbench_plans_are_run() -> None:
+    low_level = plan.load("phase-low-level")
+    words = {run.pattern.id: " ".join(run.words) for run in schedule(low_level, []).tool_runs}
+    assert len(words) == len(low_level.patterns)
+    assert "--backend LIBFABRIC" in words["pll-L1-nixlbench-libfabric-manytoone-c4"]
+    assert "--threads 1 --initiators 4" in words["pll-L1-nixlbench-libfabric-manytoone-c4"]
+    assert words["pll-L2-kvbench-ucx-4096"].startswith("kvbench-shape --token-bytes 57344 --tokens 4096 ")
+    phase1 = plan.load("phase1")
+    (one,) = schedule(phase1, ["p1-ll-nixlbench-ucx-pairwise-1k-c4"]).tool_runs
+    assert "--memory cuda --threads 4 --initiators 1" in " ".join(one.words)
+
+
 def test_what_can_be_detected_is_as_published() -> None:
     """Residual 3.5 % (restarts 3 %, and 30 requests with a CV of 10 %), six configurations, power 0.8."""
     spread = math.hypot(0.03, 0.10 / math.sqrt(30))

@@ -20,6 +20,14 @@ class Sides(NamedTuple):
 _FABTESTS = "{tool} -p {provider} -E={port} -S {size} -I {iterations} -m"
 _PERFTEST = "{tool} -d {device} -c {connection} -x 0 -F --report_gbits -s {size} -n {iterations} -p {port}"
 """Without -x 0, the index of an address, packets leave over EFA and never arrive."""
+_NIXLBENCH = (
+    "nixlbench --backend {backend} --op_type {operation} --scheme {scheme} --mode {mode}"
+    " --initiator_seg_type {segment} --target_seg_type {segment} --total_buffer_size {total}"
+    " --start_block_size {size} --max_block_size {size} --start_batch_size {batch} --max_batch_size {batch}"
+    " --num_iter {iterations} --warmup_iter {warmup} --large_blk_iter_ftr 1 --num_threads {threads}"
+    " --num_initiator_dev {initiators} --num_target_dev 1"
+)
+"""Without --large_blk_iter_ftr 1, blocks over 1 MiB get a sixteenth of the iterations."""
 _PINGPONG = "fi_pingpong -p {provider} -e rdm -S {size} -I {iterations}"
 TOOLS = {
     "iperf3": Sides(
@@ -35,6 +43,7 @@ TOOLS = {
         "ucx_perftest {peer} -p {port} -t {test} -s {size} -n {iterations} -m {memory} -f",
         "ucx-utils",
     ),
+    **dict.fromkeys(("nixlbench", "kvbench-shape"), Sides(_NIXLBENCH, _NIXLBENCH)),
 }
 
 

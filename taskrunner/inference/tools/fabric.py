@@ -73,7 +73,9 @@ def payload_of(figures: Parsed) -> int:
     """The least that has crossed the fabric, in bytes; 0 where that is not known."""
     if figures.get("received_bytes"):
         return int(figures["received_bytes"])
-    return sum((row["size_bytes"] or 0) * (row["iterations"] or 0) for row in figures["rows"])
+    return sum(
+        (row["size_bytes"] or 0) * (row["iterations"] or 0) * row.get("batch", 1) for row in figures["rows"]
+    )
 
 
 def is_here(host: str, own: Callable[[], list[str]] = machine.addresses) -> bool:

@@ -7,8 +7,8 @@ import os
 import shlex
 import sys
 
-from . import commands, node_record
-from .measure import NotInstalledError, command_line, measured, with_device
+from . import commands, nixlbench_sides, node_record
+from .measure import NIXLBENCH, NotInstalledError, command_line, measured, resolved
 from .options import add
 from .text import table
 
@@ -24,15 +24,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Become the server, or measure; 1 when there is no result."""
     try:
-        values = with_device(args.tool, vars(args))
+        values = resolved(args.tool, vars(args))
         argv = command_line(args.tool, args.side, values)
         print("$ " + shlex.join(argv), flush=True)
+        if args.side == "server" and args.tool in NIXLBENCH:
+            argv += nixlbench_sides.await_initiator(values)
+            print("$ " + shlex.join(argv), flush=True)
         if args.side == "server":
             os.execv(argv[0], argv)
         figures, about = measured(args.tool, values)
     except NotInstalledError as error:
         print(error, file=sys.stderr)
         return 127
+    except nixlbench_sides.PairingError as error:
+        print(error, file=sys.stderr)
+        return 2
     shown = table(figures) if about["valid"] else about["doubts"]
     node_record.tell({**figures, **about}, shown, args.output)
     return 0 if about["valid"] else 1

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..circumstances import machine
-from . import commands, fabric, node_record
+from . import commands, fabric, nixlbench_sides, node_record
 from .process import find, output_of
 from .reading import NotAResult, Parsed, last_words, record
 from .registry import PERFTEST, SIZED
@@ -22,12 +22,15 @@ REFUSED = re.compile(
 RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
 
 
+NIXLBENCH = (nixlbench_sides.TOOL, nixlbench_sides.SHAPE)
+
+
 class NotInstalledError(Exception):
     """A tool, or the device that it needs, that is not on this node, and what brings it."""
 
 
 def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
-    """How one side is called, its program by its path; `values` are those of `with_device`. Raises
+    """How one side is called, its program by its path; `values` are those of `resolved`. Raises
     NotInstalledError.
     """
     argv = commands.words(tool, side, values)
@@ -38,17 +41,21 @@ def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
             f"{argv[0]} is not installed: "
             + (f"apt-get install {package}" if package else "run setup-low-level")
         )
-    if tool == "ucx_perftest":
+    if tool == "ucx_perftest" or (tool in NIXLBENCH and values["backend"] == "UCX"):
         # Left alone it takes shared memory between two processes of one machine, also across containers.
         os.environ.setdefault("UCX_TLS", commands.ucx_transports(values["provider"], values["memory"]))
+    elif tool in NIXLBENCH:
+        os.environ.setdefault("FI_PROVIDER", values["provider"])
     return [program, *argv[1:]]
 
 
-def with_device(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values with what perftest needs: this node's first RDMA device, or the one that is given, and its
-    kind of connection. EFA has no reliable connections, but reliable datagrams (SRD). Raises
-    NotInstalledError.
+def resolved(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values with what follows from them. For perftest: this node's first RDMA device, or the one that is
+    given, and its kind of connection; EFA has no reliable connections, but reliable datagrams (SRD). Raises
+    NotInstalledError, PairingError.
     """
+    if tool in NIXLBENCH:
+        return nixlbench_sides.settings(tool, values)
     if tool not in PERFTEST:
         return values
     there = sorted(path.name for path in machine.RDMA.iterdir()) if machine.RDMA.is_dir() else []
@@ -59,23 +66,32 @@ def with_device(tool: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, Any]]:
-    """The record of a client in two parts: what the tool measured, and how. Raises NotInstalledError."""
-    values = with_device(tool, values)
+    """The record of a client in two parts: what the tool measured, and how. Raises NotInstalledError,
+    PairingError.
+    """
+    values = resolved(tool, values)
     argv = command_line(tool, "client", values)
     until = time.monotonic() + RETRY_FOR_S
     while True:
         began, before = time.time(), fabric.counters()
-        status, output, errors = output_of(argv, values["timeout"])
+        if tool in NIXLBENCH:
+            status, output, errors = nixlbench_sides.initiate(argv, values)
+        else:
+            status, output, errors = output_of(argv, values["timeout"])
         again = (status != 0 or '"error"' in output) and REFUSED.search(output + errors)
         if not again or time.monotonic() > until:
             break
         time.sleep(RETRY_DELAY_S)
-    doubts = [] if status == 0 else [f"{tool} ended with status {status}"]
+    said = f": {last_words(errors)}" if errors.strip() else ""
+    doubts = [] if status == 0 else [f"{tool} ended with status {status}{said}"]
     if status is None:
         doubts = ["{} did not end within {:g} s".format(tool, values["timeout"])]
     figures = record(tool)
     try:
-        figures = parser_of(tool)(output, **({"size": values["size"]} if tool in SIZED else {}))
+        if tool in NIXLBENCH:
+            figures = nixlbench_sides.figures_of(tool, parser_of(nixlbench_sides.TOOL)(output), values)
+        else:
+            figures = parser_of(tool)(output, **({"size": values["size"]} if tool in SIZED else {}))
     except NotAResult as error:
         doubts.append(f"no result of {tool}: {error if output.strip() else last_words(errors)}")
     asked = fabric.asked(_provider(tool, values), values["peer"])
@@ -89,7 +105,7 @@ def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, An
         client_status=status,
         started_at=began,
         duration_s=round(time.time() - began, 3),
-        memory=values["memory"] if tool == "ucx_perftest" else "host",
+        memory=values["memory"] if tool in ("ucx_perftest", *NIXLBENCH) else "host",
         valid=not doubts,
         doubts=doubts,
         output=output,
@@ -99,7 +115,7 @@ def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, An
 
 def _provider(tool: str, values: Mapping[str, Any]) -> str:
     """The fabric that the tool is told to use."""
-    if tool == "ucx_perftest":
+    if tool == "ucx_perftest" or (tool in NIXLBENCH and values["backend"] == "UCX"):
         transports = os.environ["UCX_TLS"].split(",")
         return "efa" if "srd" in transports else transports[0]
     if tool in PERFTEST:

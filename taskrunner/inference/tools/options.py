@@ -28,10 +28,18 @@ OPTIONS: tuple[tuple[str, Any, Any, str], ...] = (
     ("--seconds", int, 10, "seconds that iperf3 measures"),
     ("--omit", int, 2, "seconds that iperf3 leaves out before"),
     ("--test", str, "tag_lat", "the test of ucx_perftest"),
-    ("--memory", str, "host", "memory of ucx_perftest: host, cuda"),
+    ("--memory", str, "host", "memory of ucx_perftest and nixlbench: host, cuda"),
+    ("--backend", str, "UCX", "what NIXL uses in nixlbench: UCX, LIBFABRIC"),
+    ("--operation", str, "WRITE", "what nixlbench does: WRITE, READ"),
+    ("--batch", int, 1, "blocks that nixlbench transfers at once, each of --size"),
+    ("--threads", int, 1, "threads of nixlbench"),
+    ("--initiators", int, 1, "devices of nixlbench that write to one of the other side"),
+    ("--warmup", int, 10, "transfers of nixlbench that do not count"),
+    ("--tokens", int, 0, "of kvbench-shape: tokens of the KV cache that is transferred"),
+    ("--token-bytes", int, 0, "of kvbench-shape: bytes of the KV cache of a token"),
     ("--timeout", float, 120.0, "seconds in which the tool must end: peers that disagree wait forever"),
 )
-DEFAULTS = {name.lstrip("-"): default for name, _, default, _ in OPTIONS}
+DEFAULTS = {name.lstrip("-").replace("-", "_"): default for name, _, default, _ in OPTIONS}
 
 
 def add(parser: argparse.ArgumentParser, names: Collection[str] = ()) -> None:

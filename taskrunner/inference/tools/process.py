@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 PLACES = ("~/low-level-tools/bin", "/opt/amazon/efa/bin", "/usr/local/bin")
 """Where setup-low-level puts tools, and where a login shell finds them, and this may not."""
@@ -21,11 +21,14 @@ def find(name: str, *places: str) -> str | None:
 
 
 def output_of(
-    argv: Sequence[str], timeout: float, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    started: Callable[[int], object] | None = None,
 ) -> tuple[int | None, str, str]:
     """Exit status (None: it was ended), stdout and stderr: figures are in the one, causes in the other.
 
-    127 for a program that is not there.
+    127 for a program that is not there. `started` is told the pid.
     """
     words = {**os.environ, **(env or {}), "LC_ALL": "C"}
     pipe = subprocess.PIPE
@@ -37,6 +40,8 @@ def output_of(
         return 127, "", f"{argv[0]}: {error.strerror}"
     with process:
         try:
+            if started is not None:
+                started(process.pid)
             output, errors = process.communicate(timeout=timeout)
             return process.returncode, _text(output), _text(errors)
         except subprocess.TimeoutExpired as error:

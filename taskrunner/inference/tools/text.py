@@ -19,7 +19,7 @@ COLUMNS = {
     "in_place.busbw_gbytes_s": "busbw GB/s",
 }
 """What is shown of a row, by its path there, with a title."""
-USUAL = ("tool", "tool_version", "rows", "summary", "notes")
+USUAL = ("tool", "tool_version", "rows", "summary", "notes", "settings")
 
 
 def table(record: Mapping[str, Any]) -> Iterator[str]:

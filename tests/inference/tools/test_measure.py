@@ -94,7 +94,7 @@ def test_a_client_that_finds_nobody_says_so_and_leaves_a_record(monkeypatch: pyt
     assert main.main(args) == 1
     assert 1 < time.monotonic() - began < 20
     result = json.loads(Path("r.json").read_text())
-    assert result["doubts"][0] == "ucx_perftest ended with status 255"
+    assert result["doubts"][0].startswith("ucx_perftest ended with status 255")
     assert "Connection refused" in result["doubts"][1]
 
 
@@ -154,7 +154,7 @@ def test_perftest_is_called_with_the_connection_that_the_device_has(
     monkeypatch.setattr(machine, "RDMA", tmp_path / "infiniband")
     values = {"size": 4096, "iterations": 1000, "port": 18515, "peer": "p", "device": "", "provider": "efa"}
     with pytest.raises(measure.NotInstalledError, match="no RDMA device"):
-        measure.with_device("ib_send_bw", values)
+        measure.resolved("ib_send_bw", values)
     device = tmp_path / "infiniband" / "rdmap49s0" / "device"
     device.mkdir(parents=True)
     (device / "driver").symlink_to(tmp_path / driver)
@@ -163,7 +163,7 @@ def test_perftest_is_called_with_the_connection_that_the_device_has(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     words = f"-d rdmap49s0 -c {connection} -x 0 -F --report_gbits -s 4096 -n 1000 -p 18515 p".split()
-    known = measure.with_device("ib_send_bw", values)
+    known = measure.resolved("ib_send_bw", values)
     assert measure.command_line("ib_send_bw", "client", known) == [str(program), *words]
     assert measure.command_line("ib_send_bw", "server", known) == [str(program), *words[:-1]]
 
