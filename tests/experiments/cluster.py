@@ -55,7 +55,10 @@ PartitionName=urgent Nodes=node[1-4] MaxTime=INFINITE State=UP PriorityTier=10 P
 
 
 class Cluster:
-    """Started by `start`, ended by `stop`; `conf` is what SLURM_CONF names."""
+    """Started by `start`, ended by `stop`; `conf` is what SLURM_CONF names.
+
+    Each node has a process namespace: when it is killed, all that runs on it is gone, as with a machine.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.conf = folder, folder / "slurm.conf"
@@ -71,6 +74,8 @@ class Cluster:
         self.user = getpass.getuser()
         values = {"host": host, "port": controller, "user": self.user, "folder": folder, "nodes": nodes}
         self.conf.write_text(CONFIG.format(**values))
+        self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self._env = dict(os.environ)  # not that of the test in which a node is started again
 
     def start(self) -> None:
         key = self.folder / "munge" / "key"
@@ -82,8 +87,26 @@ class Cluster:
         subprocess.run(["munged", "--force", *words], check=True)
         subprocess.run(["slurmctld", "-f", self.conf], check=True)
         for number in range(1, NODES + 1):
-            subprocess.run(["slurmd", "-f", self.conf, "-N", f"node{number}"], check=True)
-        wait_for(lambda: self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() == str(NODES), 60, "idle")
+            self.start_node(f"node{number}")
+
+    def start_node(self, name: str) -> None:
+        """Start it, and wait until all that are started are idle."""
+        apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self._nodes[name] = subprocess.Popen(
+            [*apart, "slurmd", "-D", "-f", self.conf, "-N", name],
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        idle = ("sinfo", "-h", "-t", "idle", "-o", "%D")
+        wait_for(lambda: self.ask(*idle).strip() == str(len(self._nodes)), 60, "idle")
+
+    def kill_node(self, name: str) -> None:
+        """As when a machine goes down."""
+        node = self._nodes.pop(name)
+        node.kill()
+        node.wait()
 
     def ask(self, *words: str) -> str:
         return completed(words, env={**os.environ, "SLURM_CONF": str(self.conf)}).stdout
@@ -92,12 +115,9 @@ class Cluster:
         self.ask("scancel", "--full", f"--user={self.user}")
         with contextlib.suppress(AssertionError):
             wait_for(lambda: not self.ask("squeue", "-h").strip(), 30)
-        pids = [
-            self.folder / "slurmctld.pid",
-            *self.folder.glob("slurmd-*.pid"),
-            self.folder / "munge" / "pid",
-        ]
-        for path in pids:
+        for name in list(self._nodes):
+            self.kill_node(name)
+        for path in (self.folder / "slurmctld.pid", self.folder / "munge" / "pid"):
             with contextlib.suppress(OSError, ValueError):
                 pid = int(path.read_text())
                 os.kill(pid, signal.SIGTERM)

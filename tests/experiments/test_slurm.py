@@ -115,6 +115,25 @@ def test_a_job_that_is_preempted_stops_its_servers_and_goes_on_afterwards(bed: B
     assert [path for path, text in before.items() if Path(path).read_text() != text] == []
 
 
+def test_a_job_whose_node_goes_down_goes_on_at_the_next_pattern_on_another(bed: Bed, slurm: Cluster) -> None:
+    write(SLOW)
+    job = submit(bed)
+    wait_for(lambda: len(measured()) > 2, 90, "two results")
+    nodes = slurm.ask("squeue", "-h", "-j", job, "-o", "%N").strip()
+    lost = slurm.ask("scontrol", "show", "hostnames", nodes).split()[1]
+    slurm.kill_node(lost)
+    try:
+        before = measured()
+        go_on(slurm, job)
+        ended(slurm, job)
+        done = bed.experiment("tiny", "status", "--on", "slurm")
+        assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
+        again = [path for path, text in before.items() if Path(path).read_text() != text]
+        assert again == []
+    finally:
+        slurm.start_node(lost)
+
+
 def test_a_job_that_reaches_its_time_limit_requeues_itself(bed: Bed, slurm: Cluster) -> None:
     # The signal comes two minutes before the end of three.
     slow = {**SLOW["common_settings"], "measurement_iterations": 4000}
