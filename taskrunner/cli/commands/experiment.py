@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from taskrunner.fleet.nodes import Node
 
 FAILED = 1
+MOST_NAMED = 12
+"""Patterns that a command line names; beyond, the same command measures what is missing and nothing else."""
 WITH_NAMES = ("run", "list", "status")
 """The verbs that take names of layers and patterns."""
 OF_RUN = ("rerun", "only_failed", "dry_run", "detach")
@@ -140,7 +142,9 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
         print("\n".join(results.lines(found)))
     missing = sorted({row.pattern for row in found if row.why})
     if missing and not args.json:
-        print(f"for these alone: {_command(args, missing)}", file=sys.stderr)
+        some = len(missing) <= MOST_NAMED
+        lead = "for these alone" if some else "for what is missing"
+        print(f"{lead}: {_command(args, missing if some else args.names)}", file=sys.stderr)
     return FAILED if missing else 0
 
 
