@@ -30,14 +30,20 @@ def load_plan(directory: str) -> Plan | None:
     return loaded
 
 
-def scrub(directory: str) -> None:
-    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole."""
+def scrub(directory: str, plan: Plan | None = None) -> None:
+    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole. A `plan` that is
+    known to hold none is not read again.
+    """
     steps = os.path.join(directory, "steps")
     with contextlib.suppress(OSError):
         for name in os.listdir(steps):
             os.unlink(os.path.join(steps, name))
         os.rmdir(steps)
-    forget_secrets(directory)
+    if plan is None or plan.get("secrets"):
+        forget_secrets(directory)
+        return
+    with contextlib.suppress(OSError):
+        os.unlink(paths.secrets_path(directory))
 
 
 def forget_secrets(directory: str) -> None:

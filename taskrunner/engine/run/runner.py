@@ -177,7 +177,7 @@ class PlanRun:
         ctx = self.ctx
         if ctx.prepared is not None:
             ctx.prepared.discard()
-        plan_file.scrub(ctx.directory)
+        plan_file.scrub(ctx.directory, ctx.plan)
         if self.lock is not None:
             # Who hears of the end may start the next run at once, and finds nothing to recover.
             unsettled.settled(ctx.root, ctx.plan["key"], ctx.run)
