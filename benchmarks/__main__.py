@@ -262,7 +262,7 @@ BENCHMARKS: dict[str, Callable[[Path], object]] = {
     "beside-vllm": sweeps.beside_vllm,
     "statistics": analysis.statistics,
 }
-IN_MEMORY = ("output", "transfer", "ssm", "versus")
+IN_MEMORY = ("output", "processor", "transfer", "ssm", "versus")
 
 
 def main() -> None:

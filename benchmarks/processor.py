@@ -8,12 +8,12 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.peers import build, guarded
 
-SHORT, LONG, ROUNDS = 100, 400, 7
+SHORT, LONG, ROUNDS = 100, 1000, 9
 ACCOUNT = """
 import ctypes, json, os, resource, subprocess, sys, time
 PR_SET_CHILD_SUBREAPER = 36
@@ -32,51 +32,60 @@ print(json.dumps([wall, used.ru_utime + used.ru_stime]))
 
 
 def processor(folder: Path, taskrunner: str, peers: Path) -> None:
-    """Wall and processor milliseconds of a guarded no-op step; what the start costs is left out by the
-    difference between a long file and a short one.
+    """Wall and processor time of guarded no-op steps, of taskrunner and of the bash script in turns. What the
+    start costs is left out of the time of a step by the difference between a long file and a short one.
     """
-    commands: dict[str, dict[int, list[str]]] = {"taskrunner": {}}
+    commands: dict[int, tuple[list[str], list[str]]] = {}
     for count in (SHORT, LONG):
         path = folder / f"{count}.json"
         path.write_text(json.dumps(guarded(count)))
-        commands["taskrunner"][count] = [taskrunner, str(path)]
-        for peer in build(folder / f"peers{count}", count, peers):
-            if peer.name.startswith("bash script"):
-                commands.setdefault(peer.name, {})[count] = peer.argv
+        (script,) = (
+            peer.argv
+            for peer in build(folder / f"peers{count}", count, peers)
+            if peer.name.startswith("bash script")
+        )
+        commands[count] = ([taskrunner, str(path)], script)
     print(
-        "| guarded no-op steps | ms a step: wall | processor | 100 steps with the start: wall | processor |"
+        "| guarded no-op steps, taskrunner / bash script (bash -c x2) | processor ms a step | ratio"
+        f" | {SHORT} steps with the start: processor ms | wall ms | ratio | {LONG:,} steps: wall s | ratio |"
     )
-    print("|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for load in (0, os.cpu_count() or 1):
         with busy(load):
-            for name, (short, long) in _measured(commands, folder).items():
-                steps = [(b - a) / (LONG - SHORT) * 1e3 for a, b in zip(short, long, strict=True)]
-                whole = [value * 1e3 for value in short]
-                print(
-                    f"| {name}, {load} cores busy | "
-                    + " | ".join(f"{ms:.2f}" for ms in (*steps, *whole))
-                    + " |"
-                )
+            rounds = [{count: _both(commands[count], folder) for count in commands} for _ in range(ROUNDS)]
+        spent = [
+            [(of[LONG][side][1] - of[SHORT][side][1]) / (LONG - SHORT) * 1e3 for of in rounds]
+            for side in (0, 1)
+        ]
+        whole = [[of[SHORT][side][1] * 1e3 for of in rounds] for side in (0, 1)]
+        walls = {count: [[of[count][side][0] for of in rounds] for side in (0, 1)] for count in commands}
+        short = [[value * 1e3 for value in side] for side in walls[SHORT]]
+        print(
+            f"| {load} cores busy | {_pair(spent, 2)} | {_ratio(spent)} | {_pair(whole, 0)} | {_pair(short, 0)}"
+            f" | {_ratio(short)} | {_pair(walls[LONG], 2)} | {_ratio(walls[LONG])} |"
+        )
     print()
 
 
-def _measured(commands: dict[str, dict[int, list[str]]], folder: Path) -> dict[str, list[tuple[float, ...]]]:
-    """Medians of wall and processor seconds, by command: of the short file, of the long one."""
-    taken: dict[tuple[str, int], list[list[float]]] = {}
-    for _ in range(ROUNDS):
-        for name, by_count in commands.items():
-            for count, argv in by_count.items():
-                env = {**os.environ, "TASKRUNNER_HOME": str(folder / "home")}
-                done = subprocess.run(
-                    [sys.executable, "-c", ACCOUNT, *argv],
-                    env=env,
-                    cwd=folder,
-                    check=True,
-                    capture_output=True,
-                )
-                taken.setdefault((name, count), []).append(json.loads(done.stdout))
-    middle = {key: tuple(map(statistics.median, zip(*rows, strict=True))) for key, rows in taken.items()}
-    return {name: [middle[name, count] for count in (SHORT, LONG)] for name in commands}
+def _both(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[float, float]]:
+    """Wall and processor seconds of each command, with every process that it takes."""
+    found = []
+    for argv in commands:
+        env = {**os.environ, "TASKRUNNER_HOME": str(folder / "home")}
+        line = [sys.executable, "-c", ACCOUNT, *argv]
+        done = subprocess.run(line, env=env, cwd=folder, check=True, capture_output=True)
+        wall, spent = json.loads(done.stdout)
+        found.append((wall, spent))
+    return found
+
+
+def _pair(sides: Sequence[Sequence[float]], digits: int) -> str:
+    return " / ".join(f"{statistics.median(side):.{digits}f}" for side in sides)
+
+
+def _ratio(sides: Sequence[Sequence[float]]) -> str:
+    """The median of the ratios of what was measured in the same round."""
+    return f"{statistics.median(ours / theirs for ours, theirs in zip(*sides, strict=True)):.2f}"
 
 
 @contextlib.contextmanager
