@@ -104,7 +104,4 @@ def _degraded(means: Mapping[str, Mapping[Key, float]]) -> Iterable[dict[str, An
 def _command(sweep: Sweep, kind: str) -> str:
     """The command that runs the patterns of tools which look at it; "" where the plan has none."""
     tools = sweep.schedule.get("tools", {})
-    names = [name for name, tool in tools.items() if str(tool).startswith(FOLLOW_UP[kind])]
-    return (
-        f"runner experiment {sweep.schedule.get('plan', sweep.name)} run {' '.join(names)}" if names else ""
-    )
+    return sweep.command(name for name, tool in tools.items() if str(tool).startswith(FOLLOW_UP[kind]))

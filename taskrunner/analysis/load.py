@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,14 @@ class Sweep(NamedTuple):
     def counting(self) -> list[Measurement]:
         """Those that count."""
         return [one for one in self.measurements if not one.why]
+
+    def command(self, names: Iterable[str], *more: str) -> str:
+        """What measures patterns, as it can be typed; "" for no names, or for results of no plan."""
+        words = list(dict.fromkeys(names))
+        if not words or "plan" not in self.schedule:
+            return ""
+        begin = self.schedule.get("command") or f"runner experiment {self.schedule['plan']} run"
+        return " ".join([begin, *words, *more, self.schedule.get("options", "")]).rstrip()
 
 
 def load(folder: str | Path, doubtful: bool = False) -> Sweep:

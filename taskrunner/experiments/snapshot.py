@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from taskrunner.analysis.load import SCHEDULE
 from taskrunner.experiments import comparisons
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.inference.output import write
+from taskrunner.inference.sweep.measured import read
 
 
 def as_dict(planned: Schedule) -> dict[str, Any]:
@@ -50,6 +53,12 @@ def as_dict(planned: Schedule) -> dict[str, Any]:
     }
 
 
-def save(planned: Schedule, folder: Path) -> None:
-    """Write it beside the results; `folder` is theirs."""
-    write(str(folder / SCHEDULE), json.dumps(as_dict(planned), indent=1))
+def save(planned: Schedule, folder: Path, command: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+    """Write it beside the results; `folder` is theirs. `command` measures: the names of patterns stand
+    between it and its `options`. Without one, the last that did is kept.
+    """
+    place = folder / SCHEDULE
+    words = {"command": shlex.join(command), "options": shlex.join(options)}
+    if not command:
+        words = {name: value for name, value in (read(place) or {}).items() if name in words}
+    write(str(place), json.dumps({**as_dict(planned), **words}, indent=1))

@@ -124,6 +124,4 @@ def _server(name: str, server: Mapping[str, Any]) -> dict[str, str]:
 
 def _repeat(sweep: Sweep, members: list[Measurement]) -> str:
     """The command that measures the patterns of a start again; "" for results of no plan."""
-    plan = sweep.schedule.get("plan")
-    names = " ".join(dict.fromkeys(one.pattern for one in members))
-    return f"runner experiment {plan} run {names} --rerun" if plan else ""
+    return sweep.command((one.pattern for one in members), "--rerun")

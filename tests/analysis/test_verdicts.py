@@ -121,6 +121,12 @@ def test_alarms_name_the_tools_that_look_closer(tmp_path: Path) -> None:
         in next(one for one in alarms if one["kind"] == "efa")["command"]
     )
     assert analysed(made.sweep(tmp_path / "quiet"))["alarms"] == []
+    schedule = json.loads((place / "schedule.json").read_text())
+    typed = {"command": "taskrunner experiment 'my plans/phase2.json' run", "options": "--env TP_SIZE=4"}
+    (place / "schedule.json").write_text(json.dumps({**schedule, **typed}))
+    efa = next(one["command"] for one in analysed(place)["alarms"] if one["kind"] == "efa")
+    assert efa.startswith("taskrunner experiment 'my plans/phase2.json' run p2-L0-fi-rdm-bw")
+    assert efa.endswith(" --env TP_SIZE=4")
 
 
 def test_the_bandwidth_of_the_transfer_stands_beside_that_of_a_tool(tmp_path: Path) -> None:

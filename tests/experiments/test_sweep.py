@@ -58,6 +58,10 @@ def test_a_sweep_measures_everything_once_with_the_starts_of_its_plan(bed: Bed) 
     assert Path("results/tiny/results.csv").read_text().count("\n") == 9
     again = bed.experiment("tiny", "run", "-q")
     assert (again.returncode, len(bed.starts())) == (0, 6)
+    assert bed.experiment("tiny", "status").returncode == 0
+    schedule = json.loads(Path("results/tiny/schedule.json").read_text())
+    assert schedule["command"] == "taskrunner experiment tiny run"
+    assert f"ENV_DIR={bed.env_dir}" in schedule["options"]
 
 
 def test_what_is_lost_or_not_valid_is_measured_again_and_nothing_else(bed: Bed) -> None:

@@ -131,7 +131,8 @@ def _report(args: typed.Experiment, planned: Schedule) -> int:
     found = results.rows(planned, FOLDER)
     every = results.rows(whole, FOLDER) if args.names else found
     results.save(FOLDER / planned.name, every)
-    snapshot.save(whole, FOLDER / planned.name)
+    words = (_words(args), _options(args)) if args.verb in ("run", "extend") else ()
+    snapshot.save(whole, FOLDER / planned.name, *words)
     if args.verb != "status":  # which must be quick
         results.save_parquet(FOLDER / planned.name, every)
     if args.mlflow:
@@ -158,7 +159,15 @@ def _log(args: typed.Experiment, planned: Schedule, paths: list[str]) -> None:
 
 def _command(args: typed.Experiment, names: list[str]) -> str:
     """The command line that measures these patterns, as it can be typed; no secret is in it."""
-    words = [args.program, "experiment", args.plan, "run", *names]
+    return shlex.join([*_words(args), *names, *_options(args)])
+
+
+def _words(args: typed.Experiment) -> list[str]:
+    return [args.program, "experiment", args.plan, "run"]
+
+
+def _options(args: typed.Experiment) -> list[str]:
+    words: list[str] = []
     for option in ("warmup", "iterations", "blocks"):
         if (value := getattr(args, option)) is not None and args.verb != "extend":
             words += [f"--{option}", str(value)]
@@ -167,7 +176,7 @@ def _command(args: typed.Experiment, names: list[str]) -> str:
     for item in args.env:
         name = item.partition("=")[0]
         words += ["--env", name if name in secret else item]
-    return shlex.join(words)
+    return words
 
 
 def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:

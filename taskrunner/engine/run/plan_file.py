@@ -31,8 +31,8 @@ def load_plan(directory: str) -> Plan | None:
 
 
 def scrub(directory: str, plan: Plan | None = None) -> None:
-    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole. A `plan` that is
-    known to hold none is not read again.
+    """Remove the secrets of a run that has ended: from its plan, and its steps' programs whole. A `plan` that
+    is known to hold none is not read again.
     """
     steps = os.path.join(directory, "steps")
     with contextlib.suppress(OSError):
