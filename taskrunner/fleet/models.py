@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from taskrunner.model.models import Part, json_schema
+from taskrunner.model.part import Part, json_schema
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]

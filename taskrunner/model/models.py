@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from taskrunner.model.part import Part, allow_comments, json_schema, without_comments
 
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 ID = r"^[^\x00-\x1f\x7f]+$"
@@ -17,32 +19,13 @@ Scalar = Annotated[bool | int | float | Text, Field(union_mode="smart")]
 Duration = Annotated[float, Field(gt=0, le=31_536_000)] | Annotated[str, StringConstraints(pattern=DURATION)]
 
 
-def without_comments(data: Any) -> Any:
-    """A JSON object without the members that are comments: their names start with `_`."""
-    if isinstance(data, dict):
-        return {name: value for name, value in data.items() if not str(name).startswith("_")}
-    return data
-
-
 Environment = Annotated[dict[Name, Scalar], BeforeValidator(without_comments)]
 Values = Scalar | list[Scalar]
 
 
-def _allow_comments(schema: dict[str, Any]) -> None:
-    schema["patternProperties"] = {"^_": {}}
-
-
 def _name_or_extends(schema: dict[str, Any]) -> None:
-    _allow_comments(schema)
+    allow_comments(schema)
     schema["anyOf"] = [{"required": ["name"]}, {"required": ["extends"]}]
-
-
-class Part(BaseModel):
-    """A JSON object of the task file: members that start with `_` are comments, others are known."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_allow_comments)
-
-    _comments = model_validator(mode="before")(without_comments)
 
 
 class Metadata(Part):
@@ -147,7 +130,7 @@ class SharedService(Part):
         " $TASKRUNNER_COMMAND is the service's command, $TASKRUNNER_SERVICE a folder that the server may have"
         " written to.",
     )
-    env: Environment = {}
+    env: Environment = Field(default={})
     cwd: Filled | None = None
     stop_timeout: Duration = Field(default=30.0, description="Time between SIGTERM and SIGKILL.")
 
@@ -189,7 +172,7 @@ class SharedStep(Part):
     commands: list[Text] = Field(
         default=[], description="Run in order in one shell; the first that fails ends the step."
     )
-    env: Environment = {}
+    env: Environment = Field(default={})
     cwd: Filled | None = None
     timeout: Duration | None = Field(default=None, description="Seconds, or 30s, 10m, 2h.")
     retries: Retries | None = None
@@ -221,9 +204,9 @@ class TaskFile(Part):
         default=[],
         description="Files whose variables, services and steps can be used here; relative to this file.",
     )
-    variables: Annotated[dict[Name, Scalar | Variable], BeforeValidator(without_comments)] = {}
-    services: Annotated[dict[Filled, SharedService], BeforeValidator(without_comments)] = {}
-    steps: Annotated[dict[Filled, SharedStep], BeforeValidator(without_comments)] = {}
+    variables: Annotated[dict[Name, Scalar | Variable], BeforeValidator(without_comments)] = Field(default={})
+    services: Annotated[dict[Filled, SharedService], BeforeValidator(without_comments)] = Field(default={})
+    steps: Annotated[dict[Filled, SharedStep], BeforeValidator(without_comments)] = Field(default={})
     tasks: list[Task]
 
     model_config = ConfigDict(populate_by_name=True)
@@ -238,35 +221,3 @@ def generate() -> dict[str, Any]:
     schema = json_schema(TaskFile, "taskrunner task file")
     del schema["required"]  # a file that is included has no tasks
     return schema
-
-
-def json_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
-    """The JSON Schema of a kind of file, as it is committed."""
-    schema = model.model_json_schema(by_alias=True)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = title
-    schema.update(_without_noise({key: schema[key] for key in ("properties", "$defs")}))
-    return schema
-
-
-def _without_noise(value: Any, names: bool = False) -> Any:
-    """Without pydantic's titles and nulls: an optional member is left out, never null."""
-    if isinstance(value, list):
-        return [_without_noise(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {}
-    for name, item in value.items():
-        if not names and (name == "title" or (name == "default" and item is None)):
-            continue
-        kept[name] = _without_noise(item, names=not names and name in ("properties", "$defs"))
-    if "patternProperties" in kept and "properties" not in kept and not names:
-        # A mapping from names: any other name is an error, unless it is a comment.
-        kept["patternProperties"]["^_"] = {}
-        kept["additionalProperties"] = False
-    options = kept.get("anyOf")
-    if isinstance(options, list) and {"type": "null"} in options:
-        options = [option for option in options if option != {"type": "null"}]
-        del kept["anyOf"]
-        kept = {**options[0], **kept} if len(options) == 1 else {**kept, "anyOf": options}
-    return kept
