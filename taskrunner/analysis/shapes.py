@@ -47,7 +47,8 @@ def modes(measurements: Iterable[Measurement], metric: str = "ttft") -> list[dic
         values = [one.raw(metric) for one in starts]
         single = [bimodal(each) for each in values]
         centred = [value / float(np.median(each)) for each in values if each for value in each]
-        pooled = bimodal(centred)
+        # A single start tells the same before and after: its own scale does not matter.
+        pooled = bimodal(centred) if len(starts) > 1 else single[0]
         within = [one for one in single if one["is_bimodal"]]
         if not within and not pooled["is_bimodal"]:
             continue

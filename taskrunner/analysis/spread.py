@@ -24,6 +24,10 @@ LARGEST = 700.0
 """Of a logarithm whose exponential is a number."""
 
 
+SAME = 1e-10
+"""A singular value below this share of the largest one is rounding."""
+
+
 class Start(NamedTuple):
     """One start of a configuration: the mean logarithm over its patterns, each without its own mean."""
 
@@ -104,15 +108,23 @@ def _two_ways(
 
     Gives the columns' terms (their mean is that of the cells), the residuals, their degrees of freedom.
     """
-    design = np.zeros((len(cells), len(rows) + len(columns)))
-    for index, (row, column) in enumerate(cells):
-        design[index, rows.index(row)] = 1.0
-        design[index, len(rows) + columns.index(column)] = 1.0
+    numbers = [{name: number for number, name in enumerate(names)} for names in (rows, columns)]
+    row = np.array([numbers[0][name] for name, _ in cells])
+    column = np.array([numbers[1][name] for _, name in cells])
     values = np.array(list(cells.values()))
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    terms = solution[len(rows) :]
+    # There may be thousands of rows, and there are few columns: the rows are eliminated.
+    there = np.zeros((len(rows), len(columns)))
+    there[row, column] = 1.0
+    counts = there.sum(axis=1)
+    sums = np.bincount(row, values, len(rows))
+    weighted = there / counts[:, None]
+    left = np.diag(there.sum(axis=0)) - there.T @ weighted
+    right = np.bincount(column, values, len(columns)) - weighted.T @ sums
+    terms, _, rank, _ = np.linalg.lstsq(left, right, rcond=SAME)
+    own = (sums - there @ terms) / counts
+    residuals = values - own[row] - terms[column]
     centred = terms - terms.mean() + values.mean()
-    return [float(value) for value in centred], values - design @ solution, len(cells) - int(rank)
+    return [float(value) for value in centred], residuals, len(cells) - len(rows) - int(rank)
 
 
 def spread(every: Starts, compared: Iterable[str] = ()) -> Spread | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import statistics
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from taskrunner.analysis import text, verdicts
 from taskrunner.analysis.analysis import analysis
 from taskrunner.analysis.compare import holm, signs
 from taskrunner.analysis.load import load
-from taskrunner.analysis.spread import blocks_for, least
+from taskrunner.analysis.spread import blocks_for, least, starts
 from taskrunner.errors import NotFoundError
 from taskrunner.experiments import comparisons
 from taskrunner.report.page import page
@@ -329,3 +331,49 @@ def test_the_command_fails_on_an_alarm_and_on_a_regression_only(tmp_path: Path) 
     assert json.loads(better.stdout)["comparisons"][0]["ratio"] == pytest.approx(1 / 1.2, rel=0.02)
     missing = analyze(tmp_path / "nowhere")
     assert (missing.returncode, missing.stderr.count("\n")) == (2, 2)
+
+
+class Value(NamedTuple):
+    """As much of a measurement as the spread of starts needs."""
+
+    configuration: str
+    pattern: str
+    block: int
+    milliseconds: float
+
+    def value(self, metric: str, statistic: str) -> float:
+        return self.milliseconds
+
+
+def test_the_terms_of_starts_are_least_squares_also_where_patterns_are_missing() -> None:
+    random.seed(5)
+    cells = [
+        Value("a", f"p{row}", block, math.exp(random.gauss(row / 10 + block / 5, 0.1)))
+        for row in range(7)
+        for block in range(1, 5)
+        if (row, block) not in ((0, 1), (3, 4), (6, 2))
+    ]
+    found = starts(cells, "ttft")  # type: ignore[arg-type]
+    design = np.array(
+        [
+            [float(one.pattern == f"p{row}") for row in range(7)]
+            + [float(one.block == block) for block in range(1, 5)]
+            for one in cells
+        ]
+    )
+    values = np.log([one.milliseconds for one in cells])
+    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    terms = solution[7:] - solution[7:].mean() + values.mean()
+    assert [one.value for one in found.found] == pytest.approx(terms)
+    assert found.freedom == len(cells) - rank
+    assert found.rest == pytest.approx(((values - design @ solution) ** 2).sum() / found.freedom)
+
+
+def test_the_starts_of_ten_thousand_patterns_take_a_moment() -> None:
+    random.seed(6)
+    many = [
+        Value("a", f"p{row}", block, random.uniform(5, 9)) for row in range(10_000) for block in (1, 2, 3)
+    ]
+    began = time.monotonic()
+    assert starts(many, "ttft").freedom == 2 * 9_999  # type: ignore[arg-type]
+    assert time.monotonic() - began < 10

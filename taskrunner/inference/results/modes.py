@@ -14,6 +14,8 @@ APART = 2.0
 """Ashman's D of two components that are clearly separate: Ashman, Bird and Zepf (1994)."""
 FEWEST, FEWEST_EACH, FEWEST_DIP = 12, 3, 90
 DIP_P = 0.05
+SPLITS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
+"""Shares of the samples with which the lower kind begins."""
 
 
 def bimodal(values: Sequence[float]) -> dict[str, Any]:
@@ -77,30 +79,34 @@ def _dip(result: dict[str, Any], data: Any) -> None:
 
 def _two(logs: Any) -> tuple[tuple[float, float], float, float, float]:
     """The two normals of one variance that fit best, by expectation-maximisation from several splits of the
-    sorted samples: centres, standard deviation, weight of the upper one, log likelihood.
+    sorted samples, all at once: centres, standard deviation, weight of the upper one, log likelihood.
     """
     n, floor = len(logs), max(float(logs.std()) * 0.01, 1e-9)
-    best = ((float(logs[0]), float(logs[-1])), floor, 0.5, -math.inf)
-    for share in (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95):
-        cut = min(max(1, int(n * share)), n - 1)
-        centres = np.array([logs[:cut].mean(), logs[cut:].mean()])
-        spread = max(math.sqrt((logs[:cut].var() * cut + logs[cut:].var() * (n - cut)) / n), floor)
-        weight, before = 1 - cut / n, -math.inf
-        for _ in range(500):
-            each = np.exp(-0.5 * ((logs - centres[:, None]) / spread) ** 2) / (
-                spread * math.sqrt(2 * math.pi)
-            )
-            each *= np.array([[1 - weight], [weight]])
-            whole = np.maximum(each.sum(axis=0), 1e-300)
-            likelihood = float(np.log(whole).sum())
-            shares = each / whole
-            sums = np.maximum(shares.sum(axis=1), 1e-9)
-            centres = (shares * logs).sum(axis=1) / sums
-            spread = max(math.sqrt(float((shares * (logs - centres[:, None]) ** 2).sum()) / n), floor)
-            weight = float(sums[1] / n)
-            if likelihood - before < 1e-7 * n:
-                break
-            before = likelihood
-        if likelihood > best[3] and centres[0] < centres[1]:
-            best = ((float(centres[0]), float(centres[1])), spread, weight, likelihood)
-    return best
+    cuts = [min(max(1, int(n * share)), n - 1) for share in SPLITS]
+    centres = np.array([[logs[:cut].mean(), logs[cut:].mean()] for cut in cuts])
+    spread = np.array([(logs[:cut].var() * cut + logs[cut:].var() * (n - cut)) / n for cut in cuts])
+    spread = np.maximum(np.sqrt(spread), floor)
+    weight = 1 - np.array(cuts) / n
+    likelihood = np.full(len(cuts), -math.inf)
+    left = np.arange(len(cuts))  # the splits that still change
+    for _ in range(500):
+        scale, upper = spread[left], weight[left]
+        each = np.exp(-0.5 * ((logs - centres[left][:, :, None]) / scale[:, None, None]) ** 2)
+        each *= (np.stack([1 - upper, upper], axis=1) / (scale[:, None] * math.sqrt(2 * math.pi)))[:, :, None]
+        whole = np.maximum(each.sum(axis=1), 1e-300)
+        before, likelihood[left] = likelihood[left], np.log(whole).sum(axis=1)
+        shares = each / whole[:, None, :]
+        sums = np.maximum(shares.sum(axis=2), 1e-9)
+        centres[left] = (shares * logs).sum(axis=2) / sums
+        rest = (shares * (logs - centres[left][:, :, None]) ** 2).sum(axis=(1, 2))
+        spread[left] = np.maximum(np.sqrt(rest / n), floor)
+        weight[left] = sums[:, 1] / n
+        left = left[likelihood[left] - before >= 1e-7 * n]
+        if not len(left):
+            break
+    apart = np.where(centres[:, 0] < centres[:, 1], likelihood, -math.inf)
+    best = int(apart.argmax())
+    if apart[best] == -math.inf:
+        return (float(logs[0]), float(logs[-1])), floor, 0.5, -math.inf
+    low, high = map(float, centres[best])
+    return (low, high), float(spread[best]), float(weight[best]), float(apart[best])
