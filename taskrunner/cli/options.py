@@ -279,6 +279,8 @@ def sweep(parser: Parser) -> None:
     group.add_argument("--dry-run", "-n", action="store_true", help="show what would run")
     group.add_argument("--detach", "-d", action="store_true", help="start the sweep and return")
     group.add_argument("--rerun", action="store_true", help="measure again what is measured and valid")
+    group.add_argument("--accept-mixed", action="store_true",
+                       help="let results of other servers and settings count, too")
     group.add_argument("--only-failed", action="store_true", help="only what has failed or is doubtful")
     group.add_argument("--mlflow", action="store_true", help="send what counts to MLflow, each result once")
     group.add_argument("--pairs", default="", metavar="A:B,C:D",

@@ -162,6 +162,7 @@ class Experiment(PlanArgs, Shown):
     pairs: str
     rerun: bool
     only_failed: bool
+    accept_mixed: bool
     mlflow: bool
     scheduler: str
     partition: str

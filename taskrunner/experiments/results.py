@@ -13,7 +13,7 @@ from taskrunner.experiments import cells
 from taskrunner.experiments.durations import INDEX
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.inference.output import write
-from taskrunner.inference.sweep.measured import MISSING, OTHER, fingerprint_of, read, why_not
+from taskrunner.inference.sweep.measured import ANY, MISSING, OTHER, fingerprint_of, read, why_not
 
 FIGURES = ("ttft", "tpot", "e2e_latency")
 UNITS = {"latency_us": "µs", "bandwidth_gbps": "Gbit/s", "max_busbw_gbytes_s": "GB/s"}
@@ -55,7 +55,8 @@ def rows(schedule: Schedule, folder: Path) -> list[Row]:
     def add(where: str, wanted: str, names: tuple[str, str, int | None, int | None, str]) -> None:
         path = str(folder / where / "result.json")
         values = _values(path, known.get(path))
-        found.append(Row(*names, wanted, path, _why(values, wanted), values))
+        why = _why(values, ANY if schedule.mixed else wanted)
+        found.append(Row(*names, wanted, path, why, values))
 
     for run in schedule.tool_runs:
         names = (run.pattern.id, run.part, None, None, "")
@@ -125,7 +126,7 @@ def _number(value: Any) -> float | None:
 def _why(values: Mapping[str, Any] | None, wanted: str) -> str:
     if values is None:
         return MISSING
-    return OTHER if values["of"] != wanted else str(values["problem"])
+    return str(values["problem"]) if wanted in (ANY, values["of"]) else OTHER
 
 
 class Left(NamedTuple):

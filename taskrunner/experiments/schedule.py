@@ -45,6 +45,8 @@ class Schedule(NamedTuple):
     tools: Sequence[Measurement]
     """Those of network and GPU tools, and analyses."""
     durations: Durations
+    mixed: bool = False
+    """Whether results of other servers and settings count, too."""
 
     @property
     def name(self) -> str:

@@ -208,6 +208,25 @@ def test_tools_run_before_the_servers_and_once(bed: Bed) -> None:
     assert bed.starts() == ["unified"]
 
 
+def test_results_of_other_settings_are_replaced_aloud_or_kept_on_request(bed: Bed) -> None:
+    write()
+    assert bed.experiment("tiny", "run", "U", "-q").returncode == 0
+    kept = {row["path"]: Path(row["path"]).read_text() for row in index() if row["valid"]}
+    assert len(kept) == 4
+    settings = {**PLAN["common_settings"], "max_tokens": 5}
+    write({**PLAN, "common_settings": settings})
+    accepted = bed.experiment("tiny", "run", "U", "-q", "--accept-mixed")
+    assert (accepted.returncode, "4 of 4 measured" in accepted.stdout) == (0, True), accepted.stderr
+    assert {path: Path(path).read_text() for path in kept} == kept
+    assert "4 results are" not in accepted.stderr
+    status = bed.experiment("tiny", "status", "U")
+    assert (status.returncode, "of other servers, settings" in status.stdout) == (1, True)
+    again = bed.experiment("tiny", "run", "U", "-q")
+    assert "4 results are of other servers or settings, and measured again" in again.stderr
+    assert again.returncode == 0
+    assert not any(Path(path).read_text() == text for path, text in kept.items())
+
+
 def test_a_sweep_is_extended_by_blocks_and_stays_so(bed: Bed) -> None:
     write({**PLAN, "replicates": {"blocks": 1, "configurations": "all"}})
     assert bed.experiment("tiny", "run", "U", "--blocks", 2, "-q").returncode == 0

@@ -20,6 +20,7 @@ from taskrunner.errors import UsageError
 from taskrunner.experiments import results, snapshot
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.experiments.sweep.files import serving
+from taskrunner.inference.sweep.measured import OTHER
 
 if TYPE_CHECKING:
     from taskrunner.fleet.nodes import Node
@@ -51,13 +52,13 @@ def _scheduled(args: typed.Experiment, names: Sequence[str], more_blocks: int = 
     """The schedule, with the blocks by which it was extended."""
     chosen = list(names)
     if args.verb != "extend" and args.blocks is not None:
-        return plan_command.scheduled(args, chosen, variables(args.env))
+        return plan_command.scheduled(args, chosen, variables(args.env))._replace(mixed=args.accept_mixed)
     stated = typed.changed(args, blocks=None)
     planned = plan_command.scheduled(stated, chosen, variables(args.env))
     blocks = max(planned.blocks, results.blocks(FOLDER / planned.name)) + more_blocks
-    if blocks == planned.blocks:
-        return planned
-    return plan_command.scheduled(typed.changed(args, blocks=blocks), chosen, variables(args.env))
+    if blocks != planned.blocks:
+        planned = plan_command.scheduled(typed.changed(args, blocks=blocks), chosen, variables(args.env))
+    return planned._replace(mixed=args.accept_mixed)
 
 
 def _run(args: typed.Experiment) -> int:
@@ -100,6 +101,7 @@ def _sweep(args: typed.Experiment, planned: Schedule) -> int:
         sweeps.refuse_second(args, planned, nodes)
     if not (args.json or args.quiet):
         print(_summary(planned), file=sys.stderr)
+    _say_what_is_replaced(args, planned)
     status = sweeps.start(args, planned, pairs, since)
     if args.detach:
         return status
@@ -111,6 +113,16 @@ def _sweep(args: typed.Experiment, planned: Schedule) -> int:
         whole = _scheduled(typed.changed(args, pilot=False), [])
         print("\n".join(pilot.lines(whole, spreads, whole.replicated)))
     return max(measured, status if status > FAILED else 0)
+
+
+def _say_what_is_replaced(args: typed.Experiment, planned: Schedule) -> None:
+    other = sum(row.why == OTHER for row in results.rows(planned, FOLDER))
+    if other and not args.rerun:
+        what = "1 result is" if other == 1 else f"{other} results are"
+        print(
+            f"{what} of other servers or settings, and measured again; --accept-mixed keeps them",
+            file=sys.stderr,
+        )
 
 
 def _summary(planned: Schedule) -> str:
@@ -176,7 +188,7 @@ def _options(args: typed.Experiment) -> list[str]:
     for item in args.env:
         name = item.partition("=")[0]
         words += ["--env", name if name in secret else item]
-    return words
+    return words + ["--accept-mixed"] * args.accept_mixed
 
 
 def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:

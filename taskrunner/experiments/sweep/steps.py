@@ -10,6 +10,7 @@ from taskrunner.experiments.cells import Cell, fingerprint, place
 from taskrunner.experiments.configurations import Configuration
 from taskrunner.experiments.order import Start
 from taskrunner.experiments.schedule import Schedule
+from taskrunner.inference.sweep.measured import ANY
 
 LIB = 'python3 "$TASKRUNNER_LIB/inference"'
 RENDEZVOUS = "http://<<NODE1_PRIVATE>>:<<RENDEZVOUS_PORT>>"
@@ -41,7 +42,7 @@ class Sweep(NamedTuple):
 
     def measured(self, results: Iterable[tuple[str, str]]) -> str:
         """Holds when the results in these folders, with these fingerprints, are there and count."""
-        words = " ".join(f"{where}={of}" for where, of in results)
+        words = " ".join(f"{where}={ANY if self.schedule.mixed else of}" for where, of in results)
         if self.since:
             return f"cd <<ENV_DIR>> && {LIB} measured {words} --since {self.since:.3f}"
         # What was found to count, and has not changed since, needs no Python: a sweep asks for it often.

@@ -20,6 +20,8 @@ TIMEOUT_S = 5.0
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Past any proxy: it would answer for a server that is down."""
 PAUSES_S = (0.3, 0.6, 0.0)
+ANY = "any"
+"""Instead of a fingerprint: results of other servers and settings count, too."""
 MISSING, OTHER = "there is no result", "it is of other servers, settings or versions"
 
 
@@ -113,7 +115,7 @@ def why_not(record: Mapping[str, Any] | None, fingerprint: Any, since: float = 0
         metadata, results = record, {"valid": record.get("valid", True), "invalid_because": doubts(record)}
     if not isinstance(metadata, Mapping) or not isinstance(results, Mapping):
         return "it is no result of a measurement"
-    if fingerprint_of(record) != fingerprint:
+    if fingerprint not in (ANY, fingerprint_of(record)):
         return OTHER
     if since and (metadata.get("began") or metadata.get("started_at") or 0.0) < since:
         return "it is measured again"
