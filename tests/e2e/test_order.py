@@ -146,6 +146,12 @@ def test_a_guard_that_does_not_hold_after_its_step_is_told(
     assert cli(path, "--check").returncode == (0 if guard == "test -e made" else 1)
 
 
+def test_what_the_guard_says_is_the_reason(write: Write, cli: Cli) -> None:
+    path = write({"id": "a", "skip_if": "echo 3 GB are missing; false", "commands": ["echo done"]})
+    (line,) = (line for line in cli(path).stdout.splitlines() if "does not hold afterwards" in line)
+    assert line.endswith("all later steps: 3 GB are missing")
+
+
 def test_an_earlier_step_that_runs_again_makes_a_step_that_was_taken_over_run_again(
     write: Write, home: Path
 ) -> None:

@@ -269,12 +269,15 @@ class PlanRun:
 
     def _ask_again(self, step: Step) -> None:
         """Warn when the guard of a step that has just been done does not hold: it will never be skipped."""
-        with contextlib.suppress(StepError, Cancelled):
+        log = paths.log_path(self.ctx.directory, step["index"], step["id"])
+        with contextlib.suppress(StepError, Cancelled, OSError):
+            before = os.path.getsize(log)
             if not step_commands.guard_holds(self.ctx, step):
                 message = (
                     "%s: its skip_if does not hold afterwards, so the next run repeats it and all later steps"
                 )
-                self.ctx.events.emit("warning", step=step["id"], message=message % step["id"])
+                said = ": ".join([message % step["id"], *fileio.tail(log, 1, begin=before)])
+                self.ctx.events.emit("warning", step=step["id"], message=said)
 
     def _remembered(self, step: Step) -> str:
         """The run that has done the step's commands, as the journal knows it; "" when none has."""

@@ -66,12 +66,12 @@ def read_bytes(path: str) -> bytes:
         return b""
 
 
-def tail(path: str, lines: int = 20, limit: int = 8192) -> list[str]:
-    """The last lines of a log, read from its end; undecodable bytes are replaced."""
+def tail(path: str, lines: int = 20, limit: int = 8192, begin: int = 0) -> list[str]:
+    """The last lines of a log behind `begin`, read from its end; undecodable bytes are replaced."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - limit))
+            file.seek(max(begin, size - limit))
             data = file.read(limit)
     except OSError:
         return []
