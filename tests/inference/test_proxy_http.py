@@ -158,22 +158,22 @@ def test_ipv6(truth: Start, proxy: Start) -> None:
 def test_connections_to_servers_are_used_again(truth: Start, proxy: Start) -> None:
     p, d = truth("--role", "prefill", "--ttft", 1), truth("--role", "decode", "--ttft", 1, "--gap", 1)
     at = proxy("--prefill", p.url, "--decode", d.url)
-    seen = set()
+    ports = [int(server.url.rpartition(":")[2]) for server in (p, d)]
+
+    def connections() -> set[tuple[str, str]]:
+        """Those to the servers that are open or have been closed lately, also of somebody before."""
+        lines = Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
+        found = [line.split()[1:4] for line in lines]
+        return {
+            (local, remote)
+            for local, remote, state in found
+            if int(remote.split(":")[1], 16) in ports and state in ("01", "06")
+        }
+
+    before = connections()
     for _ in range(6):
         assert statuses(said(at.url, post("/v1/completions"))) == [200]
-        seen |= {
-            line.split()[2]
-            for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
-            if int(line.split()[2].split(":")[1], 16)
-            in (int(p.url.rpartition(":")[2]), int(d.url.rpartition(":")[2]))
-            and line.split()[3] == "01"
-        }
-    opened = [
-        line.split()[1]
-        for line in Path(f"/proc/{at.process.pid}/net/tcp").read_text().splitlines()[1:]
-        if line.split()[2] in seen and line.split()[3] in ("01", "06")
-    ]
-    assert len(opened) == 2
+    assert len(connections() - before) == 2
 
 
 def test_blocks_that_decode_has_refused_are_released(truth: Start, proxy: Start) -> None:

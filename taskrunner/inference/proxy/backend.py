@@ -166,13 +166,17 @@ class Backend:
         self._tls = self.endpoint.tls()
         self.idle: deque[BackendConnection] = deque()
 
-    async def connection(self, fresh: bool = False) -> BackendConnection:
-        """A connection that was kept, or a new one. Raises OSError."""
-        while self.idle and not fresh:
+    def kept(self) -> BackendConnection | None:
+        """A connection from before, if there is one."""
+        while self.idle:
             connection = self.idle.pop()
             if connection.usable:
                 connection.used = True
                 return connection
+        return None
+
+    async def connect(self) -> BackendConnection:
+        """A new connection. Raises OSError."""
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(
             lambda: BackendConnection(self), self.endpoint.host, self.endpoint.port, ssl=self._tls

@@ -107,7 +107,7 @@ async def quietly(
     over, ended = _ending()
     connection: BackendConnection | None = None
     try:
-        connection = await asyncio.wait_for(server.connection(fresh=True), within)
+        connection = await asyncio.wait_for(server.connect(), within)
         connection.ask(server.framed(request, headers, body), answer, ended)
         return answer if not await asyncio.wait_for(over, within) else None
     except (OSError, asyncio.TimeoutError):

@@ -337,8 +337,11 @@ class Proxy:
         return await self._connected(self._decode[turn % len(self._decode)], False)
 
     async def _connected(self, server: Backend, fresh: bool) -> BackendConnection:
+        # What is there is taken at once: a wait costs two rounds of the loop, in which others come first.
+        if not fresh and (kept := server.kept()) is not None:
+            return kept
         try:
-            return await asyncio.wait_for(server.connection(fresh), CONNECT_WITHIN)
+            return await asyncio.wait_for(server.connect(), CONNECT_WITHIN)
         except (OSError, asyncio.TimeoutError) as error:
             raise BackendError(server.role, f"{server.url}: no connection: {error}") from error
 
