@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..circumstances import machine
@@ -22,6 +23,8 @@ REFUSED = re.compile(
 RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
 
 
+GPU = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is."""
 NIXLBENCH = (nixlbench_sides.TOOL, nixlbench_sides.SHAPE)
 
 
@@ -43,7 +46,10 @@ def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
         )
     if tool == "ucx_perftest" or (tool in NIXLBENCH and values["backend"] == "UCX"):
         # Left alone it takes shared memory between two processes of one machine, also across containers.
-        os.environ.setdefault("UCX_TLS", commands.ucx_transports(values["provider"], values["memory"]))
+        # NIXL has no UCX without what moves GPU memory where there is a GPU, also for memory of the host.
+        gpu = tool in NIXLBENCH and GPU.exists()
+        memory = "cuda" if gpu else values["memory"]
+        os.environ.setdefault("UCX_TLS", commands.ucx_transports(values["provider"], memory))
     elif tool in NIXLBENCH:
         os.environ.setdefault("FI_PROVIDER", values["provider"])
     return [program, *argv[1:]]
