@@ -14,6 +14,7 @@ from typing import Any
 
 from taskrunner import _version, engine, inference
 from taskrunner.errors import TargetError
+from taskrunner.inference.results.schema import SCHEMA
 
 ENTRY = """import sys
 
@@ -37,7 +38,7 @@ def engine_zip() -> bytes:
         for package in (engine, inference):
             folder = Path(str(package.__file__)).parent
             for path in sorted(folder.rglob("*")):
-                if path.suffix in (".py", ".json"):
+                if path.suffix in (".py", ".json") and path != SCHEMA:
                     _add(archive, f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
     return buffer.getvalue()
 
