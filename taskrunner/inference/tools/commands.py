@@ -20,6 +20,7 @@ class Sides(NamedTuple):
 _FABTESTS = "{tool} -p {provider} -E={port} -S {size} -I {iterations} -m"
 _PERFTEST = "{tool} -d {device} -c {connection} -x 0 -F --report_gbits -s {size} -n {iterations} -p {port}"
 """Without -x 0, the index of an address, packets leave over EFA and never arrive."""
+NIXLBENCH = ("nixlbench", "kvbench-shape")
 _NIXLBENCH = (
     "nixlbench --backend {backend} --op_type {operation} --scheme {scheme} --mode {mode}"
     " --initiator_seg_type {segment} --target_seg_type {segment} --total_buffer_size {total}"
@@ -43,7 +44,7 @@ TOOLS = {
         "ucx_perftest {peer} -p {port} -t {test} -s {size} -n {iterations} -m {memory} -f",
         "ucx-utils",
     ),
-    **dict.fromkeys(("nixlbench", "kvbench-shape"), Sides(_NIXLBENCH, _NIXLBENCH)),
+    **dict.fromkeys(NIXLBENCH, Sides(_NIXLBENCH, _NIXLBENCH)),
 }
 
 

@@ -8,7 +8,8 @@ import shlex
 import sys
 
 from . import commands, nixlbench_sides, node_record
-from .measure import NIXLBENCH, NotInstalledError, command_line, measured, resolved
+from .commands import NIXLBENCH
+from .measure import NotInstalledError, command_line, measured, resolved
 from .options import add
 from .text import table
 

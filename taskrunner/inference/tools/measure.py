@@ -11,6 +11,7 @@ from typing import Any
 
 from ..circumstances import machine
 from . import commands, fabric, nixlbench_sides, node_record
+from .commands import NIXLBENCH
 from .process import find, output_of
 from .reading import NotAResult, Parsed, last_words, record
 from .registry import PERFTEST, SIZED
@@ -21,11 +22,8 @@ REFUSED = re.compile(
 )
 """What a client says whose server is not there yet; none of them tries again by itself."""
 RETRY_FOR_S, RETRY_DELAY_S = 60.0, 1.0
-
-
 GPU = Path("/dev/nvidiactl")
-"""There where NVIDIA's driver is."""
-NIXLBENCH = (nixlbench_sides.TOOL, nixlbench_sides.SHAPE)
+"""Exists where NVIDIA's driver is loaded."""
 
 
 class NotInstalledError(Exception):
@@ -44,11 +42,10 @@ def command_line(tool: str, side: str, values: Mapping[str, Any]) -> list[str]:
             f"{argv[0]} is not installed: "
             + (f"apt-get install {package}" if package else "run setup-low-level")
         )
-    if tool == "ucx_perftest" or (tool in NIXLBENCH and values["backend"] == "UCX"):
+    if _over_ucx(tool, values):
         # Left alone it takes shared memory between two processes of one machine, also across containers.
-        # NIXL has no UCX without what moves GPU memory where there is a GPU, also for memory of the host.
-        gpu = tool in NIXLBENCH and GPU.exists()
-        memory = "cuda" if gpu else values["memory"]
+        # Where there is a GPU, NIXL's UCX needs what moves its memory, even to measure the host's.
+        memory = "cuda" if tool in NIXLBENCH and GPU.exists() else values["memory"]
         os.environ.setdefault("UCX_TLS", commands.ucx_transports(values["provider"], memory))
     elif tool in NIXLBENCH:
         os.environ.setdefault("FI_PROVIDER", values["provider"])
@@ -88,8 +85,8 @@ def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, An
         if not again or time.monotonic() > until:
             break
         time.sleep(RETRY_DELAY_S)
-    said = f": {last_words(errors)}" if errors.strip() else ""
-    doubts = [] if status == 0 else [f"{tool} ended with status {status}{said}"]
+    reason = f": {last_words(errors)}" if errors.strip() else ""
+    doubts = [] if status == 0 else [f"{tool} ended with status {status}{reason}"]
     if status is None:
         doubts = ["{} did not end within {:g} s".format(tool, values["timeout"])]
     figures = record(tool)
@@ -119,9 +116,13 @@ def measured(tool: str, values: Mapping[str, Any]) -> tuple[Parsed, dict[str, An
     )
 
 
+def _over_ucx(tool: str, values: Mapping[str, Any]) -> bool:
+    return tool == "ucx_perftest" or (tool in NIXLBENCH and values["backend"] == "UCX")
+
+
 def _provider(tool: str, values: Mapping[str, Any]) -> str:
     """The fabric that the tool is told to use."""
-    if tool == "ucx_perftest" or (tool in NIXLBENCH and values["backend"] == "UCX"):
+    if _over_ucx(tool, values):
         transports = os.environ["UCX_TLS"].split(",")
         return "efa" if "srd" in transports else transports[0]
     if tool in PERFTEST:

@@ -18,21 +18,19 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ..circumstances import machine
+from ..circumstances import machine, processes
 from .cards import CARDS
+from .commands import NIXLBENCH
 from .process import output_of
 from .reading import Parsed
 
-TOOL = "nixlbench"
-SHAPE = "kvbench-shape"
-"""nixlbench with blocks of a KV cache: what kvbench plans, and nixlbench measures."""
+TOOL, SHAPE = NIXLBENCH
+"""nixlbench, and the same with blocks of a KV cache: what kvbench plans, and nixlbench measures."""
 BLOCK_TOKENS = 16
 """Tokens of a block of vLLM's KV cache; whole blocks are transferred."""
 READY_WITHIN_S, LOOK_S = 60.0, 0.05
-LISTEN = "0A"
 MEMORY = {"host": "DRAM", "cuda": "VRAM"}
 
 
@@ -98,29 +96,16 @@ def _meeting(values: Mapping[str, Any], address: str) -> list[str]:
 
 
 def _say_when_up(pid: int, port: int, target: socket.socket) -> None:
+    """Tell the target whether the initiator listens; to connect would make this its peer."""
     until = time.monotonic() + READY_WITHIN_S
-    while not (up := _listens(pid, port)) and time.monotonic() < until:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            break  # what it has said is the reason
+    up = ended = False
+    while not (up or ended) and time.monotonic() < until:
         time.sleep(LOOK_S)
-    else:
-        if not up:
-            os.kill(pid, signal.SIGKILL)
+        up = processes.listeners((port,)).get(port) == pid
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    if not (up or ended):
+        os.kill(pid, signal.SIGKILL)
     target.sendall(json.dumps({"up": up}).encode() + b"\n")
-
-
-def _listens(pid: int, port: int) -> bool:
-    """Whether a process listens on a port: to connect would make this its peer (proc_net_tcp(5))."""
-    inodes = set()
-    with contextlib.suppress(OSError):
-        for table in ("tcp", "tcp6"):
-            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    inodes.add(f"socket:[{fields[9]}]")
-        folder = f"/proc/{pid}/fd"
-        return not inodes.isdisjoint(os.readlink(f"{folder}/{name}") for name in os.listdir(folder))
-    return False
 
 
 def figures_of(tool: str, figures: Parsed, values: Mapping[str, Any]) -> Parsed:
