@@ -72,6 +72,15 @@ def go_on(slurm: Cluster, job: str) -> None:
     wait_for(started, 120, "requeue")
 
 
+def measures_the_rest_once(bed: Bed, slurm: Cluster, job: str, before: dict[str, str]) -> None:
+    """The job goes on to its end, and leaves the results of `before` as they are."""
+    go_on(slurm, job)
+    ended(slurm, job)
+    done = bed.experiment("tiny", "status", "--on", "slurm")
+    assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
+    assert [path for path, text in before.items() if Path(path).read_text() != text] == []
+
+
 def test_a_job_measures_everything_on_two_nodes(bed: Bed, slurm: Cluster) -> None:
     write()
     job = submit(bed)
@@ -90,12 +99,7 @@ def test_a_job_that_is_requeued_goes_on_at_the_next_pattern(bed: Bed, slurm: Clu
     wait_for(lambda: len(measured()) > 2, 90, "two results")
     slurm.ask("scontrol", "requeue", job)
     before = measured()
-    go_on(slurm, job)
-    ended(slurm, job)
-    done = bed.experiment("tiny", "status", "--on", "slurm")
-    assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
-    again = [path for path, text in before.items() if Path(path).read_text() != text]
-    assert again == []
+    measures_the_rest_once(bed, slurm, job, before)
 
 
 def test_a_job_that_is_preempted_stops_its_servers_and_goes_on_afterwards(bed: Bed, slurm: Cluster) -> None:
@@ -108,11 +112,7 @@ def test_a_job_that_is_preempted_stops_its_servers_and_goes_on_afterwards(bed: B
     # Slurm ends all that the job has started, at the latest after KillWait.
     wait_for(lambda: not started_with(os.environ["TASKRUNNER_HOME"]), 30, "the end of its servers")
     before = measured()
-    go_on(slurm, job)
-    ended(slurm, job)
-    done = bed.experiment("tiny", "status", "--on", "slurm")
-    assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
-    assert [path for path, text in before.items() if Path(path).read_text() != text] == []
+    measures_the_rest_once(bed, slurm, job, before)
 
 
 def test_a_job_whose_node_goes_down_goes_on_at_the_next_pattern_on_another(bed: Bed, slurm: Cluster) -> None:
@@ -124,12 +124,7 @@ def test_a_job_whose_node_goes_down_goes_on_at_the_next_pattern_on_another(bed: 
     slurm.kill_node(lost)
     try:
         before = measured()
-        go_on(slurm, job)
-        ended(slurm, job)
-        done = bed.experiment("tiny", "status", "--on", "slurm")
-        assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
-        again = [path for path, text in before.items() if Path(path).read_text() != text]
-        assert again == []
+        measures_the_rest_once(bed, slurm, job, before)
     finally:
         slurm.start_node(lost)
 
