@@ -53,34 +53,40 @@ def processor(folder: Path, taskrunner: str, peers: Path) -> None:
     for load in (0, os.cpu_count() or 1):
         with busy(load):
             rounds = [{count: _both(commands[count], folder) for count in commands} for _ in range(ROUNDS)]
-        spent = [
-            [(of[LONG][side][1] - of[SHORT][side][1]) / (LONG - SHORT) * 1e3 for of in rounds]
+        wall, spent = (
+            {count: [[of[count][side][each] for of in rounds] for side in (0, 1)] for count in commands}
+            for each in (0, 1)
+        )
+        a_step = [
+            [
+                (long - short) / (LONG - SHORT)
+                for short, long in zip(spent[SHORT][side], spent[LONG][side], strict=True)
+            ]
             for side in (0, 1)
         ]
-        whole = [[of[SHORT][side][1] * 1e3 for of in rounds] for side in (0, 1)]
-        walls = {count: [[of[count][side][0] for of in rounds] for side in (0, 1)] for count in commands}
-        short = [[value * 1e3 for value in side] for side in walls[SHORT]]
         print(
-            f"| {load} cores busy | {_pair(spent, 2)} | {_ratio(spent)} | {_pair(whole, 0)} | {_pair(short, 0)}"
-            f" | {_ratio(short)} | {_pair(walls[LONG], 2)} | {_ratio(walls[LONG])} |"
+            f"| {load} cores busy | {_pair(a_step, 2, 1e3)} | {_ratio(a_step)} | {_pair(spent[SHORT], 0, 1e3)}"
+            f" | {_pair(wall[SHORT], 0, 1e3)} | {_ratio(wall[SHORT])}"
+            f" | {_pair(wall[LONG], 2)} | {_ratio(wall[LONG])} |"
         )
     print()
 
 
 def _both(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[float, float]]:
     """Wall and processor seconds of each command, with every process that it takes."""
-    found = []
+    taken = []
     for argv in commands:
         env = {**os.environ, "TASKRUNNER_HOME": str(folder / "home")}
         line = [sys.executable, "-c", ACCOUNT, *argv]
         done = subprocess.run(line, env=env, cwd=folder, check=True, capture_output=True)
         wall, spent = json.loads(done.stdout)
-        found.append((wall, spent))
-    return found
+        taken.append((wall, spent))
+    return taken
 
 
-def _pair(sides: Sequence[Sequence[float]], digits: int) -> str:
-    return " / ".join(f"{statistics.median(side):.{digits}f}" for side in sides)
+def _pair(sides: Sequence[Sequence[float]], digits: int, units: float = 1.0) -> str:
+    """The medians of both sides, in seconds or so many units a second."""
+    return " / ".join(f"{statistics.median(side) * units:.{digits}f}" for side in sides)
 
 
 def _ratio(sides: Sequence[Sequence[float]]) -> str:

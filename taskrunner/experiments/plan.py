@@ -40,9 +40,9 @@ class Plan(NamedTuple):
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of the KV cache of a token, for the tools that transfer one; 0 where it is not said."""
-        said = (self.file.kv_cache_reference or {}).get("bytes_per_token", 0)
-        return int(said) if isinstance(said, (int, float)) else 0
+        """Bytes of the KV cache of a token, for the tools that transfer one; 0 where the plan states none."""
+        stated = (self.file.kv_cache_reference or {}).get("bytes_per_token", 0)
+        return int(stated) if isinstance(stated, (int, float)) else 0
 
     def end_to_end(self) -> list[Measurement]:
         return [pattern for pattern in self.patterns if pattern.kind == END_TO_END]

@@ -353,7 +353,7 @@ def test_the_terms_of_starts_are_least_squares_also_where_patterns_are_missing()
         for block in range(1, 5)
         if (row, block) not in ((0, 1), (3, 4), (6, 2))
     ]
-    found = starts(cells, "ttft")  # type: ignore[arg-type]
+    fitted = starts(cells, "ttft")  # type: ignore[arg-type]
     design = np.array(
         [
             [float(one.pattern == f"p{row}") for row in range(7)]
@@ -364,9 +364,9 @@ def test_the_terms_of_starts_are_least_squares_also_where_patterns_are_missing()
     values = np.log([one.milliseconds for one in cells])
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
     terms = solution[7:] - solution[7:].mean() + values.mean()
-    assert [one.value for one in found.found] == pytest.approx(terms)
-    assert found.freedom == len(cells) - rank
-    assert found.rest == pytest.approx(((values - design @ solution) ** 2).sum() / found.freedom)
+    assert [one.value for one in fitted.found] == pytest.approx(terms)
+    assert fitted.freedom == len(cells) - rank
+    assert fitted.rest == pytest.approx(((values - design @ solution) ** 2).sum() / fitted.freedom)
 
 
 def test_the_starts_of_ten_thousand_patterns_take_a_moment() -> None:

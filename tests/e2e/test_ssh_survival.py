@@ -225,7 +225,7 @@ def test_secrets_are_in_no_argument_no_file_and_no_log(write: Write, sshd: Sshd,
     assert process.returncode == 1
     assert secret not in out
     kept: dict[Path, bytes] = {}
-    for path in (path for folder in (sshd.state, sshd.folder) for path in folder.rglob("*")):
+    for path in (*sshd.state.rglob("*"), *sshd.folder.rglob("*")):
         # The engine has still to remove its own.
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             kept[path] = path.read_bytes()

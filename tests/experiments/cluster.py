@@ -57,7 +57,7 @@ PartitionName=urgent Nodes=node[1-4] MaxTime=INFINITE State=UP PriorityTier=10 P
 class Cluster:
     """Started by `start`, ended by `stop`; `conf` is what SLURM_CONF names.
 
-    Each node has a process namespace: when it is killed, all that runs on it is gone, as with a machine.
+    Each node has a PID namespace of its own: killing it ends all that runs on it, as when a machine goes down.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -276,8 +276,8 @@ class PlanRun:
                 message = (
                     "%s: its skip_if does not hold afterwards, so the next run repeats it and all later steps"
                 )
-                said = ": ".join([message % step["id"], *fileio.tail(log, 1, begin=before)])
-                self.ctx.events.emit("warning", step=step["id"], message=said)
+                message = ": ".join([message % step["id"], *fileio.tail(log, 1, begin=before)])
+                self.ctx.events.emit("warning", step=step["id"], message=message)
 
     def _remembered(self, step: Step) -> str:
         """The run that has done the step's commands, as the journal knows it; "" when none has."""

@@ -337,7 +337,7 @@ class Proxy:
         return await self._connected(self._decode[turn % len(self._decode)], False)
 
     async def _connected(self, server: Backend, fresh: bool) -> BackendConnection:
-        # What is there is taken at once: a wait costs two rounds of the loop, in which others come first.
+        # An idle connection is used at once: wait_for costs two rounds of the event loop, even for that.
         if not fresh and (kept := server.kept()) is not None:
             return kept
         try:

@@ -93,9 +93,9 @@ def _two(logs: Any) -> tuple[tuple[float, float], float, float, float]:
         scale, upper = spread[left], weight[left]
         each = np.exp(-0.5 * ((logs - centres[left][:, :, None]) / scale[:, None, None]) ** 2)
         each *= (np.stack([1 - upper, upper], axis=1) / (scale[:, None] * math.sqrt(2 * math.pi)))[:, :, None]
-        whole = np.maximum(each.sum(axis=1), 1e-300)
-        before, likelihood[left] = likelihood[left], np.log(whole).sum(axis=1)
-        shares = each / whole[:, None, :]
+        density = np.maximum(each.sum(axis=1), 1e-300)
+        before, likelihood[left] = likelihood[left], np.log(density).sum(axis=1)
+        shares = each / density[:, None, :]
         sums = np.maximum(shares.sum(axis=2), 1e-9)
         centres[left] = (shares * logs).sum(axis=2) / sums
         rest = (shares * (logs - centres[left][:, :, None]) ** 2).sum(axis=(1, 2))

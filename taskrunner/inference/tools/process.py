@@ -28,7 +28,7 @@ def output_of(
 ) -> tuple[int | None, str, str]:
     """Exit status (None: it was ended), stdout and stderr: figures are in the one, causes in the other.
 
-    127 for a program that is not there. `started` is told the pid.
+    127 for a program that is not there. `started` is called with the pid.
     """
     words = {**os.environ, **(env or {}), "LC_ALL": "C"}
     pipe = subprocess.PIPE

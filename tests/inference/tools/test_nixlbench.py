@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from taskrunner import run
 from taskrunner.inference.tools import measure, nixlbench_sides
 from taskrunner.inference.tools.options import DEFAULTS
-from tests.helpers import command, completed
+from tests.helpers import command, completed, wait_for
 from tests.inference.tools.test_measure import assignments, client, record, serve
 from tests.sshd import free_port
 
@@ -91,9 +92,6 @@ def test_an_initiator_that_does_not_come_up_ends_both_sides_at_once(serve: Serve
 def test_who_asks_at_the_port_and_says_nothing_starts_no_target(serve: Serve) -> None:
     port = free_port()
     server = serve(TOOL="nixlbench", PORT=port, SIZE="4K", ITERATIONS=5)
-    import socket
-
-    from tests.helpers import wait_for
 
     def asked() -> bool:
         try:
