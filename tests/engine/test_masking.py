@@ -11,7 +11,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taskrunner.engine.run import masking
@@ -118,6 +118,9 @@ ANY_SECRET = st.one_of(
     after=st.sampled_from(["", "x", "%", "\\", ";", "\n", " end"]),
     cuts=st.lists(st.integers(0, 4000), max_size=6),
 )
+@example(secret="\n\n0\x80", before="", after="", cuts=[2])
+@example(secret="\n\n\n\nabc", before="x", after="", cuts=[3])
+@example(secret="a b\t\t", before="", after="", cuts=[])
 def test_no_spelling_of_a_secret_gets_through(secret: str, before: str, after: str, cuts: list[int]) -> None:
     for name, spell in SPELLINGS.items():
         spelled = spell(secret)

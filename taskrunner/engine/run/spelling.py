@@ -116,8 +116,10 @@ class Spelling:
                 within += kind
         self._within = bytes(set(within))
         """All that it is made of, without escapes."""
-        first, second = (SPACES + b"+" if element in SPACES else element for element in elements[:2])
-        after = _any_of(second + SPECIAL)
+        # One space may stand for all that it begins with.
+        spaces = next((at for at, element in enumerate(elements) if element not in SPACES), len(elements))
+        first = SPACES + b"+" if spaces else elements[0]
+        after = _any_of(b"".join(elements[1 : max(2, spaces + 1)]) + SPECIAL)
         self._starts = re.compile(_any_of(LEADS) + b"|" + _any_of(first) + b"(?=" + after + b"|\\Z)")
 
     def places(self, text: Text, written: int = 0) -> Iterator[tuple[int, int]]:
@@ -197,9 +199,6 @@ class Spelling:
             if index == count:
                 best = max(best, at)
                 continue
-            if at == length:
-                cut = True
-                continue
             if (index, at) in seen:
                 continue
             seen.add((index, at))
@@ -207,6 +206,9 @@ class Spelling:
             before = elements[index - 1] if index else b"none"
             if element in SPACES and before in SPACES:
                 todo.append((index + 1, at))  # one space for several
+            if at == length:
+                cut = True
+                continue
             if data[at] not in SPECIAL:
                 continue
             read, slashes, unknown = text.unit(at)
