@@ -24,18 +24,8 @@ def _port() -> int:
 
 def _proxies() -> dict[str, list[str]]:
     """The command of each proxy; P, D, PORT and OTHER stand for addresses."""
-    commands = {
-        "taskrunner proxy": [
-            TASKRUNNER,
-            "proxy",
-            "--port",
-            "PORT",
-            "--prefill",
-            "http://P",
-            "--decode",
-            "http://D",
-        ]
-    }
+    ours = [TASKRUNNER, "proxy", "--port", "PORT", "--prefill", "http://P", "--decode", "http://D"]
+    commands = {"taskrunner proxy": ours, "taskrunner proxy --workers 1": [*ours, "--workers", "1"]}
     if "VLLM_ROUTER" in os.environ:
         commands["vllm-router"] = shlex.split(
             f"{os.environ['VLLM_ROUTER']} --host 127.0.0.1 --port PORT --vllm-pd-disaggregation --kv-connector nixl"
@@ -131,6 +121,8 @@ def _row_of_proxy(
 
 
 def _spent(pid: int) -> float:
-    """Seconds of processor time that a process has used (proc(5))."""
+    """Seconds of processor time that a process and its children have used (proc(5))."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    own = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(_spent(int(child)) for child in children)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,6 +22,12 @@ class Told(NamedTuple):
 
     url: str
     process: subprocess.Popen[str]
+    workers: int = 1
+
+    def processes(self) -> list[int]:
+        """It, and its workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [self.process.pid, *map(int, children.split())]
 
     def log(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(get(f"{self.url}/log"))
@@ -60,8 +67,8 @@ def truth() -> Iterator[Callable[..., Told]]:
         process.communicate()
 
 
-@pytest.fixture
-def proxy(tmp_path: Any) -> Iterator[Callable[..., Told]]:
+@pytest.fixture(params=[1, 3], ids=["one process", "three workers"])
+def proxy(tmp_path: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..., Told]]:
     """Start a proxy; its options as words."""
     started: list[subprocess.Popen[str]] = []
 
@@ -69,11 +76,13 @@ def proxy(tmp_path: Any) -> Iterator[Callable[..., Told]]:
         said = tmp_path / f"proxy{len(started)}"
         with said.open("w") as errors:
             process = subprocess.Popen(
-                [*START, "proxy", "--port", "0", *map(str, options)], text=True, stderr=errors
+                [*START, "proxy", "--port", "0", "--workers", str(request.param), *map(str, options)],
+                text=True,
+                stderr=errors,
             )
         started.append(process)
         line = wait_for(lambda: next((n for n in said.read_text().splitlines() if "ready on" in n), ""), 20)
-        return Told("http://" + line.rpartition("ready on ")[2], process)
+        return Told("http://" + line.rpartition("ready on ")[2], process, request.param)
 
     yield start
     for process in started:

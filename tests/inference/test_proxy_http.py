@@ -171,9 +171,9 @@ def test_connections_to_servers_are_used_again(truth: Start, proxy: Start) -> No
         }
 
     before = connections()
-    for _ in range(6):
+    for _ in range(12):
         assert statuses(said(at.url, post("/v1/completions"))) == [200]
-    assert len(connections() - before) == 2
+    assert 2 <= len(connections() - before) <= 2 * at.workers
 
 
 def test_blocks_that_decode_has_refused_are_released(truth: Start, proxy: Start) -> None:

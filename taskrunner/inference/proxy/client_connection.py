@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 
 from ..write_now import descriptor, write_now
+from .messages import say
 from .request import HOP_BY_HOP, Headers, Refused, Request, passed_on
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.gone = True
-        self.proxy.clients.discard(self)
         self._forget()
+        self.proxy.left(self)
         if self.source is not None:
             self.source.resume_reading()
         if self.left is not None:
@@ -186,10 +187,10 @@ class ClientConnection(asyncio.Protocol):
         self._coming.held.append(data)
         self._unread -= len(data)
         self.receiving += len(data)
-        self.proxy.held += len(data)
+        too_much = self.proxy.hold(len(data))
         if self.receiving > self.proxy.settings.max_body_size:
             raise self._body_too_large()
-        if self.proxy.held > self.proxy.settings.max_buffered:
+        if too_much:
             self.proxy.make_room()
 
     def on_message_complete(self) -> None:
@@ -222,11 +223,11 @@ class ClientConnection(asyncio.Protocol):
         except Refused as error:
             self.refuse(error.status, str(error), headers=error.headers)
         except Exception as error:
-            self.proxy.say(f"{request.method} {request.path}: {type(error).__name__}: {error}")
+            say(f"{request.method} {request.path}: {type(error).__name__}: {error}")
             self.refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the proxy; see its log")
         finally:
             self._task, self.source, self.left = None, None, None
-            self.proxy.held -= len(request.body)
+            self.proxy.hold(-len(request.body))
             if not request.keep or self.proxy.draining:
                 self.close()
         if self._closing or self.gone:
@@ -354,7 +355,7 @@ class ClientConnection(asyncio.Protocol):
     def _let_go(self) -> None:
         """What is held of a body that does not become a request."""
         if self._coming is not None:
-            self.proxy.held -= sum(map(len, self._coming.held))
+            self.proxy.hold(-sum(map(len, self._coming.held)))
             self._coming.held.clear()
         self.receiving = 0
 
@@ -362,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
         """What nobody waits for any more."""
         self._let_go()
         for request in self._queue:
-            self.proxy.held -= len(request.body)
+            self.proxy.hold(-len(request.body))
         self._queue.clear()
 
     def _write(self, data: bytes, now: bool = False) -> None:

@@ -12,6 +12,7 @@ from ..endpoint import VLLM_KEY
 from ..options import COUNT, PORT, SECONDS, SIZE
 
 USAGE, UNREACHABLE = 2, 3
+WORKERS = options.number(0, 64, whole=True)
 OPTIONS: tuple[options.Option, ...] = (
     ("--host", str, "127.0.0.1", "ADDRESS", "address to listen on"),
     ("--port", PORT, 8000, "N", "port to listen on; 0: any free port"),
@@ -24,6 +25,7 @@ OPTIONS: tuple[options.Option, ...] = (
     ("--max-body-size", SIZE, 32 << 20, "BYTES", "limit for the body of a request"),
     ("--max-buffered", SIZE, 64 << 20, "BYTES", "limit for all requests together"),
     ("--max-connections", COUNT, 4096, "N", "limit for client connections"),
+    ("--workers", WORKERS, 0, "N", "processes that serve; 0: one for every four cores, at most eight"),
 )
 
 
@@ -44,35 +46,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    import uvloop
-
-    from .proxy import Proxy, Settings
+    from . import serve, workers
+    from .proxy import Settings
 
     if not args.decode:
         print("proxy: --decode URL is missing", file=sys.stderr)
         return USAGE
+    names = {option[2:].replace("-", "_") for option, *_ in OPTIONS}
     try:
-        limits = {option[2:].replace("-", "_") for option, *_ in OPTIONS}
         settings = Settings(
             args.prefill,
             args.decode,
             log=args.log,
             api_key=_key(args.api_key_file),
-            **{name: getattr(args, name) for name in limits},
+            **{name: getattr(args, name) for name in names},
         )
-        proxy = Proxy(settings)
     except (ValueError, OSError) as error:
         print(f"proxy: {error}", file=sys.stderr)
         return USAGE
-    loop = uvloop.new_event_loop()
+    settings.workers = settings.workers or workers.automatic()
     try:
-        loop.run_until_complete(proxy.serve())
+        listeners = serve.listening(settings)
     except OSError as error:
         print(f"proxy: {args.host}:{args.port}: {error.strerror or error}", file=sys.stderr)
         return UNREACHABLE
-    finally:
-        loop.close()
-    return 0
+    if settings.workers > 1:
+        return workers.run(settings, listeners)
+    return serve.run(lambda proxy: serve.alone(proxy, listeners), settings)
 
 
 def _key(file: str) -> str:

@@ -8,8 +8,6 @@ import asyncio
 import hmac
 import itertools
 import re
-import signal
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -19,7 +17,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..endpoint import bracketed
 from . import checks, kv_transfer
 from .backend import Backend, BackendConnection
 from .backend_request import (
@@ -33,8 +30,10 @@ from .backend_request import (
     status_of,
 )
 from .client_connection import ClientConnection
+from .messages import say
 from .metrics import Metrics
 from .request import Headers, Refused, Request
+from .shares import Shares
 
 CONNECT_WITHIN = 5.0
 """Seconds: a machine that is gone does not refuse."""
@@ -49,11 +48,7 @@ PASSED_ON = {
 OPEN = ("/health", "/metrics")
 """What needs no key, as with vLLM."""
 ID = re.compile(r"[\x21-\x7e]{1,128}")
-SWEEP = 0.5
-"""Seconds between two looks at who is overdue."""
 ERROR_EVENT = (b'data: {"error"', b'data: {"object":"error"')
-RESERVED_FILES = 64
-"""Descriptors that are not connections'."""
 
 
 @dataclass
@@ -77,6 +72,8 @@ class Settings:
     max_body_size: int = 32 << 20
     max_buffered: int = 64 << 20
     max_connections: int = 4096
+    workers: int = 1
+    """Processes; the limits for all connections and requests are of all of them together."""
 
 
 class RequestContext(NamedTuple):
@@ -127,9 +124,11 @@ def _plain(headers: Headers) -> Headers:
 
 
 class Proxy:
-    """Answers requests. `clients` are the connections of clients."""
+    """Answers requests. `clients` are the connections of clients. One of several workers shares its counts
+    with the others: `shares`, of which `place` is its own.
+    """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shares: Shares | None = None, place: int = 0) -> None:
         self.settings = settings
         self.servers = [
             *(Backend("prefill", url) for url in settings.prefill),
@@ -138,19 +137,27 @@ class Proxy:
         by_role = {
             role: [server for server in self.servers if server.role == role] for role in ("prefill", "decode")
         }
-        self._prefill = itertools.cycle(by_role["prefill"]) if by_role["prefill"] else None
+        self._prefill = by_role["prefill"]
         self._decode = by_role["decode"]
-        self._turn = itertools.count()
-        self.metrics = Metrics(settings.log)
+        # Workers begin with different servers.
+        self._prefill_turn, self._turn = itertools.count(place), itertools.count(place)
+        self.metrics = Metrics(settings.log, place if settings.workers > 1 else None)
         self.clients: set[ClientConnection] = set()
-        self.held = 0
-        """Bytes of bodies that are kept."""
+        self.shares = shares or Shares()
+        self._place = place
         self._key = settings.api_key.encode()
-        self._releasing: set[asyncio.Task[BufferedResponse | None]] = set()
+        self.releasing: set[asyncio.Task[BufferedResponse | None]] = set()
         self.draining = False
 
-    def say(self, text: str) -> None:
-        print(f"proxy: {text}", file=sys.stderr, flush=True)
+    def hold(self, size: int) -> bool:
+        """Keep that many bytes more of bodies, or fewer; whether that is too much of all together."""
+        self.shares.held[self._place] += size
+        return sum(self.shares.held) > self.settings.max_buffered
+
+    def left(self, client: ClientConnection) -> None:
+        """Forget a connection."""
+        self.clients.discard(client)
+        self.shares.left[self._place] += 1
 
     def came(self, client: ClientConnection) -> None:
         """Take a connection; where there are too many, one that has waited longest for a request goes."""
@@ -207,7 +214,7 @@ class Proxy:
         stage, status = "decode", 0
         try:
             fields = kv_transfer.request_of(request.body) if request.path in checks.PATHS else None
-            if fields is not None and self._prefill is not None and kv_transfer.checked(request.path, fields):
+            if fields is not None and self._prefill and kv_transfer.checked(request.path, fields):
                 status = await self._handed_over(context, fields)
             else:
                 status, _ = await self._passed_on(await self._reserved(), context, request.body, [])
@@ -216,7 +223,7 @@ class Proxy:
             client.refuse(status, str(error), stage)
         except BackendError as error:
             stage, status = error.stage, error.status
-            self.say(f"{name}: {stage}: {error}")
+            say(f"{name}: {stage}: {error}")
             client.refuse(status, str(error), stage)
         except ClientGone:
             stage, status = "client", 499
@@ -230,10 +237,10 @@ class Proxy:
         client, times = context.client, context.times
         question = kv_transfer.for_prefill(fields)
         for again in (False, True):
-            assert self._prefill is not None
             reserved = await self._reserved()
+            prefill = self._prefill[next(self._prefill_turn) % len(self._prefill)]
             try:
-                answer = await self._whole(next(self._prefill), context, question)
+                answer = await self._whole(prefill, context, question)
                 params = kv_transfer.params_of(bytes(answer.content)) if answer.status == 200 else {}
             except BaseException:
                 reserved.free()
@@ -283,8 +290,8 @@ class Proxy:
         task = asyncio.get_running_loop().create_task(
             quietly(server, context.request, _plain(context.headers), body, RELEASED_WITHIN)
         )
-        self._releasing.add(task)
-        task.add_done_callback(self._releasing.discard)
+        self.releasing.add(task)
+        task.add_done_callback(self.releasing.discard)
 
     async def _whole(self, server: Backend, context: RequestContext, body: bytes) -> BufferedResponse:
         """A whole answer of a prefill server. Raises BackendError, ClientGone."""
@@ -333,7 +340,7 @@ class Proxy:
             try:
                 return await self._connected(self._decode[(turn + ahead) % len(self._decode)], False)
             except BackendError as error:
-                self.say(f"decode: {error}; trying the next server")
+                say(f"decode: {error}; trying the next server")
         return await self._connected(self._decode[turn % len(self._decode)], False)
 
     async def _connected(self, server: Backend, fresh: bool) -> BackendConnection:
@@ -350,49 +357,3 @@ class Proxy:
         good = all(word == "ok" for word in states.values())
         body = msgspec.json.encode({"status": "ok" if good else "unhealthy", "servers": states})
         client.reply(200 if good else 503, "application/json", body)
-
-    async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT, then end what is under way, within the drain's time. Raises
-        OSError.
-        """
-        loop = asyncio.get_running_loop()
-        self._open_files()
-        server = await loop.create_server(
-            lambda: ClientConnection(self), self.settings.host, self.settings.port, backlog=1024
-        )
-        stop = asyncio.Event()
-        for sign in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sign, stop.set)
-        port = server.sockets[0].getsockname()[1]
-        self.say(f"ready on {bracketed(self.settings.host)}:{port}")
-        sweep = loop.create_task(self._sweep())
-        await stop.wait()
-        self.draining = True
-        server.close()
-        self.say(f"draining, at most {self.settings.drain:g} s")
-        until = loop.time() + self.settings.drain
-        while loop.time() < until and any(client.busy for client in self.clients):
-            await asyncio.sleep(0.05)
-        sweep.cancel()
-        for client in list(self.clients):
-            client.close()
-        await asyncio.sleep(0.05)
-        if self._releasing:
-            await asyncio.wait(self._releasing, timeout=RELEASED_WITHIN)
-
-    async def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(SWEEP)
-            now = loop.time()
-            for client in list(self.clients):
-                client.overdue(now)
-
-    def _open_files(self) -> None:
-        """As many descriptors as are allowed; a connection of a client needs up to three."""
-        import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        if most != resource.RLIM_INFINITY:
-            self.settings.max_connections = min(self.settings.max_connections, (most - RESERVED_FILES) // 3)
