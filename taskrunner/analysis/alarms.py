@@ -29,7 +29,7 @@ def alarms(sweep: Sweep, modes: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     """Every alarm: what is seen, and the command that follows it up."""
     counting = sweep.counting()
     means = _means(usual(sweep))
-    gbps, per_token = sweep.schedule.get("efa_bandwidth_gbps"), _bytes_per_token(counting)
+    gbps, per_token = sweep.schedule.get("efa_bandwidth_gbps"), bytes_per_token(counting)
     raised = [*_slow_efa(means, gbps, per_token), *_tpot_apart(means), *_degraded(means)]
     for one in modes:
         within = f"within {one['bimodal_starts']} of {one['starts']} starts"
@@ -60,7 +60,7 @@ def _means(measurements: Iterable[Measurement]) -> dict[str, dict[Key, float]]:
     }
 
 
-def _bytes_per_token(measurements: Iterable[Measurement]) -> float:
+def bytes_per_token(measurements: Iterable[Measurement]) -> float:
     """Bytes of KV cache that the servers have moved for a token; 0 where they do not say."""
     weights = []
     for one in measurements:

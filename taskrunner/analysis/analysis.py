@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from taskrunner.analysis import alarms, shapes, verdicts
+from taskrunner.analysis import alarms, layers, shapes, verdicts
 from taskrunner.analysis.compare import compare
 from taskrunner.analysis.load import METRICS, Measurement, Sweep
 from taskrunner.analysis.spread import spread, starts
@@ -17,6 +17,7 @@ def analysis(sweep: Sweep) -> dict[str, Any]:
     """Comparisons with verdicts, the spread between starts by metric, modes, costs, alarms."""
     counting = sweep.counting()
     modes = shapes.modes(counting)
+    tpot_parts = shapes.tpot_parts(counting)
     return {
         "version": VERSION,
         "sweep": sweep.name,
@@ -34,8 +35,9 @@ def analysis(sweep: Sweep) -> dict[str, Any]:
         "comparisons": compare(sweep),
         "modes": modes,
         "one_mode_per_start": shapes.one_mode_per_start(counting),
-        "tpot_parts": shapes.tpot_parts(counting),
-        "bandwidths": shapes.bandwidths(sweep),
+        "tpot_parts": tpot_parts,
+        "bandwidths": layers.bandwidths(sweep),
+        "layers": layers.layers(sweep, tpot_parts),
         "transfer_cost": shapes.transfer_cost(shapes.usual(sweep)),
         "proxy_overhead": shapes.proxy_overhead(counting),
         "alarms": alarms.alarms(sweep, modes),

@@ -153,34 +153,6 @@ def proxy_overhead(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:
     return found
 
 
-def bandwidths(sweep: Sweep) -> list[dict[str, Any]]:
-    """The bandwidth at which each backend moved the KV cache, and what a tool has reached over that fabric.
-
-    1e9 bit/s, by the servers' own times of transfers; `raw_gbps` is the best valid run of a network tool.
-    """
-    raw: dict[str, float] = {}
-    for record in sweep.tools:
-        crossed, summary = record.get("fabric"), record.get("summary")
-        value = summary.get("bandwidth_gbps") if isinstance(summary, Mapping) else None
-        proven = crossed.get("proven") if isinstance(crossed, Mapping) else None
-        if record.get("valid") and isinstance(proven, str) and isinstance(value, (int, float)):
-            raw[proven] = max(raw.get(proven, 0.0), float(value))
-    achieved: dict[str, list[float]] = defaultdict(list)
-    for one in usual(sweep):
-        moved = one.record["results"].get("kv_transfer") or {}
-        if moved.get("bytes") and moved.get("transfer_ms"):
-            achieved[one.backend].append(float(moved["bytes"]) * 8 / float(moved["transfer_ms"]) / 1e6)
-    return [
-        {
-            "backend": backend,
-            "achieved_gbps": float(np.median(values)),
-            "raw_gbps": raw.get(backend),
-            "share": float(np.median(values)) / raw[backend] if raw.get(backend) else None,
-        }
-        for backend, values in achieved.items()
-    ]
-
-
 def transfer_cost(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:
     """What a token more costs in TTFT beyond prefill, by fabric: a slope for each block, then t over blocks.
 

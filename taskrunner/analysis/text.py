@@ -55,6 +55,16 @@ def verdict(one: Mapping[str, Any]) -> str:
     return word
 
 
+def layer(one: Mapping[str, Any]) -> str:
+    """A ratio of two layers: with its range where there are several, and what is expected."""
+    values, expected = one["values"], one["expected"]
+    about = [f"{min(values):.2f} to {max(values):.2f} in {len(values)}"] if len(values) > 1 else []
+    if expected:
+        usual = "" if one["as_expected"] else "; this is outside"
+        about.append(f"expected {expected[0]:g} to {expected[1]:g}{usual}")
+    return f"{one['id']}: {one['title']}: {one['ratio']:.2f}" + (f" ({'; '.join(about)})" if about else "")
+
+
 def _beside(document: Mapping[str, Any]) -> Iterator[str]:
     for metric, spread in document["spread"].items():
         if spread:
@@ -66,6 +76,7 @@ def _beside(document: Mapping[str, Any]) -> Iterator[str]:
     for one in document["bandwidths"]:
         share = f", {one['share']:.0%} of the {one['raw_gbps']:.1f} of a network tool" if one["share"] else ""
         yield f"KV cache over {one['backend']}: {one['achieved_gbps']:.2f} Gbit/s{share}"
+    yield from map(layer, document["layers"])
     if values := [one["mean_ms"] for one in document["proxy_overhead"]]:
         yield f"TTFT that no server counts (proxy, network, HTTP): {min(values):.2f} to {max(values):.2f} ms"
     for one in document["one_mode_per_start"]:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from taskrunner._version import __version__
 from taskrunner.analysis.load import Sweep
+from taskrunner.analysis.text import layer
 from taskrunner.report import figures, rows
 from taskrunner.report.words import words
 
@@ -87,6 +88,7 @@ def page(sweep: Sweep, document: Mapping[str, Any], language: str = "en", renewe
         title=f"{sweep.schedule.get('title') or sweep.name}",
         sweep=sweep,
         analysis=document,
+        layer=layer,
         cells=cells,
         starts=list(rows.starts(sweep)),
         specs=specs,

@@ -16,6 +16,7 @@ from taskrunner.experiments.schedule import Limits, schedule
 
 Effect = Callable[[Measurement], float]
 TTFT_MS, TPOT_MS, PER_TOKEN_MS = 20.0, 30.0, 0.25
+BYTES_PER_TOKEN = 262_144.0
 
 
 def none(_: Measurement) -> float:
@@ -142,7 +143,7 @@ def _of_a_pair(mean: float, tokens: int) -> dict[str, Any]:
     return {
         "ttft_parts": parts,
         "kv_transfer": {
-            "bytes": 262_144.0 * tokens,
+            "bytes": BYTES_PER_TOKEN * tokens,
             "external_tokens": float(tokens),
             "transfer_ms": tokens * 0.05,
         },

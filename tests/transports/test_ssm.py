@@ -92,6 +92,7 @@ def test_the_policy_in_the_docs_allows_what_is_called(
     } <= cloud.front.actions()
 
 
+@pytest.mark.alone
 def test_with_the_delays_of_the_real_one(cloud: Aws, write: Write) -> None:
     cloud.slow()
     path = write(*({"id": f"s{number}", "commands": ["true"]} for number in range(20)), file="work/many.json")
