@@ -22,7 +22,7 @@ import venv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, disturbances, inference, processor, proxy, remote, sweeps, versus
+from benchmarks import aws, disturbances, inference, processor, proxy, remote, repeats, sweeps, versus
 from benchmarks import statistics as analysis
 from benchmarks.peers import build, guarded
 from taskrunner import __version__
@@ -261,6 +261,7 @@ BENCHMARKS: dict[str, Callable[[Path], object]] = {
     "sweeps": sweeps.large,
     "beside-vllm": sweeps.beside_vllm,
     "statistics": analysis.statistics,
+    "repeats": repeats.repeats,
 }
 IN_MEMORY = ("output", "processor", "transfer", "ssm", "versus")
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from tests.experiments.conftest import Bed
 from tests.helpers import started_with
+from tests.sshd import free_port
 
 SIZES = (100, 300, 1000)
-CACHE = Path(__file__).parent.parent / ".cache"
+ENV_DIR = Path(__file__).parent.parent / ".cache" / "vllm-env"
 LENGTHS, STREAMS = [120, 240], [1, 4]
 COMMAND = [sys.executable, "-m", "taskrunner", "experiment"]
 
@@ -88,32 +89,31 @@ def _peak_mb(pid: int) -> int:
     return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
+def on_cpu(folder: Path, plan: dict[str, Any], port: int) -> tuple[float, Path]:
+    """Run a plan with the tiny model on this machine's CPU: seconds, and the folder of the results."""
+    if not (ENV_DIR / "venv" / "bin" / "vllm").exists():
+        raise SystemExit(f"{ENV_DIR}: run `taskrunner setup-environment --env ENV_DIR={ENV_DIR}` before")
+    name = plan["phase"]
+    (folder / f"{name}.json").write_text(json.dumps({**plan, "infrastructure": {"model": "", "tp_size": 1}}))
+    results = ENV_DIR / "results" / name
+    shutil.rmtree(results, ignore_errors=True)
+    values = {"ENV_DIR": ENV_DIR, "MAX_LAG": 50, "PREFILL_PORT": port}
+    words = [name, "run", "-q", *(f"--env={name}={value}" for name, value in values.items())]
+    took, *_ = _run(words, folder, {**os.environ, "TASKRUNNER_HOME": str(folder / "state")})
+    return took, results
+
+
 def beside_vllm(folder: Path) -> None:
     """Four patterns of one server by a plan and by `vllm bench sweep serve`, with the same command of vLLM."""
-    from tests.sshd import free_port
-
-    env_dir = CACHE / "vllm-env"
-    if not (env_dir / "venv" / "bin" / "vllm").exists():
-        raise SystemExit(f"{env_dir}: run `taskrunner setup-environment --env ENV_DIR={env_dir}` before")
-    plan = {
-        **_plan(4),
-        "common_settings": {"max_tokens": 16, "warmup_iterations": 10, "measurement_iterations": 30},
-    }
+    plan = _plan(4)
+    plan["common_settings"] |= {"max_tokens": 16, "warmup_iterations": 10, "measurement_iterations": 30}
     plan["layers"][0]["matrix"] = {"values": {"prompt_tokens": LENGTHS, "concurrency": STREAMS}}
-    plan["infrastructure"] = {"model": "", "tp_size": 1}
-    (folder / "beside.json").write_text(json.dumps(plan))
     port = free_port()
-    values = {"ENV_DIR": env_dir, "MAX_LAG": 50, "PREFILL_PORT": port}
-    env = {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}
-    results = env_dir / "results" / "beside"
-    shutil.rmtree(results, ignore_errors=True)
-    ours, *_ = _run(
-        ["beside", "run", "-q", *(f"--env={name}={value}" for name, value in values.items())], folder, env
-    )
+    ours, results = on_cpu(folder, plan, port)
     records = [json.loads(path.read_text()) for path in results.glob("*/1/result.json")]
     measured = sum(record["results"]["duration_ms"] for record in records) / 1e3
     (server,) = records[0]["metadata"]["servers"].values()
-    theirs = _vllm_sweep(folder, env_dir, server, port)
+    theirs = _vllm_sweep(folder, ENV_DIR, server, port)
     print("| four patterns of one server | s | ours / theirs | target |\n|---|---|---|---|")
     print(f"| taskrunner experiment | {ours:.1f} | {ours / theirs:.2f} | at most 0.6 |")
     print(f"| vllm bench sweep serve, to its last result | {theirs:.1f} | | |")

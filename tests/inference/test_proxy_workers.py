@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -145,3 +146,13 @@ def test_bodies_of_all_workers_have_one_limit(truth: Start, proxy: Start) -> Non
             time.sleep(0.3)
         clients[2].settimeout(5)
         assert clients[2].recv(100).startswith(b"HTTP/1.1 503")
+
+
+def test_a_disk_without_room_for_the_metrics_is_one_line(proxy: Start, tmp_path: Path) -> None:
+    """What is mapped has its space before: writing there would kill a worker in the middle of its requests."""
+    inside = f"mount -t tmpfs -o size=2m none {tmp_path} && exec env TMPDIR={tmp_path} {shlex.join(START)}"
+    line = ["unshare", "-rm", "sh", "-c", f"{inside} proxy --port 0 --workers 3 --decode http://x"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "No space left on device" in done.stderr
+    assert str(tmp_path) in done.stderr

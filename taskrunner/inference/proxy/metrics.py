@@ -88,5 +88,9 @@ def _reserve(worker: int) -> None:
     OSError.
     """
     for kind in KINDS:
-        with open(Path(os.environ[DIRECTORY]) / f"{kind}_{worker}.db", "ab") as file:
-            os.posix_fallocate(file.fileno(), 0, FILE_SIZE)
+        path = Path(os.environ[DIRECTORY]) / f"{kind}_{worker}.db"
+        with path.open("ab") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, FILE_SIZE)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from error

@@ -51,7 +51,11 @@ class Worker:
 
 def run(settings: Settings, listeners: list[socket.socket]) -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
-    os.environ[metrics.DIRECTORY] = tempfile.mkdtemp(prefix="taskrunner-proxy-")
+    try:
+        os.environ[metrics.DIRECTORY] = tempfile.mkdtemp(prefix="taskrunner-proxy-")
+    except OSError as error:
+        say(f"no folder for the metrics of several workers: {error}")
+        return FAILED
     settings.max_connections = -(-settings.max_connections // settings.workers)
     try:
         return _Dispatcher(settings, listeners).run()

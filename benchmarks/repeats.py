@@ -1,0 +1,104 @@
+"""Real sweeps in which nothing differs: `python -m benchmarks repeats`, half an hour.
+
+Servers of two configurations that compute the same (limits of the length that no request comes near) are started
+anew in every block; each sweep is a few blocks of these. What says that they differ is wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.statistics import intervals_do_not_overlap, welch_on_requests
+from benchmarks.sweeps import on_cpu
+from taskrunner.analysis import verdicts
+from taskrunner.analysis.compare import Asked, compare_all
+from taskrunner.analysis.load import METRICS, Measurement, load
+from tests.sshd import free_port
+
+SWEEPS, BLOCKS = 20, 3
+LENGTHS = (120, 240)
+SIDES = {"A": 1024, "B": 1040}
+"""Layers, and how long a sequence their servers allow, in tokens."""
+PAIRS = [(f"A-{length}", f"B-{length}") for length in LENGTHS]
+
+
+def _plan(blocks: int) -> dict[str, Any]:
+    return {
+        "phase": "repeats",
+        "common_settings": {"max_tokens": 16, "warmup_iterations": 5, "measurement_iterations": 30},
+        "layers": [
+            {
+                "id": side,
+                "mode": "unified",
+                "max_model_len": limit,
+                "enable_prefix_caching": False,
+                "patterns": [
+                    {"id": f"{side}-{length}", "prompt_tokens": length, "concurrency": 1}
+                    for length in LENGTHS
+                ],
+            }
+            for side, limit in SIDES.items()
+        ],
+        "replicates": {"blocks": blocks},
+        "comparisons": [{"id": "A-B", "a": {"layer": "A"}, "b": {"layer": "B"}}],
+    }
+
+
+def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
+    """Print how many of the sweeps say that equal servers differ, beside two usual rules on the same data."""
+    took, results = on_cpu(folder, _plan(sweeps * BLOCKS), free_port())
+    measured = load(results, doubtful=True).counting()
+    whole = [each for number in range(sweeps) if (each := _sweep(measured, number)) is not None]
+    print(f"{len(whole)} sweeps of {BLOCKS} blocks, {took / 60:.0f} minutes\n")
+    print('| says "differs" | ' + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
+    rules = {
+        "this analysis": _differs,
+        "Welch on pooled requests": lambda each, metric: welch_on_requests(_requests(each, metric)),
+        "intervals of one server's requests do not overlap": lambda each, metric: intervals_do_not_overlap(
+            _requests(each, metric)
+        ),
+    }
+    for name, rule in rules.items():
+        counts = (sum(rule(each, metric) for each in whole) for metric in METRICS)
+        print(f"| {name} | " + " | ".join(f"{count} of {len(whole)}" for count in counts) + " |")
+    print(
+        "| standard deviation between starts | " + " | ".join(_spread(measured, m) for m in METRICS) + " |\n"
+    )
+
+
+def _sweep(measured: list[Measurement], number: int) -> list[Measurement] | None:
+    """The results of a sweep; None where some of them are missing."""
+    blocks = range(number * BLOCKS + 1, (number + 1) * BLOCKS + 1)
+    found = [one for one in measured if one.block in blocks]
+    return found if len(found) == BLOCKS * len(SIDES) * len(LENGTHS) else None
+
+
+def _differs(measured: list[Measurement], metric: str) -> bool:
+    asked = Asked("A-B", "", metric, PAIRS, margin="5 %", smallest_effect="0.01 %")
+    (found,) = compare_all(measured, [asked])
+    return bool(found["verdict"] == verdicts.DIFFERS)
+
+
+def _requests(measured: list[Measurement], metric: str) -> Any:
+    """Milliseconds of each request: configuration x block x pattern x request."""
+    first = min(one.block for one in measured)
+    raw = {(one.pattern, one.block - first): one.raw(metric) for one in measured}
+    least = min(map(len, raw.values()))
+    return np.array(
+        [
+            [[raw[f"{side}-{length}", block][:least] for length in LENGTHS] for block in range(BLOCKS)]
+            for side in SIDES
+        ]
+    )
+
+
+def _spread(measured: list[Measurement], metric: str) -> str:
+    """Between starts of one configuration, on logarithms."""
+    values = []
+    for pattern in {one.pattern for one in measured}:
+        logs = [np.log(value) for one in measured if one.pattern == pattern and (value := one.value(metric))]
+        values.append(np.var(logs, ddof=1))
+    return f"{100 * np.sqrt(np.mean(values)):.1f} %"
