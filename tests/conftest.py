@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler.loadgroup import LoadGroupScheduling
-from xdist.workermanage import WorkerController
 
 from taskrunner.engine.run import ports
 from tests.helpers import CACHE, Process, command, completed, end_what_is_left, runner_command, started
@@ -36,53 +35,34 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
 
 
-WAITING = ("test_ssm_survival.py", "test_slurm.py", "test_ssm_faults.py")
-"""Files whose tests take minutes and wait for most of them. A worker of their own runs them, beside those that
-share the cores.
-"""
 LONGEST = (
-    *WAITING,
-    "test_pair.py",
+    "test_ssm_survival.py",
     "test_survival.py",
+    "test_ssm.py",
+    "test_pair.py",
+    "test_ssm_faults.py",
     "test_mlflow.py",
     "test_sweep.py",
-    "test_ssm.py",
     "test_two_nodes.py",
+    "test_exactly_once.py",
+    "test_slurm.py",
     "test_page.py",
     "test_ssh_survival.py",
-    "test_masking.py",
-    "test_exactly_once.py",
     "test_survival_trial.py",
     "test_verdicts.py",
 )
-"""Files that take minutes: begun last, they would keep one worker busy when the others have nothing left."""
+"""Files that take minutes: begun last, they would keep one worker busy when the others have nothing left.
+Those that wait most of the time are between those that do not.
+"""
 ALONE = "alone"
 """The marker of tests that measure times, and the group in which a worker gets them."""
 
 
 class Scheduling(LoadGroupScheduling):  # type: ignore[misc]
-    """Gives a worker the tests of a file, in the order of the collection, or those that run alone; the last
-    worker those that wait.
-    """
+    """Gives a worker the tests of a file, in the order of the collection, or those that run alone."""
 
     def _split_scope(self, nodeid: str) -> str:
         return str(super()._split_scope(nodeid)).partition("::")[0]
-
-    def _waiting(self) -> list[str]:
-        return [scope for scope in self.workqueue if scope.endswith(WAITING)]
-
-    def _assign_work_unit(self, node: WorkerController) -> None:
-        waiting = self._waiting()
-        own = waiting if node is self.nodes[-1] else [s for s in self.workqueue if s not in waiting]
-        if own:
-            self.workqueue.move_to_end(own[0], last=False)
-        super()._assign_work_unit(node)
-
-    def _reschedule(self, node: WorkerController) -> None:
-        if any(scope.endswith(WAITING) for scope in self.assigned_work[node]) and not self._waiting():
-            node.shutdown()  # when it has run what it has: one more would share the cores
-        else:
-            super()._reschedule(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
@@ -90,8 +70,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One for the tests that wait, and one more than cores: with more, tests with deadlines miss them."""
-    return 2 + len(os.sched_getaffinity(0))
+    """Most tests wait for something most of the time; with more, those with deadlines miss them."""
+    return 1 + len(os.sched_getaffinity(0))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
