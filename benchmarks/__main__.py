@@ -4,7 +4,7 @@ Every figure is a median of several runs, taken in turns within one go, and what
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
 of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy,
-disturbances, versus, sweeps, beside-vllm, statistics.
+disturbances, versus, sweeps, beside-vllm, statistics, repeats.
 """
 
 from __future__ import annotations
