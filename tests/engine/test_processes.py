@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,28 @@ def test_a_process_that_replaces_its_program_all_the_time_is_never_missed(null: 
         assert [pid in processes.tree(tag) for _ in range(400)].count(False) == 0
     finally:
         assert processes.end_tree(tag, pid, 5, lambda: reap(pid)) == set()
+
+
+def test_a_shell_that_is_ended_does_not_begin_its_next_command(
+    null: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly the processes of a tree are told, and in whatever order they were found."""
+    tag, never, kill = f"test/{os.getpid()}/next", tmp_path / "never", os.kill
+    pid = start(null, tag, f"sleep 60; touch '{never}'")
+    deadline = time.monotonic() + 5
+    while len(members := processes.tree(tag, pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child = max(members - {pid})
+
+    def slow(member: int, sign: int) -> None:
+        kill(member, sign)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(os, "kill", slow)
+    processes._signal([child, pid], signal.SIGTERM)
+    monkeypatch.undo()
+    assert processes.end_tree(tag, pid, 5, lambda: reap(pid)) == set()
+    assert not never.exists()
 
 
 def test_kills_what_ignores_term(null: int) -> None:

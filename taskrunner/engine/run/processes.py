@@ -179,7 +179,8 @@ def end_tree(
 
 
 def _signal(pids: Iterable[int], sign: int) -> None:
-    for pid in pids:
+    # Parents first: a shell whose command has ended would begin the next one.
+    for pid in sorted(pids, key=_age):
         try:
             os.kill(pid, sign)
         except ProcessLookupError:
@@ -187,6 +188,12 @@ def _signal(pids: Iterable[int], sign: int) -> None:
         except PermissionError:
             # Another user's process, started through sudo: sudo may end it, too.
             _run_quietly(["sudo", "-n", "kill", "-%d" % sign, str(pid)])
+
+
+def _age(pid: int) -> tuple[int, int]:
+    """What sorts a process behind its parent: when it started, and its number where both did so at once."""
+    fields = identity.stat(pid)
+    return (fields[3] if fields else 0, pid)
 
 
 def _run_quietly(argv: list[str]) -> None:
