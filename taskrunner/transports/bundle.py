@@ -24,6 +24,8 @@ sys.exit(main(sys.argv[1:]))
 """
 VERSION_FILE = Path(str(_version.__file__))
 EPOCH = (1980, 1, 1, 0, 0, 0)
+NOT_SHIPPED = {SCHEMA, *(SCHEMA.with_name(name) for name in ("model.py", "read.py"))}
+"""What reads results: nodes write them alone."""
 
 
 def engine_zip() -> bytes:
@@ -38,7 +40,7 @@ def engine_zip() -> bytes:
         for package in (engine, inference):
             folder = Path(str(package.__file__)).parent
             for path in sorted(folder.rglob("*")):
-                if path.suffix in (".py", ".json") and path != SCHEMA:
+                if path.suffix in (".py", ".json") and path not in NOT_SHIPPED:
                     _add(archive, f"{folder.name}/{path.relative_to(folder)}", path.read_bytes())
     return buffer.getvalue()
 
