@@ -45,6 +45,12 @@ def get(url: str, body: bytes | None = None, **headers: str) -> str:
         return str(response.read().decode())
 
 
+def address(said: Path) -> str:
+    """The URL of a proxy, from the file with what it says, when it is ready."""
+    line = wait_for(lambda: next((n for n in said.read_text().splitlines() if "ready on" in n), ""), 20)
+    return "http://" + str(line).rpartition("ready on ")[2]
+
+
 @pytest.fixture
 def truth() -> Iterator[Callable[..., Told]]:
     """Start a server (see tests/scripted_server.py); its options as words."""
@@ -81,8 +87,7 @@ def proxy(tmp_path: Any, request: pytest.FixtureRequest) -> Iterator[Callable[..
                 stderr=errors,
             )
         started.append(process)
-        line = wait_for(lambda: next((n for n in said.read_text().splitlines() if "ready on" in n), ""), 20)
-        return Told("http://" + line.rpartition("ready on ")[2], process, request.param)
+        return Told(address(said), process, request.param)
 
     yield start
     for process in started:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import wait_for
-from tests.inference.conftest import START, Told, get
+from tests.inference.conftest import START, Told, address, get
 from tests.inference.raw import BODY, post, said, statuses
 
 pytestmark = pytest.mark.parametrize("proxy", [3], indirect=True)
@@ -94,8 +94,7 @@ def test_nothing_is_left_when_the_accepting_process_is_killed(
     values.mkdir()
     with said.open("w") as errors:
         process = subprocess.Popen(line, stderr=errors, text=True, env={**os.environ, "TMPDIR": str(values)})
-    wait_for(lambda: "ready on" in said.read_text(), 20)
-    at = Told("http://" + said.read_text().split("ready on ")[1].strip(), process)
+    at = Told(address(said), process)
     pids = at.processes()
     assert len(pids) == 4
     assert list(values.iterdir())

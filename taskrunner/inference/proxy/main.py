@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from .. import options
 from ..endpoint import VLLM_KEY
 from ..options import COUNT, PORT, SECONDS, SIZE
+from .messages import UNREACHABLE, USAGE, say
 
-USAGE, UNREACHABLE = 2, 3
 WORKERS = options.number(0, 64, whole=True)
 OPTIONS: tuple[options.Option, ...] = (
     ("--host", str, "127.0.0.1", "ADDRESS", "address to listen on"),
@@ -50,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     from .proxy import Settings
 
     if not args.decode:
-        print("proxy: --decode URL is missing", file=sys.stderr)
+        say("--decode URL is missing")
         return USAGE
     names = {option[2:].replace("-", "_") for option, *_ in OPTIONS}
     try:
@@ -62,13 +61,13 @@ def main(args: argparse.Namespace) -> int:
             **{name: getattr(args, name) for name in names},
         )
     except (ValueError, OSError) as error:
-        print(f"proxy: {error}", file=sys.stderr)
+        say(str(error))
         return USAGE
     settings.workers = settings.workers or workers.automatic()
     try:
         listeners = serve.listening(settings)
     except OSError as error:
-        print(f"proxy: {args.host}:{args.port}: {error.strerror or error}", file=sys.stderr)
+        say(f"{args.host}:{args.port}: {error.strerror or error}")
         return UNREACHABLE
     if settings.workers > 1:
         return workers.run(settings, listeners)

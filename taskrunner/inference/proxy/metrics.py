@@ -21,8 +21,6 @@ from prometheus_client import (
 )
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-
-
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable with the directory in which workers keep their values."""
 KINDS, FILE_SIZE = ("counter", "gauge_livesum", "histogram"), 1 << 20

@@ -144,20 +144,20 @@ class Proxy:
         self.metrics = Metrics(settings.log, place if settings.workers > 1 else None)
         self.clients: set[ClientConnection] = set()
         self.shares = shares or Shares()
-        self._place = place
+        self.place = place
         self._key = settings.api_key.encode()
         self.releasing: set[asyncio.Task[BufferedResponse | None]] = set()
         self.draining = False
 
     def hold(self, size: int) -> bool:
         """Keep that many bytes more of bodies, or fewer; whether that is too much of all together."""
-        self.shares.held[self._place] += size
+        self.shares.held[self.place] += size
         return sum(self.shares.held) > self.settings.max_buffered
 
     def left(self, client: ClientConnection) -> None:
         """Forget a connection."""
         self.clients.discard(client)
-        self.shares.left[self._place] += 1
+        self.shares.left[self.place] += 1
 
     def came(self, client: ClientConnection) -> None:
         """Take a connection; where there are too many, one that has waited longest for a request goes."""

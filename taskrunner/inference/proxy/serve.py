@@ -1,4 +1,4 @@
-"""Serving clients until the end: listening, looking for who is overdue, and draining."""
+"""Serving clients until a signal: listening sockets, timeouts, and draining."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from collections.abc import Callable, Coroutine
 
 from ..endpoint import bracketed
 from .client_connection import ClientConnection
-from .messages import say
+from .messages import USAGE, say
 from .proxy import RELEASED_WITHIN, Proxy, Settings
 from .shares import Shares
 
-USAGE = 2
 BACKLOG = 1024
 RESERVED_FILES = 64
 """Descriptors that are not connections'."""
 SWEEP = 0.5
-"""Seconds between two looks at who is overdue."""
+"""Seconds between two checks for connections whose time is over."""
 
 
 def listening(settings: Settings) -> list[socket.socket]:
     """Sockets that listen on all addresses of the host. Raises OSError."""
     sockets: list[socket.socket] = []
     port = settings.port
-    found = socket.getaddrinfo(settings.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = socket.getaddrinfo(
+        settings.host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
+        for family, kind, protocol, _, address in dict.fromkeys(addresses):
             sockets.append(socket.socket(family, kind, protocol))
             sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
@@ -45,7 +46,7 @@ def listening(settings: Settings) -> list[socket.socket]:
 
 
 def ready(settings: Settings, listeners: list[socket.socket]) -> str:
-    """What is said when clients may come."""
+    """The line that says that clients can connect, and where."""
     return f"ready on {bracketed(settings.host)}:{listeners[0].getsockname()[1]}"
 
 

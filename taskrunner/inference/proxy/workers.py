@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 
 from . import metrics, serve
 from .client_connection import ClientConnection
-from .messages import say
+from .messages import FAILED, say
 from .proxy import RELEASED_WITHIN, Proxy, Settings
 from .shares import Shares
 
-FAILED = 1
 MOST, CORES_EACH = 8, 4
 """Workers, unless a number is given: the servers need the machine's other cores."""
 AT_ONCE = 1.0
@@ -116,8 +115,7 @@ class _Dispatcher:
                 os._exit(status)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         control.close()
-        serves = bool(ours.recv(1))
-        if not serves:
+        if not ours.recv(1):
             self._status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             ours.close()
             return False
@@ -139,7 +137,7 @@ class _Dispatcher:
                         return
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # gone again, or no descriptor is left: it waits
+        with contextlib.suppress(OSError):  # the client has disconnected, or no descriptor is left: it waits
             connection, _ = listener.accept()
             with connection:
                 self._hand_over(connection)
@@ -193,13 +191,13 @@ class _Dispatcher:
 def _work(settings: Settings, shares: Shares, place: int, control: socket.socket, parent: int) -> int:
     """A worker's life; its exit status."""
     try:
-        return serve.run(lambda proxy: _take(proxy, control, shares, place), settings, shares, place)
+        return serve.run(lambda proxy: _take(proxy, control), settings, shares, place)
     finally:
         if os.getppid() != parent:  # which would have removed it
             shutil.rmtree(os.environ[metrics.DIRECTORY], ignore_errors=True)
 
 
-async def _take(proxy: Proxy, control: socket.socket, shares: Shares, place: int) -> None:
+async def _take(proxy: Proxy, control: socket.socket) -> None:
     """Serve the connections that come over `control`, until it ends or a signal comes."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -210,8 +208,8 @@ async def _take(proxy: Proxy, control: socket.socket, shares: Shares, place: int
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(lambda: ClientConnection(proxy), connection)
-        except OSError:  # it is gone
-            shares.left[place] += 1
+        except OSError:  # the client has disconnected
+            proxy.shares.left[proxy.place] += 1
             connection.close()
 
     def take() -> None:
