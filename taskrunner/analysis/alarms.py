@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taskrunner.analysis.load import Measurement, Sweep
-from taskrunner.analysis.shapes import SLOW_FIRST_P, usual
+from taskrunner.analysis.shapes import SLOW_FIRST_P, bytes_per_token, usual
 
 UNEXPECTED = 1.3
 """TTFT over EFA, as a multiple of what prefill and the line rate let expect."""
@@ -58,16 +57,6 @@ def _means(measurements: Iterable[Measurement]) -> dict[str, dict[Key, float]]:
         metric: {key: math.exp(sum(each) / len(each)) for key, each in values.items()}
         for metric, values in logs.items()
     }
-
-
-def bytes_per_token(measurements: Iterable[Measurement]) -> float:
-    """Bytes of KV cache that the servers have moved for a token; 0 where they do not say."""
-    weights = []
-    for one in measurements:
-        moved = one.record["results"].get("kv_transfer") or {}
-        if moved.get("bytes") and moved.get("external_tokens"):
-            weights.append(float(moved["bytes"]) / float(moved["external_tokens"]))
-    return statistics.median(weights) if weights else 0.0
 
 
 def _slow_efa(

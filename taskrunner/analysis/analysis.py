@@ -18,6 +18,7 @@ def analysis(sweep: Sweep) -> dict[str, Any]:
     counting = sweep.counting()
     modes = shapes.modes(counting)
     tpot_parts = shapes.tpot_parts(counting)
+    bandwidths = layers.bandwidths(sweep)
     return {
         "version": VERSION,
         "sweep": sweep.name,
@@ -36,8 +37,8 @@ def analysis(sweep: Sweep) -> dict[str, Any]:
         "modes": modes,
         "one_mode_per_start": shapes.one_mode_per_start(counting),
         "tpot_parts": tpot_parts,
-        "bandwidths": layers.bandwidths(sweep),
-        "layers": layers.layers(sweep, tpot_parts),
+        "bandwidths": bandwidths,
+        "layers": layers.layers(sweep, bandwidths, tpot_parts),
         "transfer_cost": shapes.transfer_cost(shapes.usual(sweep)),
         "proxy_overhead": shapes.proxy_overhead(counting),
         "alarms": alarms.alarms(sweep, modes),

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from taskrunner.analysis.alarms import bytes_per_token
 from taskrunner.analysis.load import Measurement, Sweep
-from taskrunner.analysis.shapes import usual
+from taskrunner.analysis.shapes import by_pattern, bytes_per_token, usual
 
 Tool = Mapping[str, Any]
 EXPECTED = {
@@ -24,18 +23,20 @@ EXPECTED = {
     "CMP-08": (0.6, 0.8),
     "CMP-10": (2.0, 5.0),
 }
-"""Ratios that were seen on g6e and p5 instances."""
+"""Between which values each ratio is expected; nothing is for CMP-09."""
 LARGEST = 1e9
 """Of a bandwidth in Gbit/s, or of a ratio."""
 
 
-def layers(sweep: Sweep, tpot_parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def layers(
+    sweep: Sweep, bandwidths: Iterable[Mapping[str, Any]], tpot_parts: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """CMP-05 to CMP-10, those for which there are results on both sides."""
     tools = [one for one in sweep.tools if one.get("valid")]
     rows = [
         *(
             _row("CMP-05", f"KV cache over {one['backend']} / a network tool, bandwidth", [one["share"]])
-            for one in bandwidths(sweep)
+            for one in bandwidths
             if one["share"]
         ),
         *_gpu_share(tpot_parts),
@@ -102,8 +103,8 @@ def _ratios(
     best: dict[Hashable, dict[str, float]] = defaultdict(dict)
     for one in tools:
         for size, gbps in _rows(one):
-            found = best[match(one), size]
-            found[str(side(one))] = max(found.get(str(side(one)), 0.0), gbps)
+            by_side = best[match(one), size]
+            by_side[str(side(one))] = max(by_side.get(str(side(one)), 0.0), gbps)
     first, second = sides
     return [each[first] / each[second] for each in best.values() if each.get(first) and each.get(second)]
 
@@ -126,10 +127,11 @@ def _overhead(sweep: Sweep, tools: Iterable[Tool]) -> Iterator[dict[str, Any]]:
             fastest[_proven(tool)] = max(fastest[_proven(tool)], gbps)
     single = [one for one in usual(sweep) if one.concurrency == 1]
     size = bytes_per_token(single)
-    alone = {one.prompt_tokens: _median(single, one) for one in single if one.mode == "unified"}
+    medians = {name: _median(starts) for name, starts in by_pattern(single).items()}
+    alone = {one.prompt_tokens: medians[one.pattern] for one in single if one.mode == "unified"}
     shares: dict[str, dict[int, float]] = defaultdict(dict)
     for one in single:
-        added = (_median(single, one) or 0.0) - (alone.get(one.prompt_tokens) or math.inf)
+        added = (medians[one.pattern] or 0.0) - (alone.get(one.prompt_tokens) or math.inf)
         if size and one.mode == "disaggregated" and fastest.get(one.backend) and added > 0:
             took_ms = one.prompt_tokens * size * 8 / fastest[one.backend] / 1e6
             shares[one.backend][one.prompt_tokens] = took_ms / added
@@ -138,11 +140,10 @@ def _overhead(sweep: Sweep, tools: Iterable[Tool]) -> Iterator[dict[str, Any]]:
         yield _row("CMP-08", title, list(values.values()))
 
 
-def _median(measurements: Iterable[Measurement], like: Measurement) -> float | None:
+def _median(starts: Iterable[Measurement]) -> float | None:
     """The median TTFT of a pattern over its starts, in milliseconds."""
-    values = [one.value("ttft", "p50") for one in measurements if one.pattern == like.pattern]
-    known = [value for value in values if value]
-    return float(np.median(known)) if known else None
+    values = [value for one in starts if (value := one.value("ttft", "p50"))]
+    return float(np.median(values)) if values else None
 
 
 def _times_of_theory(tools: Iterable[Tool]) -> Iterator[float]:

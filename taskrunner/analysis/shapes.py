@@ -36,6 +36,16 @@ def usual(sweep: Sweep) -> list[Measurement]:
     ]
 
 
+def bytes_per_token(measurements: Iterable[Measurement]) -> float:
+    """Bytes of KV cache that the servers have moved for a token; 0 where they do not say."""
+    weights = []
+    for one in measurements:
+        moved = one.record["results"].get("kv_transfer") or {}
+        if moved.get("bytes") and moved.get("external_tokens"):
+            weights.append(float(moved["bytes"]) / float(moved["external_tokens"]))
+    return float(np.median(weights)) if weights else 0.0
+
+
 def modes(measurements: Iterable[Measurement], metric: str = "ttft") -> list[dict[str, Any]]:
     """Patterns whose requests come in two kinds: within a start, or from start to start.
 

@@ -17,24 +17,23 @@ from tests.analysis import made
 
 def tool(name: str, *rows: tuple[int, float], proven: str = "efa", **more: Any) -> dict[str, Any]:
     """A valid record of a tool: bandwidths by size."""
-    found = [{"size_bytes": size, "bandwidth_gbps": gbps} for size, gbps in rows]
     return {
         "kind": "low-level",
         "tool": name,
         "valid": True,
         "fabric": {"proven": proven},
-        "rows": found,
+        "rows": [{"size_bytes": size, "bandwidth_gbps": gbps} for size, gbps in rows],
         "summary": {"bandwidth_gbps": rows[-1][1] if rows else None},
         **more,
     }
 
 
-def of(*tools: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in layers(Sweep("", "", {}, [], [], tools), [])}
+def compared(*tools: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in layers(Sweep("", "", {}, [], [], tools), [], [])}
 
 
 def test_the_same_sizes_are_compared() -> None:
-    found = of(
+    found = compared(
         tool("nixlbench", (1000, 40.0), (2000, 90.0), backend="LIBFABRIC"),
         tool("nixlbench", (1000, 10.0), (2000, 30.0), (4000, 1.0), backend="UCX"),
         tool("nixlbench", (1000, 1.0), backend="UCX", scheme="manytoone"),
@@ -60,11 +59,11 @@ def test_what_is_not_valid_or_no_number_is_left_out() -> None:
         {**tool("nixlbench", backend="LIBFABRIC"), "rows": [None, {"bandwidth_gbps": "40"}]},
         {**tool("kvbench-shape"), "kv_cache": {"ratio_to_line_rate": 0}},
     ):
-        assert of(slow, bad) == {}
+        assert compared(slow, bad) == {}
 
 
 def test_a_kv_cache_takes_longer_than_the_line_rate_says() -> None:
-    found = of({**tool("kvbench-shape"), "kv_cache": {"ratio_to_line_rate": 0.1}})["CMP-10"]
+    found = compared({**tool("kvbench-shape"), "kv_cache": {"ratio_to_line_rate": 0.1}})["CMP-10"]
     assert found["ratio"] == pytest.approx(10)
     assert text.layer(found).endswith(": 10.00 (expected 2 to 5; this is outside)")
 
@@ -89,7 +88,7 @@ def test_the_gpus_share_of_tpot_by_streams() -> None:
         {"concurrency": 1, "compute_share": 1.0},
         {"concurrency": 16, "compute_share": 0.5},
     ]
-    rows = layers(Sweep("", "", {}, [], []), parts)
+    rows = layers(Sweep("", "", {}, [], []), [], parts)
     assert [(row["title"].split(" at ")[1], row["values"]) for row in rows] == [
         ("1 stream", [1.0]),
         ("16 streams", [0.7, 0.5]),
