@@ -14,12 +14,8 @@ import time
 from pathlib import Path
 
 from benchmarks.inference import TASKRUNNER, TOKENS, bench, log, percentile, times, truth
-
-
-def _port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+from taskrunner.inference.circumstances import processes
+from tests.sshd import free_port
 
 
 def _proxies() -> dict[str, list[str]]:
@@ -61,8 +57,8 @@ def proxy(folder: Path) -> None:
                 stands = {
                     "http://P": f"http://{p}",
                     "http://D": f"http://{d}",
-                    "PORT": str(_port()),
-                    "OTHER": str(_port()),
+                    "PORT": str(free_port()),
+                    "OTHER": str(free_port()),
                     "P.port": p.rpartition(":")[2],
                     "D.port": d.rpartition(":")[2],
                 }
@@ -121,8 +117,6 @@ def _row_of_proxy(
 
 
 def _spent(pid: int) -> float:
-    """Seconds of processor time that a process and its children have used (proc(5))."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own = (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-    return own + sum(_spent(int(child)) for child in children)
+    """Seconds of processor time that a process and its children have used."""
+    seen = processes.snapshot()
+    return sum(seen[member].used for member in processes.family(seen, [pid]))

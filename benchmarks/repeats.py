@@ -50,11 +50,11 @@ def _plan(blocks: int) -> dict[str, Any]:
 
 def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
     """Print how many of the sweeps say that equal servers differ, beside two usual rules on the same data."""
-    # A measurement that another process has disturbed is in both rules' data, and in ours.
-    took, results = on_cpu(folder, _plan(sweeps * BLOCKS), free_port(), good=(0, 1))
+    # A measurement that another process has disturbed is in the data of all three rules.
+    took, results = on_cpu(folder, _plan(sweeps * BLOCKS), free_port(), accepted=(0, 1))
     measured = load(results, doubtful=True).counting()
-    whole = [each for number in range(sweeps) if (each := _sweep(measured, number)) is not None]
-    print(f"{len(whole)} sweeps of {BLOCKS} blocks, {took / 60:.0f} minutes\n")
+    complete = [found for number in range(sweeps) if (found := _sweep(measured, number)) is not None]
+    print(f"{len(complete)} sweeps of {BLOCKS} blocks, {took / 60:.0f} minutes\n")
     print('| says "differs" | ' + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
     rules: dict[str, Callable[[list[Measurement], str], bool]] = {
         "this analysis": _differs,
@@ -64,8 +64,8 @@ def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
         ),
     }
     for name, rule in rules.items():
-        counts = (sum(rule(each, metric) for each in whole) for metric in METRICS)
-        print(f"| {name} | " + " | ".join(f"{count} of {len(whole)}" for count in counts) + " |")
+        counts = (sum(rule(each, metric) for each in complete) for metric in METRICS)
+        print(f"| {name} | " + " | ".join(f"{count} of {len(complete)}" for count in counts) + " |")
     print(
         "| standard deviation between starts | " + " | ".join(_spread(measured, m) for m in METRICS) + " |\n"
     )
@@ -74,8 +74,8 @@ def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
 def _sweep(measured: list[Measurement], number: int) -> list[Measurement] | None:
     """The results of a sweep; None where some of them are missing."""
     blocks = range(number * BLOCKS + 1, (number + 1) * BLOCKS + 1)
-    found = [one for one in measured if one.block in blocks]
-    return found if len(found) == BLOCKS * len(SIDES) * len(LENGTHS) else None
+    results = [one for one in measured if one.block in blocks]
+    return results if len(results) == BLOCKS * len(SIDES) * len(LENGTHS) else None
 
 
 def _differs(measured: list[Measurement], metric: str) -> bool:

@@ -55,9 +55,11 @@ def _plan(size: int) -> dict[str, Any]:
 
 
 def _run(
-    words: Sequence[str], folder: Path, env: dict[str, str], good: Sequence[int] = (0,)
+    words: Sequence[str], folder: Path, env: dict[str, str], accepted: Sequence[int] = (0,)
 ) -> tuple[float, int, int]:
-    """Seconds, and the most MB that the command and the engine had; `good` are the exit statuses to go on with."""
+    """Seconds, and the most MB that the command and the engine had. Raises SystemExit for an exit status that
+    is not accepted.
+    """
     peaks = {"engine": 0}
     over = threading.Event()
 
@@ -78,7 +80,7 @@ def _run(
     took = time.perf_counter() - began
     over.set()
     watcher.join()
-    if done.returncode not in good:
+    if done.returncode not in accepted:
         raise SystemExit(f"{words} failed: {done.stderr.read().decode()[-2000:] if done.stderr else ''}")
     return took, usage.ru_maxrss // 1024, peaks["engine"]
 
@@ -91,7 +93,9 @@ def _peak_mb(pid: int) -> int:
     return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
-def on_cpu(folder: Path, plan: dict[str, Any], port: int, good: Sequence[int] = (0,)) -> tuple[float, Path]:
+def on_cpu(
+    folder: Path, plan: dict[str, Any], port: int, accepted: Sequence[int] = (0,)
+) -> tuple[float, Path]:
     """Run a plan with the tiny model on this machine's CPU: seconds, and the folder of the results."""
     if not (ENV_DIR / "venv" / "bin" / "vllm").exists():
         raise SystemExit(f"{ENV_DIR}: run `taskrunner setup-environment --env ENV_DIR={ENV_DIR}` before")
@@ -101,7 +105,7 @@ def on_cpu(folder: Path, plan: dict[str, Any], port: int, good: Sequence[int] = 
     shutil.rmtree(results, ignore_errors=True)
     values = {"ENV_DIR": ENV_DIR, "MAX_LAG": 50, "PREFILL_PORT": port}
     words = [name, "run", "-q", *(f"--env={name}={value}" for name, value in values.items())]
-    took, *_ = _run(words, folder, {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}, good)
+    took, *_ = _run(words, folder, {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}, accepted)
     return took, results
 
 
