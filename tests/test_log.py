@@ -65,9 +65,9 @@ def test_a_log_that_cannot_be_written_is_an_error(write: Write, cli: Cli) -> Non
 def test_the_level_decides(capsys: pytest.CaptureFixture[str]) -> None:
     log.configure("warning")
     log.info("ssh.connected", host="h")
-    log.warning("ssh.lost", node="h")
+    log.warning("connection.lost", node="h")
     shown = capsys.readouterr().err
-    assert "ssh.lost" in shown
+    assert "connection.lost" in shown
     assert "ssh.connected" not in shown
 
 

@@ -34,8 +34,10 @@ OF_THE_AGENT = (
 FETCH = 60.0
 
 
-def serve(digest: str, size: int, home: str) -> int:
-    """`size` bytes of zip are asked for where the engine `digest` is missing under the state root."""
+def serve(digest: str, size: int, home: str, run: str = "") -> int:
+    """`size` bytes of zip are asked for where the engine `digest` is missing under the state root. With a
+    `run` that is prepared there, its engine is started instead of the server.
+    """
     if sys.version_info < (3, 8):
         return _say("failed", python=sys.version.split()[0])
 
@@ -53,6 +55,8 @@ def serve(digest: str, size: int, home: str) -> int:
     finally:
         os.umask(before)  # that of the user, for what the steps make
     sys.path.insert(0, folder)
+    if run:
+        return int(importlib.import_module("engine.run.launch").step(root, run))
     return int(importlib.import_module("engine.node.stdio_server").main())
 
 

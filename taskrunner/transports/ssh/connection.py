@@ -17,6 +17,7 @@ from taskrunner.errors import TargetError, UsageError
 from taskrunner.transports.ssh import auth, hostkeys
 from taskrunner.transports.ssh import endpoint as endpoints
 from taskrunner.transports.ssh.endpoint import Endpoint
+from taskrunner.transports.stream.dialer import Lost
 
 if TYPE_CHECKING:
     from paramiko import Transport
@@ -68,10 +69,6 @@ class LastWords(logging.Handler):
         text = record.getMessage()
         if text.startswith("Disconnect (code"):
             self.text = text.partition("): ")[2].strip()[:300]
-
-
-class Lost(TargetError):
-    """The connection broke, or was not made for a reason that may pass."""
 
 
 def connect(endpoint: Endpoint, timeout: float, behind: tuple[str, ...] = ()) -> Transport:

@@ -42,7 +42,7 @@ def connect(target: str, *, region: str = "", profile: str = "", **options: Any)
     account = Account(region or query.get("region", ""), profile or query.get("profile", ""))
     _ = plugin()
     transport = SshTransport(f"ssh://{parts.netloc}", **options)
-    endpoint = transport.endpoint
+    endpoint = transport.dialer.endpoint
     public = next((file for file in endpoint.identity_files if Path(f"{file}.pub").exists()), "")
     words = [sys.executable, "-m", __name__, account.region, account.profile, str(parts.hostname)]
     words += [str(endpoint.port), endpoint.user, f"{public}.pub" if public else ""]

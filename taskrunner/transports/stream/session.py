@@ -1,4 +1,4 @@
-"""A conversation with the engine on a node, over one channel of one connection that is kept open.
+"""A conversation with the engine on a node, over one channel that is kept open.
 
 The engine is shipped when the node does not have it. When the connection is lost, `Lost` says so;
 `reconnecting` brings it back.
@@ -13,18 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskrunner import log
 from taskrunner.engine.node.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, TargetError
 from taskrunner.transports import replies
-from taskrunner.transports.ssh.connection import WINDOW, Lost, connect
-from taskrunner.transports.ssh.handshake import Node, begin
-
-if TYPE_CHECKING:
-    from paramiko import Channel
-    from paramiko import Transport as Connection
+from taskrunner.transports.stream.dialer import BROKEN, Channel, Dialer, Gone, Lost
+from taskrunner.transports.stream.handshake import begin
 
 PING = 5.0
 """Seconds after which the node hears from us; it gives up after SILENCE_LIMIT_S."""
@@ -32,7 +28,8 @@ SILENT = 15.0
 """Seconds without a word from the node, which ticks every 5, after which the connection is lost."""
 IDLE = 0.2
 """Seconds at most before who waits for news gets a say."""
-BLOCK = 1 << 20
+WINDOW = 1 << 22
+"""Bytes to take at once: more than bandwidth times delay of a link across an ocean."""
 LEAST = 256
 """Bytes that the smallest message takes in memory, and more."""
 BEHIND = 8 << 20
@@ -41,22 +38,16 @@ FRUITLESS = 10
 """Connections in a row that end before the node has answered anything: then something is wrong there."""
 
 
-BROKEN = (OSError, EOFError)
-"""What the library raises when a connection is gone."""
-
-
 class Session:
     """One node. Raises TargetError when it cannot be reached, Lost when it no longer can."""
 
-    def __init__(self, node: Node, patience: float) -> None:
-        self.node = node
-        self.endpoint = node.endpoint
+    def __init__(self, dialer: Dialer, patience: float) -> None:
+        self.dialer = dialer
         self.epoch = 0
         """Grows with each connection: what was begun on another one is over."""
         self.hello: dict[str, Any] = {}
         self.skew = 0.0
         self._patience = patience
-        self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._unpacker = Unpacker()
         self._whole: Iterator[tuple[dict[str, Any], bytes]] = iter(())
@@ -72,14 +63,14 @@ class Session:
 
     @property
     def connected(self) -> bool:
-        return self._channel is not None and not self._channel.closed
+        return self._channel is not None and self.dialer.connected()
 
     def open(self) -> None:
         """Connect, unless that is done. A host that hangs up early (MaxStartups) is asked again.
 
         Raises TargetError, for a connection that there was already Lost.
         """
-        deadline = time.monotonic() + self.node.timeout
+        deadline = time.monotonic() + self.dialer.timeout
         pause = 0.2
         while True:
             try:
@@ -100,9 +91,7 @@ class Session:
         self._behind = 0
         self._pausing.clear()
         self.paused.clear()
-        if self._connection is None or not self._connection.is_active():
-            self._connection = connect(self.endpoint, self.node.timeout)
-        self._channel, self.hello = begin(self._connection, self.node)
+        self._channel, self.hello = begin(self.dialer)
         self.hello = replies.known(self.name, self.hello, replies.HELLO)
         self.skew = self.hello["time"] - time.time()
         self.epoch += 1
@@ -110,9 +99,8 @@ class Session:
 
     def close(self) -> None:
         """End the connection. The runs on the node go on."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._channel = None
+        self.dialer.close()
+        self._channel = None
 
     def reconnecting(self) -> Iterator[None]:
         """Try again and again, between two yields each, until there is a connection.
@@ -123,7 +111,7 @@ class Session:
             return
         deadline = time.monotonic() + self._patience
         pause = 0.1
-        log.warning("ssh.lost", node=str(self.endpoint), error=self._why)
+        log.warning("connection.lost", node=self.name, error=self._why)
         self.close()
         self._fruitless += 1
         if self._fruitless > FRUITLESS:
@@ -131,17 +119,17 @@ class Session:
         while True:
             try:
                 return self._open()
-            except HostKeyError:
+            except (HostKeyError, Gone):
                 raise
             except TargetError as error:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    message = str(error).removeprefix(f"{self.endpoint}: ")
+                    message = str(error).removeprefix(f"{self.name}: ")
                     raise TargetError(
-                        f"{self.endpoint}: lost, and not reconnected within {self._patience:g} s: {message}",
+                        f"{self.name}: lost, and not reconnected within {self._patience:g} s: {message}",
                         "what was started there may still be running; the same command attaches to it",
                     ) from error
-                log.info("ssh.retry", node=str(self.endpoint), error=str(error), pause=round(pause, 2))
+                log.info("connection.retry", node=self.name, error=str(error), pause=round(pause, 2))
             wake = time.monotonic() + min(pause * random.uniform(0.5, 1.5), left)
             while time.monotonic() < wake:
                 yield
@@ -182,7 +170,7 @@ class Session:
     @property
     def name(self) -> str:
         """The node, for messages."""
-        return str(self.endpoint)
+        return self.dialer.name
 
     def ahead(self, paths: Sequence[str]) -> None:
         """A file costs a round trip, which is little: it is asked for when its turn comes."""
@@ -277,12 +265,14 @@ class Session:
         except TimeoutError:
             return b""
         except BROKEN as error:
-            raise self._lost(str(error)) from error
+            raise self._lost(self._ended(str(error))) from error
         if not data:
-            errors = channel.recv_stderr(BLOCK) if channel.recv_stderr_ready() else b""
-            lines = errors.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise self._lost(": ".join(["closed by the node", *lines]))
+            raise self._lost(self._ended("closed by the node"))
         return bytes(data)
+
+    def _ended(self, why: str) -> str:
+        _, errors = self.dialer.ending()
+        return ": ".join([why, *errors.decode("utf-8", "replace").strip().splitlines()[-1:]])
 
     def _say(self, data: bytes) -> None:
         channel = self._channel
@@ -302,5 +292,5 @@ class Session:
             with contextlib.suppress(*BROKEN):
                 self._channel.close()
             self._channel = None
-        self._why = f"{self.endpoint}: the connection was lost: {why}"
+        self._why = f"{self.name}: the connection was lost: {why}"
         return Lost(self._why)

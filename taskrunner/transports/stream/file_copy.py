@@ -5,8 +5,8 @@ from __future__ import annotations
 from taskrunner.errors import UsageError
 from taskrunner.transports import replies
 from taskrunner.transports.file_copy import BLOCK
-from taskrunner.transports.ssh.session import Session
 from taskrunner.transports.staging import Files
+from taskrunner.transports.stream.session import Session
 
 AHEAD = 256
 """Pieces that may be on their way before an answer is waited for: errors show early, memory stays."""
