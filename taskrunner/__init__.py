@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from taskrunner.runs import Result, Run, attach
     from taskrunner.transports import NodeTransport, Transport, connect
     from taskrunner.transports.local import LocalTransport
+    from taskrunner.transports.slurm.transport import SlurmTransport
     from taskrunner.transports.ssh.transport import SshTransport
     from taskrunner.transports.ssm.transport import SsmTransport
 
@@ -72,6 +73,7 @@ __getattr__ = lazy(
         "taskrunner.runs": "Result Run attach",
         "taskrunner.transports": "NodeTransport Transport connect",
         "taskrunner.transports.local": "LocalTransport",
+        "taskrunner.transports.slurm.transport": "SlurmTransport",
         "taskrunner.transports.ssh.transport": "SshTransport",
         "taskrunner.transports.ssm.transport": "SsmTransport",
     },
@@ -103,6 +105,7 @@ __all__ = [
     "Run",
     "RunInfo",
     "Service",
+    "SlurmTransport",
     "SshTransport",
     "SsmTransport",
     "StateError",

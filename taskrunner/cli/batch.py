@@ -17,6 +17,7 @@ from taskrunner.experiments import slurm
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.fleet.plans import knows
 from taskrunner.inference.output import write
+from taskrunner.transports.slurm import client
 
 JOBS = "slurm-jobs.json"
 FROM_JOB = ("NODE1_PRIVATE", "NODE2_PRIVATE", "SWEEP", "RENDEZVOUS_TOKEN")
@@ -83,6 +84,6 @@ def live(planned: Schedule) -> Iterator[tuple[str, str]]:
     except (OSError, ValueError):
         return
     for job in jobs if isinstance(jobs, list) else []:
-        state = slurm.state(str(job))
+        state = client.state(str(job))
         if state in slurm.LIVE:
             yield str(job), state

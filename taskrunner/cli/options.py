@@ -117,7 +117,7 @@ def run(parser: Parser) -> None:
 
 def target(parser: Parser) -> None:
     group = parser.add_argument_group("another machine")
-    group.add_argument("--on", metavar="TARGET", help="the target: ssh://user@host:port, or ssm://i-...")
+    group.add_argument("--on", metavar="TARGET", help="the target: ssh://user@host:port, ssm://i-... or slurm://JOB/NODE")
     parser.set_defaults(node="")
     _connection(parser, group)
 
@@ -150,8 +150,8 @@ def account(parser: Parser) -> Group:
 
 def nodes_file(parser: Parser) -> None:
     group = parser.add_argument_group("nodes")
-    group.add_argument("--via", choices=("ssh", "ssm"),
-                       help="how to reach nodes that have both an address and an id (ssh)")
+    group.add_argument("--via", choices=("ssh", "ssm", "slurm"),
+                       help="how to reach nodes that several ways lead to (ssh)")
     group.add_argument("--target", dest="tag", metavar="tag:NAME=VALUE",
                        help="instances with this tag, instead of NODE")
     group.add_argument("--stack", metavar="NAME",

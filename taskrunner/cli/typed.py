@@ -39,7 +39,7 @@ class Nodes(Target):
     """Nodes by name, or by a tag or a stack; `nodes` is their file."""
 
     nodes: str
-    via: Literal["ssh", "ssm"] | None
+    via: Literal["ssh", "ssm", "slurm"] | None
     tag: str | None
     stack: str | None
     user: str | None

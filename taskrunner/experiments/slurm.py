@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from taskrunner.errors import StateError, UsageError
+from taskrunner.errors import UsageError
+from taskrunner.transports.slurm import client
 
 STOP_S = 120
 """Seconds before the time limit at which a job stops its servers; Slurm may say so up to a minute early."""
 TRIES = 60
 WORD = re.compile(r"[\w.,:=@+-]*", re.ASCII)
-PATIENCE_S = 30.0
 LIVE = frozenset(
     "PENDING RUNNING CONFIGURING COMPLETING SUSPENDED STOPPED RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED"
     " SIGNALING SPECIAL_EXIT STAGE_OUT".split()
@@ -118,29 +116,9 @@ def _quoted(folder: str) -> str:
 
 def submit(path: str, environment: Mapping[str, str]) -> str:
     """Submit a job; its id. `environment` is that of the job. Raises UsageError, StateError."""
-    return _asked(["sbatch", "--parsable", path], environment).split(";")[0]
-
-
-def state(job: str) -> str:
-    """What Slurm calls the state of a job; "" when it has forgotten it, which it does after minutes."""
-    return _asked(["squeue", "--noheader", "--jobs", job, "--format", "%T"], missing="Invalid job id")
+    return client.ask(["sbatch", "--parsable", path], environment).split(";")[0]
 
 
 def cancel(job: str) -> None:
     """End a job, and with it the runs of its steps. Raises UsageError, StateError."""
-    _asked(["scancel", "--full", job], missing="Invalid job id")
-
-
-def _asked(words: Sequence[str], environment: Mapping[str, str] | None = None, missing: str = "") -> str:
-    if shutil.which(words[0]) is None:
-        raise UsageError(f"there is no {words[0]} on this machine", "submit from a login node of the cluster")
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, timeout=PATIENCE_S, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise StateError(f"{words[0]} does not answer within {PATIENCE_S:.0f} s") from error
-    if done.returncode and not (missing and missing in done.stderr):
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise StateError(said[-1] if said else f"{words[0]} exits with {done.returncode}")
-    return done.stdout.strip()
+    client.ask(["scancel", "--full", job], missing=client.UNKNOWN)

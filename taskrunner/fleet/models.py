@@ -23,8 +23,11 @@ class Defaults(Part):
     state: Line | None = Field(
         default=None, description="Folder for taskrunner's state (default: in the user's home on the node)"
     )
-    via: Literal["ssh", "ssm"] | None = Field(
-        default=None, description="How to reach a node that has both an address and an id (ssh)"
+    via: Literal["ssh", "ssm", "slurm"] | None = Field(
+        default=None, description="How to reach a node that several ways lead to (ssh)"
+    )
+    job: Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")] | None = Field(
+        default=None, description="Slurm job that has the node, whose name is the address, for slurm"
     )
     region: Line | None = Field(default=None, description="AWS region, for ssm (default: the environment's)")
     profile: Line | None = Field(default=None, description="AWS profile of ~/.aws/config, for ssm")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from taskrunner.transports import ReachOptions
 
 FILES = ("nodes.toml", "nodes.json")
-FROM_ENVIRONMENT = re.compile(r"(NODE[1-9][0-9]*)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE|VIA|REGION)")
+FROM_ENVIRONMENT = re.compile(r"(NODE[1-9][0-9]*)_(IP|PRIVATE|USER|PORT|ID|PYTHON|STATE|VIA|REGION|JOB)")
+WAYS: Mapping[str, tuple[str, ...]] = {"ssh": ("address",), "ssm": ("id",), "slurm": ("job", "address")}
+"""What each way to a node needs to know of it."""
 INSTANCE = re.compile(r"m?i-[0-9a-f]{8,17}")
 """An instance names itself."""
 NUMBERED = re.compile(r"node[1-9][0-9]*")
@@ -42,6 +44,7 @@ class Node(NamedTuple):
     python: str = "python3"
     state: str = ""
     via: str = ""
+    job: str = ""
     region: str = ""
     profile: str = ""
     bucket: str = ""
@@ -49,20 +52,25 @@ class Node(NamedTuple):
 
     @property
     def target(self) -> str:
-        """Its URL: SSH to an address, Systems Manager to an id; `via` says which where there are both.
+        """Its URL: SSH to an address, Systems Manager to an id, a step of a Slurm job; `via` says which
+        where there are several.
 
         Raises TargetError for a node without what that needs.
         """
-        via = self.via or ("ssm" if self.id and not self.address else "ssh")
-        needed = "id" if via == "ssm" else "address"
-        if not getattr(self, needed):
-            there = f" (only the {'address' if needed == 'id' else 'id'})" if self.address or self.id else ""
-            variable = f"{prefix(self.name)}_{'ID' if needed == 'id' else 'IP'}"
+        via = self.via or ("slurm" if self.job else "ssm" if self.id and not self.address else "ssh")
+        for needed in WAYS[via]:
+            if getattr(self, needed):
+                continue
+            known = [name for name in ("address", "id") if getattr(self, name)]
+            there = f" (only the {known[0]})" if known else ""
+            variable = f"{prefix(self.name)}_{'IP' if needed == 'address' else needed.upper()}"
             raise TargetError(
                 f"{self.name}: no {needed} is known{there}",
                 (f"set {variable}, or " if NUMBERED.fullmatch(self.name) else "give it an ")
                 + f"`{needed}` in the nodes file",
             )
+        if via == "slurm":
+            return f"slurm://{self.job}/{self.address}"
         if via == "ssm":
             return f"ssm://{self.user}@{self.id}" if self.user else f"ssm://{self.id}"
         host = f"[{self.address}]" if ":" in self.address else self.address
@@ -207,8 +215,10 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         field = FIELDS.get(match[2], match[2].lower())
         if re.search(r"[\x00-\x20]", value):
             raise UsageError(f"{variable}={value!r}: contains white space")
-        if field == "via" and value not in ("ssh", "ssm"):
-            raise UsageError(f"{variable}={value}: expected ssh or ssm")
+        if field == "via" and value not in WAYS:
+            raise UsageError(f"{variable}={value}: expected {', '.join(WAYS)}")
+        if field == "job" and not re.fullmatch(r"\d+(_\d+)?", value):
+            raise UsageError(f"{variable}={value}: expected the id of a Slurm job")
         if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
             raise UsageError(f"{variable}={value}: expected a port, 1 to 65535")
         nodes.setdefault(match[1].lower(), {})[field] = int(value) if field == "port" else value

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taskrunner.engine.store.follow import ALL, LAST, NONE, Chunk, Cursor
     from taskrunner.transports.local import LocalTransport
     from taskrunner.transports.remote import RemoteTransport
+    from taskrunner.transports.slurm.transport import SlurmTransport
     from taskrunner.transports.ssh.transport import SshTransport
     from taskrunner.transports.ssm.transport import SsmTransport
 
@@ -39,6 +40,7 @@ __all__ = [
     "NodeTransport",
     "Plan",
     "RemoteTransport",
+    "SlurmTransport",
     "SshTransport",
     "SsmTransport",
     "StateError",
@@ -54,6 +56,7 @@ __getattr__ = lazy(
         "taskrunner.engine.store.follow": "ALL LAST NONE Chunk Cursor",
         "taskrunner.transports.local": "LocalTransport",
         "taskrunner.transports.remote": "RemoteTransport",
+        "taskrunner.transports.slurm.transport": "SlurmTransport",
         "taskrunner.transports.ssh.transport": "SshTransport",
         "taskrunner.transports.ssm.transport": "SsmTransport",
     },
@@ -185,6 +188,7 @@ class ConnectOptions(ReachOptions, total=False):
 
 
 BUILT_IN = {
+    "slurm": "taskrunner.transports.slurm.transport:SlurmTransport",
     "ssh": "taskrunner.transports.ssh.transport:SshTransport",
     "ssh+ssm": "taskrunner.transports.ssm.tunnel:connect",
     "ssm": "taskrunner.transports.ssm.transport:SsmTransport",
@@ -202,7 +206,8 @@ def connect(target: str, **options: Unpack[ConnectOptions]) -> Transport:
     scheme, separator, _ = target.partition("://")
     scheme = scheme.lower()
     if not separator:
-        hint = "expected ssh://user@host:port or ssm://i-...; `runner run NODE FILE` accepts node names"
+        hint = "expected ssh://user@host:port, ssm://i-... or slurm://JOB/NODE"
+        hint += "; `runner run NODE FILE` accepts node names"
         raise UsageError(f"{target!r} is not a target", hint)
     if not scheme.endswith("ssm"):
         for unused in OF_AWS:

@@ -5,31 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.experiments.cluster import Cluster
 from tests.experiments.conftest import Bed
 from tests.experiments.test_sweep import PLAN, index, write
 from tests.helpers import started_with, wait_for
+from tests.slurm import Cluster, cluster
 
 SLOW = {**PLAN, "common_settings": {**PLAN["common_settings"], "measurement_iterations": 40}}
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Cluster]:
-    # The path of munge's socket may not be long.
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        Path(folder).chmod(0o755)
-        cluster = Cluster(Path(folder))
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    with cluster() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

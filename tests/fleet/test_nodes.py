@@ -101,7 +101,13 @@ def test_the_environment() -> None:
     assert found.nodes["node3"].target == "ssm://i-3"
     with pytest.raises(TargetError, match=r"node3: no address is known \(only the id\)"):
         _ = found.nodes["node3"]._replace(via="ssh").target
-    with pytest.raises(UsageError, match="NODE1_VIA=rsh: expected ssh or ssm"):
+    of_job = load_nodes(environ={"NODE1_IP": "gpu-1", "NODE1_JOB": "12"}).nodes["node1"]
+    assert of_job.target == "slurm://12/gpu-1"
+    with pytest.raises(TargetError, match=r"node1: no job is known \(only the address\)"):
+        _ = of_job._replace(via="slurm", job="").target
+    with pytest.raises(UsageError, match="NODE1_JOB=12/x: expected the id of a Slurm job"):
+        load_nodes(environ={"NODE1_IP": "gpu-1", "NODE1_JOB": "12/x"})
+    with pytest.raises(UsageError, match="NODE1_VIA=rsh: expected ssh, ssm, slurm"):
         load_nodes(environ={"NODE1_IP": "h", "NODE1_VIA": "rsh"})
     with pytest.raises(UsageError, match="NODE1_PORT=x: expected a port"):
         load_nodes(environ={"NODE1_IP": "h", "NODE1_PORT": "x"})

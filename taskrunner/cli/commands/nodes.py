@@ -209,8 +209,16 @@ def _copied(node: Node, verb: str, count: int, seconds: float) -> None:
 
 
 def shell(args: typed.Shell) -> int:
-    """A shell on a node, or one command: by AWS's plugin, or the system's ssh, which know terminals best."""
+    """A shell on a node, or one command: by AWS's plugin, or the system's ssh, or srun, which know terminals
+    best.
+    """
     node = one(args)
+    if node.target.startswith("slurm:"):
+        from taskrunner.transports.slurm.dialer import parse
+
+        words = parse(node.target).step(*(() if args.command else ("--pty",)))
+        sys.stdout.flush()
+        os.execv(words[0], [*words, *(args.command or ("bash", "-l"))])
     if not node.target.startswith("ssh:"):
         from taskrunner.aws import session
         from taskrunner.transports.ssm import tunnel

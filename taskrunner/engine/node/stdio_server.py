@@ -132,6 +132,12 @@ class Server(RequestHandler):
             self.children[pid] = run
         retention.prune(self.root, run)
 
+    def do_prepare(self, run: str, plan: Plan) -> None:
+        """Make a run ready that something else starts, and join it."""
+        self.prepare(run, plan)
+        self.do_join(run)
+        retention.prune(self.root, run)
+
     def do_alive(self, run: str) -> bool:
         # A child of this process is alive from before the engine has written who it is.
         return super().do_alive(run) or (run in self.children.values() and not runs.known(self.root, run))

@@ -104,6 +104,22 @@ def service(directory: str = "") -> int:
     return 0 if fd is None else _detached(directory, fd, -1)
 
 
+def step(root: str, run: str) -> int:
+    """Run a plan in a process of its own, once, and wait until all that it has started has ended: a batch
+    system ends what a step leaves behind, servers too. SIGTERM cancels the run.
+    """
+    from .reaper import be_subreaper
+
+    be_subreaper()
+    pid = launch(paths.run_dir(root, run))
+    if pid:
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+    return 0
+
+
 def _claim(directory: str) -> int | None:
     """The lock of the one who may start the run; None when it has been started before."""
     fd = os.open(os.path.join(directory, "start"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -77,7 +77,7 @@ def _reap(engine: int, told: int, say: int) -> int:
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
-    _be_subreaper()
+    be_subreaper()
     watch = -1
     directory = os.fsdecode(os.read(told, 4096))
     if directory:
@@ -105,7 +105,8 @@ def _exit_code(status: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _be_subreaper() -> None:
+def be_subreaper() -> None:
+    """Become the parent of what this process's descendants leave behind."""
     # What ctypes stands on: loading the rest of it takes ten times as long.
     try:
         from _ctypes import call_function, dlopen, dlsym

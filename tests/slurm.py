@@ -8,7 +8,9 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.helpers import completed, wait_for
@@ -30,6 +32,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
 SlurmdLogFile={folder}/log/slurmd-%n.log
+GresTypes=gpu
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -54,6 +57,20 @@ PartitionName=urgent Nodes=node[1-4] MaxTime=INFINITE State=UP PriorityTier=10 P
 """
 
 
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    """One for as long as it is used."""
+    # The path of munge's socket may not be long.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        Path(folder).chmod(0o755)
+        made = Cluster(Path(folder))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
 class Cluster:
     """Started by `start`, ended by `stop`; `conf` is what SLURM_CONF names.
 
@@ -68,11 +85,13 @@ class Cluster:
         controller, *ports = free_ports(1 + NODES)
         nodes = "\n".join(
             f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2"
-            " RealMemory=2000 State=UNKNOWN"
+            " RealMemory=2000 Gres=gpu:1 State=UNKNOWN"
             for number, port in enumerate(ports, 1)
         )
         self.user = getpass.getuser()
         values = {"host": host, "port": controller, "user": self.user, "folder": folder, "nodes": nodes}
+        # Any device is one that Slurm can give to a step.
+        (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
         self.conf.write_text(CONFIG.format(**values))
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
         self._env = dict(os.environ)  # not that of the test in which a node is started again

@@ -1,0 +1,1 @@
+"""Nodes of a Slurm job: `slurm://JOB/NODE`."""
