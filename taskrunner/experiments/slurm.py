@@ -35,7 +35,13 @@ TEMPLATE = """#!/bin/bash
 #SBATCH --signal=B:USR1@{stop}
 {options}
 hosts=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
-on() {{ local host=$1; shift; srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" "$@"; }}
+# A step of a job that has its nodes to itself gets none of their devices unless it asks.
+devices=$(scontrol --details show job "$SLURM_JOB_ID" |
+  grep -o ' GRES=[^ ]*' | head -n1 | sed 's/ GRES=//; s/([^)]*)//g')
+on() {{
+  local host=$1; shift
+  srun --overlap --nodes=1 --ntasks=1 --nodelist="$host" ${{devices:+--gres="$devices"}} "$@"
+}}
 # After a requeue, the clean-up of the run before may be under way still (4).
 again='over=; trap "over=yes" TERM
 for try in {{1..{tries}}}; do

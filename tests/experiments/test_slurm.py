@@ -12,7 +12,7 @@ import pytest
 
 from tests.experiments.conftest import Bed
 from tests.experiments.test_sweep import PLAN, index, write
-from tests.helpers import started_with, wait_for
+from tests.helpers import started, started_with, wait_for
 from tests.slurm import Cluster, cluster
 
 SLOW = {**PLAN, "common_settings": {**PLAN["common_settings"], "measurement_iterations": 40}}
@@ -79,6 +79,7 @@ def test_a_job_measures_everything_on_two_nodes(bed: Bed, slurm: Cluster) -> Non
     second = bed.experiment("tiny", "run", "--on", "slurm")
     assert (second.returncode, f"job {job} of tiny is" in second.stderr) == (4, True), second.stderr
     assert f"as job {job}" in bed.experiment("tiny", "status", "--on", "slurm").stdout
+    wait_for(lambda: started("CUDA_VISIBLE_DEVICES=0"), 60, "a step with the devices of the job")
     ended(slurm, job)
     done = bed.experiment("tiny", "collect", "--on", "slurm")
     assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), log(job)
