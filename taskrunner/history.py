@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -44,15 +45,24 @@ def past_runs(limit: int = 20, transport: Transport | None = None, *, live: bool
 
 
 def remember_last(path: str) -> None:
-    """Note which file was run last in this folder, for a `--from` without a file."""
+    """Note which file was run last in this folder, for a `--from` without a file.
+
+    Its run has begun, and may have filled the disk already: then no file is known, rather than another one.
+    """
     target = _last_path(Path.cwd())
-    fileio.private_folder(os.path.dirname(target))
-    fileio.write_atomic(target, path.encode("utf-8", "surrogateescape"))
+    try:
+        fileio.private_folder(os.path.dirname(target))
+        fileio.write_atomic(target, path.encode("utf-8", "surrogateescape"))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(target)
 
 
 def last_file() -> Path:
     """The file that was run last in this folder. Raises NotFoundError."""
-    data = fileio.read_bytes(_last_path(Path.cwd()))
+    data = b""
+    with contextlib.suppress(OSError):
+        data = fileio.read_bytes(_last_path(Path.cwd()))
     if not data:
         raise NotFoundError(
             "no task file has been run in this folder yet", "give one: taskrunner FILE --from STEP"

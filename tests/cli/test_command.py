@@ -139,6 +139,15 @@ def test_from_without_a_file_goes_on_with_the_last_one(write: Write, cli: Cli, t
     assert cli("--from", "b", cwd=tmp_path).returncode == 2
 
 
+def test_a_run_goes_on_where_its_file_cannot_be_remembered(write: Write, cli: Cli, home: Path) -> None:
+    """It may have filled the disk already."""
+    path = write({"id": "a", "commands": ["echo a"]}, {"id": "b", "commands": ["echo b"]})
+    home.mkdir()
+    (home / "last").touch()
+    assert cli(path).returncode == 0
+    assert "no task file has been run in this folder" in cli("--from", "b").stderr
+
+
 def test_no_secret_in_a_dry_run_a_plan_or_the_resume_line(write: Write, cli: Cli) -> None:
     write({"id": "a", "commands": ["echo <<TOKEN>>; exit 1"]}, variables=SECRET)
     for args in (

@@ -21,7 +21,13 @@ def prune(root: str, started: str) -> None:
     """Forget runs by count and age, never one that is live, followed or not settled.
 
     Age is by this machine's clock throughout: the ids of runs come from the clocks of those who started them.
+    The run `started` is under way, and may have filled the disk: what cannot be done now is done by the next.
     """
+    with contextlib.suppress(OSError):
+        _prune(root, started)
+
+
+def _prune(root: str, started: str) -> None:
     _forget_secrets(root)
     unsettled_runs = unsettled.all_runs(root)
     oldest = time.time() - KEEP_DAYS * 86400
