@@ -87,6 +87,14 @@ def test_a_passphrase_is_asked_for_on_a_terminal(
     terminal.see("1 ok, 0 skipped")
 
 
+def test_a_key_file_that_is_replaced_is_another_key(sshd: Sshd, identity: Path) -> None:
+    reach(sshd.target)
+    for file in (identity, Path(f"{identity}.pub")):
+        file.unlink()
+    sshd.authorize(keygen(identity))
+    reach(sshd.target)
+
+
 def test_a_user_that_does_not_exist(sshd: Sshd) -> None:
     said, hint = refused(sshd.target.replace(f"{sshd.user}@", "nobody-of-that-name@"))
     assert "login as nobody-of-that-name failed" in said

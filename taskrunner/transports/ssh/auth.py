@@ -178,8 +178,14 @@ def _public(path: str) -> bytes:
     return b""
 
 
-@lru_cache(maxsize=64)
 def _load(path: str, passphrase: str | None) -> PKey:
+    about = os.stat(path)
+    return _loaded(path, passphrase, (about.st_ino, about.st_mtime_ns, about.st_size))
+
+
+@lru_cache(maxsize=64)
+def _loaded(path: str, passphrase: str | None, version: tuple[int, ...]) -> PKey:
+    """The key in a version of a file: one that is replaced is another key."""
     from paramiko import PKey
 
     # It passes the passphrase on to functions that want bytes, whatever its types say.
