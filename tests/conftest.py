@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -32,6 +33,9 @@ BEFORE = pytest.StashKey[set[int]]()
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # workers have the environment of the process that starts them
         os.environ[MARK], os.environ[TURNS] = uuid.uuid4().hex, tempfile.mkdtemp()
+        # Thousands of processes look for `python3`: a version manager's script takes ten times as long.
+        python = Path(sys.executable).resolve().parent
+        os.environ["PATH"] = os.pathsep.join((str(python), os.environ["PATH"]))
         config.stash[BEFORE] = set(processes_of(f"{MARK}={os.environ[MARK]}"))
 
 
@@ -71,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 def pytest_xdist_auto_num_workers() -> int:
     """Most tests wait for something most of the time; with more, those with deadlines miss them."""
-    return 1 + len(os.sched_getaffinity(0))
+    return 2 + len(os.sched_getaffinity(0))
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -86,6 +90,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: last if item.get_closest_marker(ALONE) else order.get(item.path.name, last - 1)
     )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests that run alone would keep the workers waiting for each other, were they among the others."""
+    if hasattr(session.config, "workerinput"):
+        alone = {item.nodeid for item in session.items if item.get_closest_marker(ALONE)}
+        assert all(name.endswith(f"@{ALONE}") for name in alone), "pytest-xdist makes no groups"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
