@@ -17,8 +17,8 @@ import pytest
 
 from taskrunner import TargetError, run, start
 from taskrunner.engine.store import paths
-from taskrunner.transports.ssh import session
 from taskrunner.transports.ssh.transport import SshTransport
+from taskrunner.transports.stream import session
 from tests.helpers import Process, command, completed, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd

@@ -16,7 +16,7 @@ import pytest
 
 from taskrunner.fleet.nodes import load_nodes
 from taskrunner.fleet.plans import run_on
-from taskrunner.transports.ssh import session
+from taskrunner.transports.stream import session
 from tests.helpers import Process, completed, runner_command, wait_for
 from tests.relay import Relay
 from tests.sshd import Sshd, free_port
