@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
+END = re.compile(r"(?<!\\)\$$")
 NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 MEANINGS = {
     r"^[^\x00]*$": "text without NUL characters",
@@ -49,7 +51,17 @@ def validator(kind: str) -> Any:
     # Imported here: a file that was found valid before is run without it (see `cache`).
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(json.loads(packs.schema_path(kind).read_text(encoding="utf-8")))
+    return Draft202012Validator(_to_the_end(json.loads(packs.schema_path(kind).read_text(encoding="utf-8"))))
+
+
+def _to_the_end(schema: Any, inside: str = "") -> Any:
+    """The same schema for Python, whose `$` also matches before a line break at the end of a text."""
+    if isinstance(schema, dict):
+        keys = {key: END.sub(r"\\Z", key) if inside == "patternProperties" else key for key in schema}
+        return {keys[key]: _to_the_end(value, key) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_to_the_end(item) for item in schema]
+    return END.sub(r"\\Z", schema) if inside == "pattern" and isinstance(schema, str) else schema
 
 
 def _translate(document: Document, error: Any) -> Iterator[Problem]:
@@ -124,7 +136,8 @@ def _say(kind: str, wanted: Any, value: Any) -> str:
 
 
 def _meaning(pattern: str) -> str:
-    return MEANINGS.get(pattern, f"text that matches {pattern}")
+    stated = pattern.replace(r"\Z", "$")
+    return MEANINGS.get(stated, f"text that matches {stated}")
 
 
 def _got(value: Any) -> str:

@@ -78,6 +78,10 @@ def test_all_errors_at_once() -> None:
     assert len(problems({"x": 1, "tasks": [{"id": True}, {"commands": 2}, {"id": "c", "y": 3}]})) == 5
 
 
+def test_a_line_break_at_the_end_of_a_name_is_one_too_many() -> None:
+    assert len(problems({"tasks": [{"id": "a\n"}], "variables": {"A\n": "x"}})) == 2
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 99) | st.sampled_from(["", "a", "30s", "stop", "x\n"]),
     lambda inner: (
