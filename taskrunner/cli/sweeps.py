@@ -13,6 +13,7 @@ from taskrunner.cli import typed
 from taskrunner.cli.commands.plan import FOLDER
 from taskrunner.cli.commands.run import variables
 from taskrunner.cli.commands.runs import LIST_LIMIT
+from taskrunner.cli.progress import Progress
 from taskrunner.cli.targets import all_nodes, connect_options
 from taskrunner.errors import LockHeldError, NoSuchFileError, NotFoundError, UsageError, closest
 from taskrunner.experiments import results
@@ -100,6 +101,7 @@ def start(args: typed.Experiment, planned: Schedule, among: Sequence[Pair], sinc
     from taskrunner.cli.commands.run import run as run_one
 
     files = write_files(args, planned, max(1, len(among[0])), len(among), since)
+    args = typed.changed(args, remark=Progress(planned, FOLDER, since))
     if not among[0]:
         return run_one(as_run(args, str(files[0][NODE1]), ""))
     work = [

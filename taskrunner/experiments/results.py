@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from taskrunner.experiments import cells
 from taskrunner.experiments.durations import INDEX
 from taskrunner.experiments.schedule import Schedule
+from taskrunner.experiments.tools import Run
 from taskrunner.inference.output import write
 from taskrunner.inference.sweep.measured import ANY, MISSING, OTHER, fingerprint_of, read, why_not
 
@@ -50,22 +51,31 @@ def rows(schedule: Schedule, folder: Path) -> list[Row]:
     Of a result that has not changed since the index was written, the index tells.
     """
     known = {line["path"]: line for line in _index(folder / schedule.name / INDEX)}
-    found = []
+    tools = [of_tool(schedule, run, folder, known) for run in schedule.tool_runs]
+    return tools + [of_cell(schedule, cell, folder, known) for cell in cells.cells(schedule)]
 
-    def add(where: str, wanted: str, names: tuple[str, str, int | None, int | None, str]) -> None:
-        path = str(folder / where / "result.json")
-        values = _values(path, known.get(path))
-        why = _why(values, ANY if schedule.mixed else wanted)
-        found.append(Row(*names, wanted, path, why, values))
 
-    for run in schedule.tool_runs:
-        names = (run.pattern.id, run.part, None, None, "")
-        add(cells.tool_place(schedule, run), cells.tool_fingerprint(run), names)
-    for cell in cells.cells(schedule):
-        key, start = cell.start.configuration.key, cell.start.number
-        measured = (cell.pattern.id, str(cell.block), cell.block, start, key)
-        add(cells.place(schedule, cell), cells.fingerprint(schedule, cell), measured)
-    return found
+Known = Mapping[str, Mapping[str, Any]]
+"""Lines of the index by the paths of results."""
+
+
+def of_tool(schedule: Schedule, run: Run, folder: Path, known: Known | None = None) -> Row:
+    """The row of a run of a tool."""
+    wanted = cells.tool_fingerprint(run)
+    path = str(folder / cells.tool_place(schedule, run) / "result.json")
+    values = _values(path, (known or {}).get(path))
+    why = _why(values, ANY if schedule.mixed else wanted)
+    return Row(run.pattern.id, run.part, None, None, "", wanted, path, why, values)
+
+
+def of_cell(schedule: Schedule, cell: cells.Cell, folder: Path, known: Known | None = None) -> Row:
+    """The row of a cell."""
+    start, wanted = cell.start, cells.fingerprint(schedule, cell)
+    path = str(folder / cells.place(schedule, cell) / "result.json")
+    values = _values(path, (known or {}).get(path))
+    why = _why(values, ANY if schedule.mixed else wanted)
+    names = (cell.pattern.id, str(cell.block), cell.block, start.number, start.configuration.key)
+    return Row(*names, wanted, path, why, values)
 
 
 def _index(path: Path) -> Iterable[dict[str, Any]]:
@@ -137,13 +147,21 @@ class Left(NamedTuple):
     seconds: float
 
 
-def left(schedule: Schedule, folder: Path) -> Left:
-    """What is not measured yet, and about how long that takes."""
-    missing = [row for row in rows(schedule, folder) if row.why and row.start is not None]
-    starts = {row.start for row in missing}
+def missing(found: Iterable[Row], since: float = 0.0) -> set[tuple[str, int]]:
+    """The patterns and starts of the cells whose results do not count, or were measured before `since`."""
+    return {
+        (row.pattern, row.start)
+        for row in found
+        if row.start is not None and (row.why or ((row.values or {}).get("began") or 0.0) < since)
+    }
+
+
+def left(schedule: Schedule, cells_left: Collection[tuple[str, int]], up: int = 0) -> Left:
+    """What these cells still take; the servers of the start `up` are up."""
+    starts = {number for _, number in cells_left} - {up}
     minutes = sum(start.minutes for start in schedule.starts if start.number in starts)
-    minutes += sum(schedule.minutes(schedule.patterns[row.pattern]) for row in missing)
-    return Left(len(missing), len(starts), minutes * 60)
+    minutes += sum(schedule.minutes(schedule.patterns[name]) for name, _ in cells_left)
+    return Left(len(cells_left), len(starts), minutes * 60)
 
 
 def blocks(folder: Path) -> int:

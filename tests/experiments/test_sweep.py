@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -44,6 +45,19 @@ def write(plan: dict[str, Any] = PLAN, name: str = "tiny.json") -> None:
 
 def index() -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path("results/tiny/index.jsonl").read_text().splitlines()]
+
+
+def test_each_measurement_is_told_with_its_figures_and_what_is_left(bed: Bed) -> None:
+    write({**PLAN, "price_per_hour": 60.0})
+    done = bed.experiment("tiny", "run", "U")
+    said = [line for line in done.stdout.splitlines() if "TTFT p50" in line and "left" in line]
+    assert len(said) == 4, done.stdout
+    rows = {(row["pattern"], row["part"]): row for row in index()}
+    for line, left in zip(said, (3, 2, 1, 0), strict=True):
+        pattern, block = re.findall(r"(pt-\S+), block (\d)", line)[0]
+        assert f"TTFT p50 {rows[pattern, block]['ttft_p50_ms']:.2f} ms, TPOT p50" in line
+        assert f"; {left} measurements and {int(left > 1)} starts are left" in line
+        assert (" to pay" in line) is bool(left)
 
 
 def test_a_sweep_measures_everything_once_with_the_starts_of_its_plan(bed: Bed) -> None:

@@ -15,7 +15,7 @@ from taskrunner.cli.commands.analyze import needs_extra
 from taskrunner.cli.commands.nodes import described
 from taskrunner.cli.commands.plan import FOLDER
 from taskrunner.cli.commands.run import variables
-from taskrunner.cli.output.format import duration
+from taskrunner.cli.progress import Progress, what_is_left
 from taskrunner.errors import UsageError
 from taskrunner.experiments import results, snapshot
 from taskrunner.experiments.schedule import Schedule
@@ -201,7 +201,8 @@ def _status(args: typed.Experiment) -> int:
     for line in found:
         print(f"under way {line}")
     if found:
-        print(_progress(planned))
+        missing = results.missing(results.rows(planned, FOLDER))
+        print(what_is_left(planned, results.left(planned, missing)))
     return _report(args, planned)
 
 
@@ -211,16 +212,6 @@ def _under_way(args: typed.Experiment, planned: Schedule) -> Iterator[str]:
     else:
         for name, run in sweeps.live(args, planned, _nodes(args, planned)):
             yield f"{f'on {name}' if name else 'here'}: {described(run)}"
-
-
-def _progress(planned: Schedule) -> str:
-    """What is left of a sweep that is under way, by the plan's estimates and what was measured."""
-    left = results.left(planned, FOLDER)
-    text = (
-        f"{left.measurements} measurements and {left.starts} starts are left: about {duration(left.seconds)}"
-    )
-    price: float | None = planned.plan.file.price_per_hour
-    return text + (f", {price * planned.nodes * left.seconds / 3600:.0f} to pay" if price else "")
 
 
 def _list(args: typed.Experiment) -> int:
@@ -243,6 +234,7 @@ def _attach(args: typed.Experiment) -> int:
         for name, run in sweeps.live(args, planned, [node for pair in pairs for node in pair])
     }
     status = 0
+    args = typed.changed(args, remark=Progress(planned, FOLDER))
     if len(live) == 1:
         ((name, run),) = live.items()
         status = attach_one(typed.changed(sweeps.as_run(args, None, name), run=run))

@@ -12,6 +12,7 @@ from taskrunner.cli.commands.run import attach as attach_one
 from taskrunner.cli.commands.run import run as run_one
 from taskrunner.cli.output.nodes_plain import Renderer, renderer
 from taskrunner.cli.output.nodes_text import About
+from taskrunner.cli.output.remarks import remarking
 from taskrunner.cli.output.streams import protect
 from taskrunner.cli.targets import again, all_nodes, connect_options, nodes_of, only, report
 from taskrunner.cli.typed import changed
@@ -146,7 +147,7 @@ def _follow(
 ) -> int:
     for node in [node for node in chosen if node.address][:1]:
         _ = node.connect(**connect_options(args))  # what is wrong for all of them is said once
-    show = renderer(args, [node.name for node in chosen], context)
+    show = remarking(renderer(args, [node.name for node in chosen], context), args)
     parts = fleet(
         chosen,
         begin,

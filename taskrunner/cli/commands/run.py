@@ -37,6 +37,7 @@ def run(args: typed.Run) -> int:
         transport.warm()
     # The rest is imported while the engine comes up.
     from taskrunner import api, packs
+    from taskrunner.cli.output.remarks import remarking
     from taskrunner.cli.output.run_plain import renderer
     from taskrunner.cli.registry import COMMANDS
 
@@ -64,7 +65,7 @@ def run(args: typed.Run) -> int:
             return 0
         if begun.attached:
             _say(args, f"attached to run {begun.id}, which is under way")
-        show = renderer(args, plan, lambda step: resume(args, file, plan, step))
+        show = remarking(renderer(args, plan, lambda step: resume(args, file, plan, step)), args)
         return watch(begun, show, again(args, "attach", begun.id), signals)
 
 
@@ -85,12 +86,13 @@ def options(args: typed.Selection) -> Options:
 def attach(args: typed.Attach) -> int:
     """Show a run from its beginning."""
     from taskrunner import runs
+    from taskrunner.cli.output.remarks import remarking
     from taskrunner.cli.output.run_plain import renderer
     from taskrunner.cli.targets import again, transport_of
 
     found = runs.attach(args.run, transport_of(args))
     plan = found.transport.plan(found.id) or runs.NO_PLAN
-    show = renderer(args, plan, lambda step: resume(args, plan.get("file", ""), plan, step))
+    show = remarking(renderer(args, plan, lambda step: resume(args, plan.get("file", ""), plan, step)), args)
     with Signals() as signals:
         return watch(found, show, again(args, "attach", found.id), signals)
 

@@ -13,6 +13,7 @@ from taskrunner.experiments.sweep.steps import (
     Sweep,
     begin,
     hear,
+    key_of,
     say,
     settings,
     stop,
@@ -45,7 +46,7 @@ def steps(sweep: Sweep) -> Iterator[Step]:
 
 
 def _start(sweep: Sweep, start: Start, mine: Sequence[Cell], total: int, again: str) -> Iterator[Step]:
-    key = f"s{start.number}{again}"
+    key = key_of(start, again)
     done, pair = sweep.guard(mine), start.configuration.mode != "unified"
     title = f"start {start.number} of {len(sweep.schedule.starts)}: {start.configuration.title}"
     if pair and sweep.two:

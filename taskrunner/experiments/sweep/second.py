@@ -15,6 +15,7 @@ from taskrunner.experiments.sweep.steps import (
     Step,
     Sweep,
     await_begin,
+    key_of,
     say,
     settings,
     skipped,
@@ -42,7 +43,7 @@ def steps(sweep: Sweep) -> Iterator[Step]:
 
 
 def _decode(sweep: Sweep, start: Start, again: str) -> Iterator[Step]:
-    key = f"s{start.number}{again}"
+    key = key_of(start, again)
     skip, title = skipped(sweep, key), f"start {start.number}: {start.configuration.title}"
     yield await_begin(sweep, key, title)
     service = {"extends": "vllm-consumer", "keep_if": "false", "env": settings(start.configuration)}

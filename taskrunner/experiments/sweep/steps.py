@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from taskrunner.experiments.cells import Cell, fingerprint, place
+from taskrunner.experiments.cells import Cell, cells, fingerprint, place
 from taskrunner.experiments.configurations import Configuration
 from taskrunner.experiments.order import Start
 from taskrunner.experiments.schedule import Schedule
@@ -55,6 +55,18 @@ class Sweep(NamedTuple):
     def words(self, key: str) -> str:
         """The file in which a node keeps what it was told."""
         return f"results/{self.schedule.name}/words-<<SWEEP>>/{key}"
+
+
+def key_of(start: Start, again: str) -> str:
+    """What the ids of a start's steps begin with, in each of ROUNDS."""
+    return f"s{start.number}{again}"
+
+
+def measuring(schedule: Schedule) -> dict[str, Cell]:
+    """The cells, by the ids of the steps that measure them."""
+    return {
+        f"{key_of(cell.start, again)}-{cell.pattern.id}": cell for cell in cells(schedule) for again in ROUNDS
+    }
 
 
 def unless_down(done: str, urls: Iterable[str]) -> str:
