@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import itertools
 import re
 import time
 import uuid
@@ -140,7 +139,6 @@ class Proxy:
         self._prefill = by_role["prefill"]
         self._decode = by_role["decode"]
         # Workers begin with different servers.
-        self._prefill_turn, self._turn = itertools.count(place), itertools.count(place)
         self.metrics = Metrics(settings.log, place if settings.workers > 1 else None)
         self.clients: set[ClientConnection] = set()
         self.shares = shares or Shares()
@@ -153,6 +151,14 @@ class Proxy:
         """Keep that many bytes more of bodies, or fewer; whether that is too much of all together."""
         self.shares.held[self.place] += size
         return sum(self.shares.held) > self.settings.max_buffered
+
+    def _turn(self, taken: memoryview) -> int:
+        """The next number of a rotation that all workers share. Two of them may get the same: an even spread
+        to the last request is not worth a lock.
+        """
+        turn = sum(taken)
+        taken[self.place] += 1
+        return turn
 
     def left(self, client: ClientConnection) -> None:
         """Forget a connection."""
@@ -238,7 +244,7 @@ class Proxy:
         question = kv_transfer.for_prefill(fields)
         for again in (False, True):
             reserved = await self._reserved()
-            prefill = self._prefill[next(self._prefill_turn) % len(self._prefill)]
+            prefill = self._prefill[self._turn(self.shares.prefilled) % len(self._prefill)]
             try:
                 answer = await self._whole(prefill, context, question)
                 params = kv_transfer.params_of(bytes(answer.content)) if answer.status == 200 else {}
@@ -335,7 +341,7 @@ class Proxy:
         """A connection to the next decode server that takes one. It is had before prefill is asked: KV caches
         that nobody fetches fill that server until their lease ends. Raises BackendError.
         """
-        turn = next(self._turn)
+        turn = self._turn(self.shares.decoded)
         for ahead in range(1, len(self._decode)):
             try:
                 return await self._connected(self._decode[(turn + ahead) % len(self._decode)], False)

@@ -13,6 +13,8 @@ class Shares:
         """Bytes of bodies that are kept."""
         self.left = _counts(workers)
         """Connections of clients that have ended."""
+        self.prefilled, self.decoded = _counts(workers), _counts(workers)
+        """Requests that prefill and decode servers were chosen for."""
 
 
 def _counts(workers: int) -> memoryview:
