@@ -32,10 +32,15 @@ def kill_engine(home: Path) -> None:
 
 def kill_all(home: Path) -> None:
     """As a power cut does."""
-    for pid in started_with(str(home)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not started_with(str(home)))
+
+    def gone() -> bool:
+        found = started_with(str(home))
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not found
+
+    wait_for(gone)  # what is forked while it looks is found the next time
 
 
 def step_process(home: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -76,7 +77,6 @@ def test_a_run_of_many_steps_is_told_and_stopped(
     assert "20260101-000000-000000" in cli("history").stdout
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "file",
     [
@@ -102,15 +102,16 @@ def test_whatever_a_file_says_it_is_looked_at_within_seconds(file: dict[str, Any
     path.write_text(json.dumps({"name": "x", "variables": variables, "tasks": [{"id": "a", **file}]}))
     assert path.stat().st_size < 1 << 20
     script = "import sys; from taskrunner import validate; print(len(validate(sys.argv[1])))"
-    began = time.monotonic()
+    before = os.times()
     status, kib = most(sys.executable, "-c", script, path)
+    after = os.times()
     assert status == 0
-    assert time.monotonic() - began < 15  # 5 on a machine that has nothing else to do
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 15  # 5 on a machine that has nothing else to do
     assert kib < 300_000
     assert 0 < len(validate(path)) <= 2001
 
 
-@pytest.mark.alone
 def test_a_pattern_that_takes_for_ever_ends_the_wait_for_its_service(write: Write) -> None:
     service = {
         "name": "s",
@@ -121,7 +122,7 @@ def test_a_pattern_that_takes_for_ever_ends_the_wait_for_its_service(write: Writ
     began = time.monotonic()
     result = run(write({"id": "a", "service": service}))
     assert "takes more than 1 s" in result.failures[0]["detail"]
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
 
 
 def test_a_search_is_the_same_over_blocks(tmp_path: Path) -> None:

@@ -257,7 +257,6 @@ def test_files_built_in_python_without_a_name_are_told_apart() -> None:
     assert Path("out").read_text() == "same\nsame\n"
 
 
-@pytest.mark.alone
 def test_a_ctrl_c_right_after_the_start_is_heard(write: Write, home: Path) -> None:
     path = write({"id": "a", "commands": ["sleep 60"]})
     for pause in (0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.2, 0.25):
