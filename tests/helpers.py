@@ -15,6 +15,8 @@ from typing import Any
 from taskrunner.engine.store.identity import stat
 
 Process = subprocess.CompletedProcess[str]
+WHOLE = os.environ.get("TASKRUNNER_SURVIVAL") == "whole"
+"""Whether randomized faults are tried hundreds of times, not dozens."""
 CACHE = Path(__file__).parent.parent / ".cache"
 
 
@@ -35,6 +37,19 @@ def end_what_is_left(folder: str) -> dict[int, str]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return left
+
+
+def kill_all(folder: str, but: int = 0) -> None:
+    """End what was started with this state folder, as a power cut does; `but` is the pid of one that stays."""
+
+    def gone() -> bool:
+        found = [pid for pid in sorted(started_with(folder)) if pid != but]  # a shell before its command
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not found
+
+    wait_for(gone)  # what is forked while it looks is found the next time
 
 
 def started_with(folder: str) -> dict[int, str]:

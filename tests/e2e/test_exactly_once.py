@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from taskrunner import attach, past_runs, run, start
 from taskrunner.engine.run import retention, step_script
 from taskrunner.engine.store import identity, unsettled
 from tests.e2e.test_survival import engine_pid, in_small_home
-from tests.helpers import Process, command, completed, left_of, started_with, wait_for
+from tests.helpers import Process, command, completed, kill_all, left_of, wait_for
 
 Write = Callable[..., Path]
 Cli = Callable[..., Process]
@@ -28,19 +27,6 @@ Cli = Callable[..., Process]
 def kill_engine(home: Path) -> None:
     os.kill(wait_for(lambda: engine_pid(home)), signal.SIGKILL)
     wait_for(lambda: engine_pid(home) is None)
-
-
-def kill_all(home: Path) -> None:
-    """As a power cut does."""
-
-    def gone() -> bool:
-        found = started_with(str(home))
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return not found
-
-    wait_for(gone)  # what is forked while it looks is found the next time
 
 
 def step_process(home: Path) -> dict[str, Any]:
@@ -121,7 +107,7 @@ def test_what_has_the_pid_of_a_cut_step_now_is_left_alone(write: Write, home: Pa
     start(path).close()
     wait_for(ledger)
     (file,) = [found for found in home.glob("runs/*/steps/*") if b"\np" in found.read_bytes()]
-    kill_all(home)
+    kill_all(str(home))
     other = subprocess.Popen(["bash", "-c", "sleep 60 & wait"], start_new_session=True)
     try:
         marks = step_script.read_marks(file.read_bytes()).process
@@ -258,7 +244,7 @@ def test_odd_state_is_nothing_to_recover(
     start(path).close()
     wait_for(ledger)
     (folder,) = home.glob("runs/*")
-    kill_all(home)
+    kill_all(str(home))
     for file in (folder / "steps").iterdir() if name == "steps" else [folder / name]:
         file.write_bytes(content)
     write({"id": "a", "commands": ["echo other >> ledger"]})

@@ -29,13 +29,12 @@ import pytest
 
 from tests.e2e import faults
 from tests.e2e.faults import Trial, enter, namespace
-from tests.helpers import command, started, started_with, wait_for
+from tests.helpers import WHOLE, command, started, started_with, wait_for
 from tests.relay import Relay
 
 pytestmark = pytest.mark.survival
 
 SEED = int(os.environ.get("TASKRUNNER_SEED") or random.randrange(1 << 32))
-WHOLE = os.environ.get("TASKRUNNER_SURVIVAL") == "whole"
 HERE, SPECIAL, NODES = (125, 5, 60) if WHOLE else (12, 1, 5)
 ONLY = os.environ.get("TASKRUNNER_FAULTS", "").split()
 """The names of faults, to look at some of them alone."""

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.experiments.conftest import Bed
-from tests.helpers import command, started_with, wait_for
+from tests.helpers import WHOLE, command, started_with, wait_for
 
 PLAN: dict[str, Any] = {
     "name": "Tiny",
@@ -143,7 +143,7 @@ def test_a_process_that_is_killed_in_the_middle_spoils_nothing(bed: Bed, home: P
 def test_the_controller_killed_at_random_moments_changes_nothing(bed: Bed) -> None:
     chance = random.Random(seed := int(os.environ.get("TASKRUNNER_SEED", time.time_ns())))
     write()
-    kills = 50 if os.environ.get("TASKRUNNER_SURVIVAL") == "whole" else 8
+    kills = 50 if WHOLE else 8
     seen: dict[Path, int] = {}
     for _ in range(kills):
         with subprocess.Popen(

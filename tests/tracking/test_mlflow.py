@@ -21,7 +21,7 @@ from taskrunner.errors import UsageError
 from taskrunner.tracking import spool, store
 from taskrunner.tracking.record import record_of
 from tests.aws.front import KEY, SECRET
-from tests.helpers import Process, command, completed
+from tests.helpers import WHOLE, Process, command, completed
 from tests.relay import Relay
 from tests.sshd import free_port
 from tests.tracking.mlflow_server import Server
@@ -199,6 +199,7 @@ for line in sys.stdin:
 """Logs the result of each line and kills who does after so many seconds; what takes long to import is there."""
 
 
+@pytest.mark.survival
 def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, result: Any, home: Path) -> None:
     chance = random.Random(3)
     kills = number = 0
@@ -211,7 +212,7 @@ def test_who_is_killed_loses_nothing_and_logs_nothing_twice(server: Server, resu
     ) as forks:
         assert forks.stdin is not None
         assert forks.stdout is not None
-        while kills < 50:
+        while kills < (50 if WHOLE else 20):
             path = result(number)
             spool.spool(path, server.url, "killed")
             forks.stdin.write(f"{chance.uniform(0.01, 1.0)} {path}\n")

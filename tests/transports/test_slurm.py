@@ -19,6 +19,7 @@ from tests.helpers import Process, runner_command, wait_for
 from tests.slurm import Cluster, cluster
 
 Write = Callable[..., Path]
+LOGS = ".local/state/taskrunner/runs/*/logs/*ticks*"
 TICKS = {
     "id": "ticks",
     "commands": ["for i in $(seq 60); do echo tick $i; [ -e go ] && exit; sleep 0.2; done; exit 1"],
@@ -86,7 +87,7 @@ def test_a_run_outlives_the_command_and_what_holds_its_step(write: Write, job: s
     target = f"slurm://{job}/node1"
     words = [sys.executable, "-m", "taskrunner", str(path), "--on", target]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as killed:
-        wait_for(lambda: list(tmp_path.glob(".local/state/taskrunner/runs/*/logs/*ticks*")), 30, "a tick")
+        wait_for(lambda: any("tick 5" in log.read_text() for log in tmp_path.glob(LOGS)), 30, "ticks")
         killed.kill()
     holders = wait_for(step_processes)
     for pid in holders:

@@ -18,17 +18,18 @@ from taskrunner.aws.session import NotRegistered
 from taskrunner.errors import TargetError
 from taskrunner.transports import connect
 from tests.aws import ONE, Aws
-from tests.helpers import command, wait_for
+from tests.helpers import WHOLE, command, wait_for
 from tests.transports.test_ssm import Write
 
-RUNS, NODES = 500, 10
-FILES, KILLS = 5, 20
+RUNS, NODES = 500 if WHOLE else 150, 10
+FILES, KILLS = 5 if WHOLE else 2, 20
 GROUP = 50
 
 
 @pytest.mark.slow
+@pytest.mark.survival
 def test_calls_that_fail_once(cloud: Aws, write: Write) -> None:
-    """Each API call of 500 runs may fail, with 500 or with a reset after it was accepted, and succeeds when
+    """Each API call of 150 or 500 runs may fail, with 500 or with a reset after it was accepted, and succeeds when
     it is repeated: nothing runs twice, nothing is lost.
     """
     cloud.front.fail_once = 0.5
@@ -59,6 +60,7 @@ def test_calls_that_fail_once(cloud: Aws, write: Write) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.survival
 def test_the_controller_is_killed_again_and_again(cloud: Aws, write: Write) -> None:
     chance = random.Random(7)
     for number in range(FILES):
