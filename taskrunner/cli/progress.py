@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,28 @@ class Progress:
         self._schedule, self._folder = schedule, folder
         self._cells = measuring(schedule)
         self._left = results.missing(results.rows(schedule, folder), since)
+        self._taken: dict[int, float] = {}
+        """Minutes from the end of what was before a start to its first measurement."""
+        self._before = 0.0
 
     def __call__(self, event: Any) -> str:
+        if event["type"] == "run.started":
+            self._before = event["time"]
         cell = self._cells.get(event.get("step", ""))
         if cell is None or event["type"] != "step.finished":
             return ""
+        began = event["time"] - event["duration"]
+        self._taken.setdefault(cell.start.number, max(0.0, began - self._before) / 60)
+        self._before = event["time"]
         row = results.of_cell(self._schedule, cell, self._folder)
         if not row.why:
             self._left.discard((cell.pattern.id, cell.start.number))
         figures = [f"{name} p50 {value:.2f} ms" for key, name in SHOWN.items() if (value := row.figure(key))]
         doubt = [f"does not count: {row.why}"] if row.why else []
-        left = what_is_left(self._schedule, results.left(self._schedule, self._left, cell.start.number))
-        return f"{cell.pattern.id}, block {cell.block}: {', '.join([*figures, *doubt])}; {left}"
+        a_start = statistics.fmean(self._taken.values())
+        left = results.left(self._schedule, self._left, cell.start.number, a_start)
+        said = ", ".join([*figures, *doubt])
+        return f"{cell.pattern.id}, block {cell.block}: {said}; {what_is_left(self._schedule, left)}"
 
 
 def what_is_left(schedule: Schedule, left: results.Left) -> str:

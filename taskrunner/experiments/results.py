@@ -156,10 +156,18 @@ def missing(found: Iterable[Row], since: float = 0.0) -> set[tuple[str, int]]:
     }
 
 
-def left(schedule: Schedule, cells_left: Collection[tuple[str, int]], up: int = 0) -> Left:
-    """What these cells still take; the servers of the start `up` are up."""
+def left(
+    schedule: Schedule,
+    cells_left: Collection[tuple[str, int]],
+    up: int = 0,
+    start_minutes: float | None = None,
+) -> Left:
+    """What these cells still take; the servers of the start `up` are up. `start_minutes` is what a start has
+    taken until now, where that is known.
+    """
     starts = {number for _, number in cells_left} - {up}
-    minutes = sum(start.minutes for start in schedule.starts if start.number in starts)
+    each = {start.number: start.minutes for start in schedule.starts}
+    minutes = sum(each[number] if start_minutes is None else start_minutes for number in starts)
     minutes += sum(schedule.minutes(schedule.patterns[name]) for name, _ in cells_left)
     return Left(len(cells_left), len(starts), minutes * 60)
 

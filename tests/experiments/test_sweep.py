@@ -58,6 +58,8 @@ def test_each_measurement_is_told_with_its_figures_and_what_is_left(bed: Bed) ->
         assert f"TTFT p50 {rows[pattern, block]['ttft_p50_ms']:.2f} ms, TPOT p50" in line
         assert f"; {left} measurements and {int(left > 1)} starts are left" in line
         assert (" to pay" in line) is bool(left)
+        # As long as it has taken until now, not as long as servers of real models take.
+        assert not re.search(r"about \d+m|about \d+h", line)
 
 
 def test_a_sweep_measures_everything_once_with_the_starts_of_its_plan(bed: Bed) -> None:
