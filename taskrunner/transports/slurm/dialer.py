@@ -49,7 +49,7 @@ class Allocated(NamedTuple):
         ]
 
     def check(self) -> None:
-        """Raise Gone for a job that has ended, Lost for one that waits, TargetError for another's node."""
+        """Raise Gone where the job has ended or does not have the node, Lost while it waits."""
         try:
             state, nodes = client.placed(self.job)
         except StateError as error:
