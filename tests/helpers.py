@@ -33,9 +33,8 @@ def wait_until_gone(folder: str) -> dict[int, str]:
 def end_what_is_left(folder: str) -> dict[int, str]:
     """End what was started with this state folder and does not end by itself, by its pid; what that was."""
     left = wait_until_gone(folder)
-    for pid in left:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    if left:
+        kill_all(folder)
     return left
 
 

@@ -62,20 +62,24 @@ Known = Mapping[str, Mapping[str, Any]]
 def of_tool(schedule: Schedule, run: Run, folder: Path, known: Known | None = None) -> Row:
     """The row of a run of a tool."""
     wanted = cells.tool_fingerprint(run)
-    path = str(folder / cells.tool_place(schedule, run) / "result.json")
-    values = _values(path, (known or {}).get(path))
-    why = _why(values, ANY if schedule.mixed else wanted)
-    return Row(run.pattern.id, run.part, None, None, "", wanted, path, why, values)
+    judged = _judged(schedule, folder / cells.tool_place(schedule, run), wanted, known)
+    return Row(run.pattern.id, run.part, None, None, "", wanted, *judged)
 
 
 def of_cell(schedule: Schedule, cell: cells.Cell, folder: Path, known: Known | None = None) -> Row:
     """The row of a cell."""
     start, wanted = cell.start, cells.fingerprint(schedule, cell)
-    path = str(folder / cells.place(schedule, cell) / "result.json")
-    values = _values(path, (known or {}).get(path))
-    why = _why(values, ANY if schedule.mixed else wanted)
     names = (cell.pattern.id, str(cell.block), cell.block, start.number, start.configuration.key)
-    return Row(*names, wanted, path, why, values)
+    return Row(*names, wanted, *_judged(schedule, folder / cells.place(schedule, cell), wanted, known))
+
+
+def _judged(
+    schedule: Schedule, place: Path, wanted: str, known: Known | None
+) -> tuple[str, str, Mapping[str, Any] | None]:
+    """The path of a result, why it does not count, and what the table has of it."""
+    path = str(place / "result.json")
+    values = _values(path, (known or {}).get(path))
+    return path, _why(values, ANY if schedule.mixed else wanted), values
 
 
 def _index(path: Path) -> Iterable[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from taskrunner.model.part import Part, json_schema
+from taskrunner.transports.slurm import JOB
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -26,7 +27,7 @@ class Defaults(Part):
     via: Literal["ssh", "ssm", "slurm"] | None = Field(
         default=None, description="How to reach a node that several ways lead to (ssh)"
     )
-    job: Annotated[str, Field(pattern=r"^[0-9]+(_[0-9]+)?$")] | None = Field(
+    job: Annotated[str, Field(pattern=f"^{JOB}$")] | None = Field(
         default=None, description="Slurm job that has the node, whose name is the address, for slurm"
     )
     region: Line | None = Field(default=None, description="AWS region, for ssm (default: the environment's)")

@@ -13,6 +13,7 @@ from taskrunner.fleet.toml import TomlDocument
 from taskrunner.model.document import Document
 from taskrunner.model.variables import text_of
 from taskrunner.transports import Transport, connect
+from taskrunner.transports.slurm import JOB
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -217,7 +218,7 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             raise UsageError(f"{variable}={value!r}: contains white space")
         if field == "via" and value not in WAYS:
             raise UsageError(f"{variable}={value}: expected {', '.join(WAYS)}")
-        if field == "job" and not re.fullmatch(r"\d+(_\d+)?", value):
+        if field == "job" and not re.fullmatch(JOB, value):
             raise UsageError(f"{variable}={value}: expected the id of a Slurm job")
         if field == "port" and not (value.isdigit() and 0 < int(value) < 65536):
             raise UsageError(f"{variable}={value}: expected a port, 1 to 65535")

@@ -15,7 +15,7 @@ import pytest
 
 from taskrunner import SlurmTransport, TargetError, UsageError, attach, run, start
 from taskrunner.transports import connect
-from tests.helpers import Process, runner_command, wait_for
+from tests.helpers import Process, runner_command, started, wait_for
 from tests.slurm import Cluster, cluster
 
 Write = Callable[..., Path]
@@ -37,32 +37,24 @@ def job(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A job that holds two nodes and runs nothing; they share a home."""
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = allocate(slurm)
+    found = allocate()
     yield found
     slurm.ask("scancel", found)
     wait_for(lambda: not slurm.ask("squeue", "-h", "-j", found).strip(), 60, "the end of the job")
 
 
-def allocate(slurm: Cluster, *options: str) -> str:
-    words = ["salloc", "--no-shell", "--nodes=2", "--exclusive", *options]
+def allocate() -> str:
+    words = ["salloc", "--no-shell", "--nodes=2", "--exclusive"]
     made = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     found = re.search(r"job allocation (\d+)", made.stderr)
     assert found, made.stderr
     return found[1]
 
 
-def step_processes() -> list[int]:
+def step_processes(slurm: Cluster) -> list[int]:
     """The srun processes that hold the steps of runs, on this machine."""
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0].endswith(b"srun") and b"--output=/dev/null" in words:
-                found.append(int(name))
-    return found
+    clients = started(f"SLURM_CONF={slurm.conf}")
+    return [pid for pid, line in clients.items() if "--output=/dev/null" in line]
 
 
 def test_steps_run_on_the_node_and_once(write: Write, job: str, tmp_path: Path) -> None:
@@ -82,16 +74,20 @@ def test_steps_run_on_the_node_and_once(write: Write, job: str, tmp_path: Path) 
     assert run(path, on=target).skipped == 2
 
 
-def test_a_run_outlives_the_command_and_what_holds_its_step(write: Write, job: str, tmp_path: Path) -> None:
+def test_a_run_outlives_the_command_and_its_machine(
+    write: Write, job: str, slurm: Cluster, tmp_path: Path
+) -> None:
     path = write(TICKS)
     target = f"slurm://{job}/node1"
     words = [sys.executable, "-m", "taskrunner", str(path), "--on", target]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as killed:
         wait_for(lambda: any("tick 5" in log.read_text() for log in tmp_path.glob(LOGS)), 30, "ticks")
         killed.kill()
-    holders = wait_for(step_processes)
-    for pid in holders:
-        os.kill(pid, signal.SIGKILL)
+    holders = wait_for(lambda: step_processes(slurm))
+    # As when this machine goes down: srun's second process would end the step of one that dies alone.
+    for sign in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in holders:
+            os.kill(pid, sign)
     (tmp_path / "go").touch()
     (found,) = (tmp_path / ".local/state/taskrunner/runs").iterdir()
     again = attach(found.name, connect(target))

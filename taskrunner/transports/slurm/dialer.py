@@ -10,10 +10,10 @@ import tempfile
 from typing import IO, NamedTuple
 
 from taskrunner.errors import StateError, UsageError, closest
-from taskrunner.transports.slurm import client
+from taskrunner.transports.slurm import JOB, client
 from taskrunner.transports.stream.dialer import Gone, Lost, server
 
-TARGET = re.compile(r"slurm://(\d+(?:_\d+)?)/([A-Za-z0-9][A-Za-z0-9._-]*)/?")
+TARGET = re.compile(rf"slurm://(?P<job>{JOB})/(?P<node>[A-Za-z0-9][A-Za-z0-9._-]*)/?")
 NOISE = re.compile(rb"srun: error: \S+: task \d+: (Exited with exit code|Terminated|Killed)")
 """What srun says of each command that has failed, behind what that has said itself."""
 ENDED = frozenset(
@@ -71,7 +71,7 @@ def parse(target: str) -> Allocated:
         raise UsageError(
             f"{target!r} is not a target", "expected slurm://JOB/NODE, such as slurm://1234/gpu-1"
         )
-    return Allocated(*found.groups())
+    return Allocated(found["job"], found["node"])
 
 
 def environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ from taskrunner.errors import TargetError, UsageError
 from taskrunner.transports.ssh import auth, hostkeys
 from taskrunner.transports.ssh import endpoint as endpoints
 from taskrunner.transports.ssh.endpoint import Endpoint
-from taskrunner.transports.stream.dialer import Lost
+from taskrunner.transports.stream.dialer import WINDOW, Lost
 
 if TYPE_CHECKING:
     from paramiko import Transport
@@ -26,8 +26,6 @@ KEEPALIVE = 15
 """Seconds between two signs of life, for what is on the way (NAT, firewalls)."""
 UNANSWERED = 30_000
 """Milliseconds after which the kernel gives up what a peer does not acknowledge."""
-WINDOW = 1 << 22
-"""Bytes that a channel may have on the way: more than bandwidth times delay of a link across an ocean."""
 PACKET = 1 << 18
 
 # Without a handler, Python prints the library's warnings and tracebacks on stderr.

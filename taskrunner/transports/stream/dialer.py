@@ -11,6 +11,10 @@ BROKEN = (OSError, EOFError)
 """What a channel raises when it is gone."""
 
 
+WINDOW = 1 << 22
+"""Bytes that may be on the way: more than bandwidth times delay of a link across an ocean."""
+
+
 class Lost(TargetError):
     """The connection broke, or was not made for a reason that may pass."""
 

@@ -19,7 +19,7 @@ from taskrunner import log
 from taskrunner.engine.node.frames import Unpacker, pack
 from taskrunner.errors import HostKeyError, TargetError
 from taskrunner.transports import replies
-from taskrunner.transports.stream.dialer import BROKEN, Channel, Dialer, Gone, Lost
+from taskrunner.transports.stream.dialer import BROKEN, WINDOW, Channel, Dialer, Gone, Lost
 from taskrunner.transports.stream.handshake import begin
 
 PING = 5.0
@@ -28,8 +28,6 @@ SILENT = 15.0
 """Seconds without a word from the node, which ticks every 5, after which the connection is lost."""
 IDLE = 0.2
 """Seconds at most before who waits for news gets a say."""
-WINDOW = 1 << 22
-"""Bytes to take at once: more than bandwidth times delay of a link across an ocean."""
 LEAST = 256
 """Bytes that the smallest message takes in memory, and more."""
 BEHIND = 8 << 20
