@@ -73,6 +73,8 @@ def tagged(pid: int, tag: str) -> bool:
     """Whether the process carries the tag, in its arguments or its environment."""
     for look in range(_EXEC_LOOKS):
         environ, words = _words(pid, "environ"), _words(pid, "cmdline")
+        if any(words) and not any(environ):
+            environ = _words(pid, "environ")  # execve may have ended in between
         if (TAG + "=" + tag).encode() in environ or tag.encode() in words:
             return _lives(pid)
         # While execve replaces the program, first both are empty, then there are arguments alone.
