@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -129,6 +130,14 @@ class Cluster:
 
     def ask(self, *words: str) -> str:
         return completed(words, env={**os.environ, "SLURM_CONF": str(self.conf)}).stdout
+
+    def allocate(self) -> str:
+        """A job that holds two nodes and runs nothing: its id."""
+        words = ["salloc", "--no-shell", "--nodes=2", "--exclusive"]
+        made = completed(words, env={**os.environ, "SLURM_CONF": str(self.conf)}, timeout=60)
+        found = re.search(r"job allocation (\d+)", made.stderr)
+        assert found, made.stderr
+        return found[1]
 
     def stop(self) -> None:
         self.ask("scancel", "--full", f"--user={self.user}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from tests.experiments.conftest import Bed
 from tests.experiments.test_sweep import PLAN, index, write
-from tests.helpers import started, started_with, wait_for
+from tests.helpers import completed, runner_command, started, started_with, wait_for
 from tests.slurm import Cluster, cluster
 
 SLOW = {**PLAN, "common_settings": {**PLAN["common_settings"], "measurement_iterations": 40}}
@@ -146,3 +148,33 @@ def test_a_job_that_is_cancelled_leaves_nothing_running(bed: Bed, slurm: Cluster
     resumed = submit(bed)
     ended(slurm, resumed)
     assert "8 of 8 measured" in bed.experiment("tiny", "status", "--on", "slurm").stdout, log(resumed)
+
+
+def test_a_sweep_on_the_nodes_of_a_job_that_is_held_goes_on_without_its_controller(
+    bed: Bed, slurm: Cluster, tmp_path: Path
+) -> None:
+    job = slurm.allocate()
+    nodes = [
+        f'[nodes.node{number}]\naddress = "node{number}"\nprivate = "127.0.0.1"\njob = "{job}"\nstate = "{tmp_path}/{number}"\n'
+        for number in (1, 2)  # one machine here: each needs a state of its own
+    ]
+    Path("nodes.toml").write_text("".join(nodes))
+    write()
+    words = runner_command("experiment", "tiny", "run", "-q", *bed.words)
+    try:
+        with subprocess.Popen(words, start_new_session=True) as controller:
+            wait_for(lambda: bool(measured_there(bed)), 60, "the first result")
+            os.kill(controller.pid, signal.SIGKILL)
+        wait_for(lambda: len(measured_there(bed)) == 8, 120, "all results")
+        assert len(measured()) < 8
+        done = completed(runner_command("experiment", "tiny", "attach", *bed.words), timeout=120)
+        assert (done.returncode, "8 of 8 measured" in done.stdout) == (0, True), done.stdout + done.stderr
+        assert len(index()) == len(measured()) == 8
+        assert sorted(bed.starts()) == sorted(["unified", "producer", "consumer"] * 2)
+    finally:
+        slurm.ask("scancel", job)
+        ended(slurm, job)
+
+
+def measured_there(bed: Bed) -> list[Path]:
+    return list((bed.env_dir / "results" / "tiny").rglob("result.json"))

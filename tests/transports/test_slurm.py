@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -37,18 +36,10 @@ def job(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A job that holds two nodes and runs nothing; they share a home."""
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = allocate()
+    found = slurm.allocate()
     yield found
     slurm.ask("scancel", found)
     wait_for(lambda: not slurm.ask("squeue", "-h", "-j", found).strip(), 60, "the end of the job")
-
-
-def allocate() -> str:
-    words = ["salloc", "--no-shell", "--nodes=2", "--exclusive"]
-    made = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    found = re.search(r"job allocation (\d+)", made.stderr)
-    assert found, made.stderr
-    return found[1]
 
 
 def step_processes(slurm: Cluster) -> list[int]:
