@@ -54,6 +54,8 @@ LONGEST = (
     "test_ssh_survival.py",
     "test_survival_trial.py",
     "test_verdicts.py",
+    "test_ssh.py",
+    "test_ssm_machine.py",
 )
 """Files that take minutes: begun last, they would keep one worker busy when the others have nothing left.
 Those that wait most of the time are between those that do not.

@@ -99,7 +99,7 @@ def test_with_the_delays_of_the_real_one(cloud: Aws, write: Write) -> None:
     began = time.monotonic()
     assert run(path, on=cloud.target()).ok == 20
     assert time.monotonic() - began < 8
-    path = write({"id": "a", "commands": ["sleep 6; date +%s.%N; sleep 3"]})
+    path = write({"id": "a", "commands": ["sleep 4; date +%s.%N; sleep 2"]})
     with start(path, on=cloud.target()) as begun:
         late = [
             time.time() - float(event["text"])

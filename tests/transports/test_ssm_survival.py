@@ -122,7 +122,7 @@ def _calls_an_hour(cloud: Aws, seconds: float) -> float:
 def test_controllers_leave_places_for_others(cloud: Aws, write: Write) -> None:
     """Three of an instance's five places, at most, however many wait for news there."""
     cloud.slow()
-    path = write({"id": "a", "commands": ["echo on; exec sleep 15"]})
+    path = write({"id": "a", "commands": ["echo on; exec sleep 9"]})
     run(write({"id": "a", "commands": ["true"]}, file="work/first.json"), on=cloud.target())
     line = command(path, "--on", cloud.target())
     others = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(5)]
