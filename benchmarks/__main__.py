@@ -4,7 +4,7 @@ Every figure is a median of several runs, taken in turns within one go, and what
 ratio: machines differ, and the same machine differs from minute to minute. The peers are installed
 into a virtual environment under .cache/ on the first call. `python -m benchmarks NAME...` runs some
 of: steps, processor, startup, output, large, ssh, fleet, transfer, ssm, client, rate, proxy,
-disturbances, versus, sweeps, beside-vllm, statistics, repeats.
+disturbances, planted, versus, sweeps, beside-vllm, statistics, repeats.
 """
 
 from __future__ import annotations
@@ -22,7 +22,18 @@ import venv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import aws, disturbances, inference, processor, proxy, remote, repeats, sweeps, versus
+from benchmarks import (
+    aws,
+    disturbances,
+    inference,
+    planted,
+    processor,
+    proxy,
+    remote,
+    repeats,
+    sweeps,
+    versus,
+)
 from benchmarks import statistics as analysis
 from benchmarks.peers import build, guarded
 from taskrunner import __version__
@@ -257,6 +268,7 @@ BENCHMARKS: dict[str, Callable[[Path], object]] = {
     "rate": inference.rate,
     "proxy": proxy.proxy,
     "disturbances": disturbances.disturbances,
+    "planted": planted.planted,
     "versus": versus.versus,
     "sweeps": sweeps.large,
     "beside-vllm": sweeps.beside_vllm,

@@ -37,22 +37,25 @@ def _proxies() -> dict[str, list[str]]:
 
 
 def proxy(folder: Path) -> None:
-    """TTFT through proxies, prefill 5 ms and decode 20 ms. What a proxy adds is the TTFT without the servers' own
-    times, less the same without a proxy: that is the client's.
+    """TTFT through proxies, prefill 5 ms and decode 20 ms. A proxy adds what is left of it without the servers' own
+    times, and without what the client and such servers are late where no proxy is between them.
     """
     print(
-        "| proxy | streams | TTFT p50 | p90 | p99, ms | p50 without the servers' own | processor time a chunk, µs |\n"
-        "|---|---|---|---|---|---|---|"
+        "| proxy | streams | TTFT p50 | p90 | p99, ms | p50 without the servers' own | it adds | processor time a chunk, µs |\n"
+        "|---|---|---|---|---|---|---|---|"
     )
     with (
         truth("--role", "prefill", "--ttft", 5) as p,
         truth("--role", "decode", "--ttft", 20, "--gap", 10) as d,
-        truth("--ttft", 25, "--gap", 10) as alone,
+        truth("--ttft", 5, "--gap", 10) as first,
+        truth("--ttft", 20, "--gap", 10) as second,
     ):
         p, d = (url.removeprefix("http://") for url in (p, d))
         for streams in (1, 16, 64):
-            # What the client and a server add by themselves.
-            _row_of_proxy("no proxy: one server", alone, 0, [alone], streams, "", folder)
+            late = sum(
+                _row_of_proxy(f"no proxy: a server of {ms} ms", url, 0, [url], streams, "", folder)
+                for ms, url in ((5, first), (20, second))
+            )
             for name, words in _proxies().items():
                 stands = {
                     "http://P": f"http://{p}",
@@ -79,6 +82,7 @@ def proxy(folder: Path) -> None:
                         streams,
                         f"--prefill http://{p}",
                         folder,
+                        late,
                     )
                 finally:
                     process.terminate()
@@ -97,23 +101,37 @@ def _await(port: int) -> None:
 
 
 def _row_of_proxy(
-    name: str, url: str, pid: int, servers: list[str], streams: int, options: str, folder: Path
-) -> None:
+    name: str,
+    url: str,
+    pid: int,
+    servers: list[str],
+    streams: int,
+    options: str,
+    folder: Path,
+    late: float | None = None,
+) -> float:
+    """Print a row, and return the seconds of the TTFT's p50 that are not the servers' own. `late` are those of
+    servers without a proxy.
+    """
     options += f" --model truth --prompt-tokens 20 --output-tokens {TOKENS} --concurrency {streams}"
     bench(url, folder, f"{options} --requests {streams} --warmup 0")
     for server in servers:
         log(server)
     before = _spent(pid) if pid else 0.0
     requests = max(30, streams * 6)
-    result = bench(url, folder, f"{options} --requests {requests} --warmup 0")
+    result = bench(url, folder, f"{options} --requests {requests} --warmup 0 --timeout 30")
     chunk = f"{(_spent(pid) - before) / (requests * TOKENS) * 1e6:.0f}" if pid else ""
-    cells = []
-    if result["results"]["completed"]:
-        ttft = times(result)["ttft"]
-        own = [[entry["sent"][0] - entry["first"] for entry in log(server)[-requests:]] for server in servers]
-        cells = [percentile(ttft, at) for at in (0.5, 0.9, 0.99)]
-        cells.append(cells[0] - sum(percentile(times, 0.5) for times in own))
-    print(f"| {name} | {streams} | {' | '.join(f'{cell * 1e3:.1f}' for cell in cells)} | {chunk} |")
+    if not result["results"]["completed"]:
+        print(f"| {name} | {streams} | none of the requests succeeded | | | | | |")
+        return 0.0
+    ttft = times(result)["ttft"]
+    own = [[entry["sent"][0] - entry["first"] for entry in log(server)[-requests:]] for server in servers]
+    left = percentile(ttft, 0.5) - sum(percentile(each, 0.5) for each in own)
+    cells = [percentile(ttft, at) for at in (0.5, 0.9, 0.99)]
+    told = " | ".join(f"{cell * 1e3:.1f}" for cell in [*cells, left])
+    added = "" if late is None else f"{(left - late) * 1e3:.1f}"
+    print(f"| {name} | {streams} | {told} | {added} | {chunk} |")
+    return left
 
 
 def _spent(pid: int) -> float:

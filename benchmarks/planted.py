@@ -1,0 +1,137 @@
+"""Faults planted in measurements of real servers, vLLM with the tiny model on this machine's CPU: in how many runs the
+result is not valid or doubtful, and for the fault's own reason; and how often without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.inference import TASKRUNNER, truth
+from benchmarks.sweeps import ENV_DIR
+from tests.sshd import free_ports
+
+RUNS = 20
+PORTS = ("PREFILL_PORT", "DECODE_PORT", "PROXY_PORT", "SAMPLER_PORT")
+OPTIONS = "--prompt-tokens 240 --output-tokens 8 --requests 20 --warmup 2 --max-lag 0.5"
+FAULTS = {
+    "nothing": "^$",
+    "another fabric is named": "fabric|crossed TCP",
+    "decode computes the KV cache itself": "KV",
+    "half of the requests fail": "requests failed",
+    "one core burnt": "other processes",
+    "prompts in the prefix cache": "prefix cache",
+}
+"""And what a result says of each."""
+
+
+def planted(folder: Path) -> None:
+    """Print a row for each fault."""
+    print(f"| planted, {RUNS} runs each, real servers | told | for this reason |\n|---|---|---|")
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    prefill, decode, proxy, _ = (f"http://127.0.0.1:{port}" for port in ports.values())
+    pair = [proxy, "--prefill", prefill, "--decode", decode]
+    cpu = ["--fabric", "cpu"]
+    with _serving(folder, "measure-local", ports):
+        _row(folder, "nothing", [*pair, *cpu])
+        _row(folder, "another fabric is named", [*pair, "--fabric", "cuda_ipc"])
+        _row(folder, "decode computes the KV cache itself", [decode, *pair[1:], *cpu])
+        with (
+            truth("--role", "decode", "--fault", "http_500") as broken,
+            _proxy(prefill, decode, broken) as url,
+        ):
+            _row(folder, "half of the requests fail", [url, *pair[1:], *cpu])
+        with _burner():
+            _row(folder, "one core burnt", [*pair, *cpu])
+    with _serving(folder, "measure-unified", ports, PREFIX_CACHING="true"):
+        unified = [prefill, "--unified", prefill, "--seed", "7"]
+        _bench(folder, unified)
+        _row(folder, "prompts in the prefix cache", unified)
+    print()
+
+
+def _row(folder: Path, fault: str, words: Sequence[str]) -> None:
+    said = [_bench(folder, words) for _ in range(RUNS)]
+    told, fits = sum(map(bool, said)), sum(bool(re.search(FAULTS[fault], why)) for why in said)
+    print(f"| {fault} | {told} of {RUNS} | {fits} of {RUNS} |", flush=True)
+    odd = {why for why in said if not re.search(FAULTS[fault], why)}
+    for why in sorted(odd):
+        print(f"  {fault}: {why or 'nothing'}", file=sys.stderr)
+
+
+def _bench(folder: Path, words: Sequence[str]) -> str:
+    """Why a result is not valid or doubtful."""
+    out = folder / "planted.json"
+    out.unlink(missing_ok=True)
+    subprocess.run(
+        [TASKRUNNER, "bench", *words, *OPTIONS.split(), "-o", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    results = json.loads(out.read_text())["results"]
+    return "; ".join([*results["invalid_because"], *results["doubtful_because"]])
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, pack: str, ports: dict[str, int], **more: str) -> Iterator[None]:
+    """The servers of a pack, after a first measurement."""
+    env = {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}
+    given = {
+        "ENV_DIR": ENV_DIR,
+        "PROMPT_TOKENS": 240,
+        "REQUESTS": 1,
+        "WARMUP": 1,
+        "MAX_LAG": 50,
+        **ports,
+        **more,
+    }
+    words = [f"--env={name}={value}" for name, value in given.items()]
+    try:
+        subprocess.run([TASKRUNNER, pack, *words], cwd=folder, env=env, stdout=subprocess.DEVNULL, check=True)
+        yield
+    finally:
+        subprocess.run(
+            [TASKRUNNER, "stop-serving"], cwd=folder, env=env, stdout=subprocess.DEVNULL, check=False
+        )
+
+
+@contextlib.contextmanager
+def _proxy(prefill: str, *decode: str) -> Iterator[str]:
+    (port,) = free_ports(1)
+    words = [
+        "--port",
+        str(port),
+        "--prefill",
+        prefill,
+        *(word for url in decode for word in ("--decode", url)),
+    ]
+    process = subprocess.Popen([TASKRUNNER, "proxy", *words], stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health"):
+                break
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _burner() -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
