@@ -45,13 +45,13 @@ def planted(folder: Path) -> None:
         _row(folder, "another fabric is named", [*pair, "--fabric", "cuda_ipc"])
         _row(folder, "decode computes the KV cache itself", [decode, *pair[1:], *cpu])
         with (
-            truth("--role", "decode", "--fault", "http_500") as broken,
-            _proxy(prefill, decode, broken) as url,
+            truth("--role", "prefill", "--fault", "http_500") as broken,
+            _proxy([prefill, broken], decode) as url,
         ):
             _row(folder, "half of the requests fail", [url, *pair[1:], *cpu])
         with _burner():
             _row(folder, "one core burnt", [*pair, *cpu])
-    with _serving(folder, "measure-unified", ports, PREFIX_CACHING="true"):
+    with _serving(folder, "measure-unified", {"PREFILL_PORT": ports["PREFILL_PORT"]}, PREFIX_CACHING="true"):
         unified = [prefill, "--unified", prefill, "--seed", "7"]
         _bench(folder, unified)
         _row(folder, "prompts in the prefix cache", unified)
@@ -105,16 +105,10 @@ def _serving(folder: Path, pack: str, ports: dict[str, int], **more: str) -> Ite
 
 
 @contextlib.contextmanager
-def _proxy(prefill: str, *decode: str) -> Iterator[str]:
+def _proxy(prefill: Sequence[str], decode: str) -> Iterator[str]:
     (port,) = free_ports(1)
-    words = [
-        "--port",
-        str(port),
-        "--prefill",
-        prefill,
-        *(word for url in decode for word in ("--decode", url)),
-    ]
-    process = subprocess.Popen([TASKRUNNER, "proxy", *words], stdout=subprocess.DEVNULL)
+    words = ["--port", str(port), "--decode", decode, *(f"--prefill={url}" for url in prefill)]
+    process = subprocess.Popen([TASKRUNNER, "proxy", *words], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(100):

@@ -24,6 +24,8 @@ LENGTHS = (120, 240)
 SIDES = {"A": 1024, "B": 1040}
 """Layers, and how long a sequence their servers allow, in tokens."""
 PAIRS = [(f"A-{length}", f"B-{length}") for length in LENGTHS]
+EFFECTS = (0.0, 0.05, 0.1, 0.2)
+"""By how much more B takes, where that is planted."""
 
 
 def _plan(blocks: int) -> dict[str, Any]:
@@ -49,7 +51,9 @@ def _plan(blocks: int) -> dict[str, Any]:
 
 
 def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
-    """Print how many of the sweeps say that equal servers differ, beside two usual rules on the same data."""
+    """Print how many of the sweeps say that equal servers differ, beside two usual rules on the same data; and in
+    how many an effect is found that is planted in it: B's times are multiplied.
+    """
     # A measurement that another process has disturbed is in the data of all three rules.
     took, results = on_cpu(folder, _plan(sweeps * BLOCKS), free_port(), accepted=(0, 1))
     measured = load(results, doubtful=True).counting()
@@ -69,6 +73,19 @@ def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
     print(
         "| standard deviation between starts | " + " | ".join(_spread(measured, m) for m in METRICS) + " |\n"
     )
+    print(
+        "| planted in B | " + " | ".join(f"{metric}: found, interval holds it" for metric in METRICS) + " |"
+    )
+    print("|---|" + "---|" * len(METRICS))
+    for effect in EFFECTS:
+        cells = []
+        for metric in METRICS:
+            judged = [_compared(_slower(each, metric, effect), metric) for each in complete]
+            found = sum(one["verdict"] == verdicts.DIFFERS for one in judged)
+            held = sum(one["interval"][0] <= 1 + effect <= one["interval"][1] for one in judged)
+            cells.append(f"{found}, {held} of {len(complete)}")
+        print(f"| {effect:.0%} | {' | '.join(cells)} |")
+    print()
 
 
 def _sweep(measured: list[Measurement], number: int) -> list[Measurement] | None:
@@ -78,10 +95,27 @@ def _sweep(measured: list[Measurement], number: int) -> list[Measurement] | None
     return results if len(results) == BLOCKS * len(SIDES) * len(LENGTHS) else None
 
 
-def _differs(measured: list[Measurement], metric: str) -> bool:
+def _compared(measured: list[Measurement], metric: str) -> dict[str, Any]:
     asked = Asked("A-B", "", metric, PAIRS, margin="5 %", smallest_effect="0.01 %")
     (found,) = compare_all(measured, [asked])
-    return bool(found["verdict"] == verdicts.DIFFERS)
+    return found
+
+
+def _differs(measured: list[Measurement], metric: str) -> bool:
+    return bool(_compared(measured, metric)["verdict"] == verdicts.DIFFERS)
+
+
+def _slower(measured: list[Measurement], metric: str, effect: float) -> list[Measurement]:
+    """The results where B takes longer by this share."""
+    return [_multiplied(one, metric, 1 + effect) if one.pattern.startswith("B") else one for one in measured]
+
+
+def _multiplied(one: Measurement, metric: str, factor: float) -> Measurement:
+    results = one.record["results"]
+    mean = results[metric]["mean"] * factor
+    return one._replace(
+        record={**one.record, "results": {**results, metric: {**results[metric], "mean": mean}}}
+    )
 
 
 def _requests(measured: list[Measurement], metric: str) -> Any:
