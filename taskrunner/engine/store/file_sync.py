@@ -120,7 +120,7 @@ class Receiver:
         if beside not in self._open:
             if os.path.lexists(path) and not os.path.isfile(path):
                 raise OSError(errno.EINVAL, "exists already and is not a file", path)
-            self._open[beside] = locked(beside)
+            self._open[beside] = _continued(beside, offset)
         fd = self._open[beside]
         _write(fd, offset, data)
         if offset + len(data) < file["size"]:
@@ -180,6 +180,19 @@ def locked(path: str) -> int:
     except OSError:
         os.close(fd)
         raise
+
+
+def _continued(path: str, offset: int) -> int:
+    """A descriptor to go on with a file that has so many bytes. Raises BlockingIOError, OSError."""
+    fd = locked(path)
+    size = os.fstat(fd).st_size
+    if size >= offset:
+        return fd
+    # Whoever was sending it has come to the end, or has begun again.
+    if not size:
+        os.unlink(path)
+    os.close(fd)
+    raise BlockingIOError(errno.EAGAIN, "another process was sending it", path)
 
 
 def _write(fd: int, offset: int, data: bytes) -> None:
