@@ -17,6 +17,7 @@ from taskrunner import run, start
 from taskrunner.aws.session import NotRegistered
 from taskrunner.errors import TargetError
 from taskrunner.transports import connect
+from taskrunner.transports.ssm import pacing
 from tests.aws import ONE, Aws
 from tests.helpers import WHOLE, command, wait_for
 from tests.transports.test_ssm import Write
@@ -104,8 +105,8 @@ def test_what_a_quiet_run_costs(cloud: Aws, write: Write) -> None:
         )
         try:
             wait_for(lambda: shown.read_text().count("[RUN]") == GROUP, 150)
-            time.sleep(130)  # two rounds bring together who is asked when
-            assert _calls_an_hour(cloud, 40) <= 4_000
+            # The first rounds bring together who is asked when.
+            wait_for(lambda: _calls_an_hour(cloud, pacing.ROUND_S) <= 4_000, 4 * pacing.ROUND_S)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)

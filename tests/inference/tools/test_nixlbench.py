@@ -18,7 +18,7 @@ from taskrunner.inference.tools import measure, nixlbench_sides
 from taskrunner.inference.tools.options import DEFAULTS
 from tests.helpers import command, completed, wait_for
 from tests.inference.tools.test_measure import assignments, client, record, serve
-from tests.sshd import free_port
+from tests.sshd import free_pair
 
 __all__ = ["serve"]
 Serve = Callable[..., subprocess.Popen[str]]
@@ -36,7 +36,7 @@ def nixlbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def both(serve: Serve, **values: Any) -> tuple[int, str, subprocess.Popen[str]]:
     """Both sides, the client first; its status and output, and the server."""
-    values = {"PORT": free_port(), **values}
+    values = {"PORT": free_pair(), **values}
     line = command("low-level-client", *assignments(**values))
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as measuring:
         time.sleep(0.5)  # refused at least once
@@ -90,7 +90,7 @@ def test_an_initiator_that_does_not_come_up_ends_both_sides_at_once(serve: Serve
 
 
 def test_who_asks_at_the_port_and_says_nothing_starts_no_target(serve: Serve) -> None:
-    port = free_port()
+    port = free_pair()
     server = serve(TOOL="nixlbench", PORT=port, SIZE="4K", ITERATIONS=5)
 
     def asked() -> bool:
