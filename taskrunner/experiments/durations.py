@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from taskrunner.experiments import index
 from taskrunner.experiments.configurations import DECODE, PREFILL, UNIFIED
 
 LONGEST_START_MINUTES = 120.0
 """What is longer is a pause between two runs of a sweep."""
-INDEX = "index.jsonl"
 
 
 class Durations(NamedTuple):
@@ -25,7 +24,7 @@ class Durations(NamedTuple):
 
 def read(folder: Path) -> Durations:
     """Those of the results in a plan's folder; none without an index."""
-    rows = sorted(_rows(folder / INDEX), key=lambda row: float(row["began"]))
+    rows = sorted(filter(_tells, index.lines(folder)), key=lambda row: float(row["began"]))
     starts: dict[str, list[float]] = defaultdict(list)
     patterns: dict[str, list[float]] = defaultdict(list)
     last: dict[Any, dict[str, Any]] = {}
@@ -44,16 +43,9 @@ def read(folder: Path) -> Durations:
     )
 
 
-def _rows(index: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = index.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        named = isinstance(row, dict) and row.get("valid") and isinstance(row.get("pattern"), str)
-        if named and all(isinstance(row.get(name), (int, float)) for name in ("began", "ended", "start")):
-            yield row
+def _tells(row: Mapping[str, Any]) -> bool:
+    """Whether a line of the index says what a measurement has taken."""
+    named = row.get("valid") and isinstance(row.get("pattern"), str)
+    return bool(named) and all(
+        isinstance(row.get(name), (int, float)) for name in ("began", "ended", "start")
+    )

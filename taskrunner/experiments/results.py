@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,8 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from taskrunner.experiments import cells
-from taskrunner.experiments.durations import INDEX
+from taskrunner.experiments import cells, index
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.experiments.tools import Run
 from taskrunner.inference.output import write
@@ -50,7 +50,8 @@ def rows(schedule: Schedule, folder: Path) -> list[Row]:
 
     Of a result that has not changed since the index was written, the index tells.
     """
-    known = {line["path"]: line for line in _index(folder / schedule.name / INDEX)}
+    before = index.lines(folder / schedule.name)
+    known = {line["path"]: line for line in before if "path" in line and line.get("values")}
     tools = [of_tool(schedule, run, folder, known) for run in schedule.tool_runs]
     return tools + [of_cell(schedule, cell, folder, known) for cell in cells.cells(schedule)]
 
@@ -80,14 +81,6 @@ def _judged(
     path = str(place / "result.json")
     values = _values(path, (known or {}).get(path))
     return path, _why(values, ANY if schedule.mixed else wanted), values
-
-
-def _index(path: Path) -> Iterable[dict[str, Any]]:
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
-        return []
-    return [line for line in lines if isinstance(line, dict) and "path" in line and line.get("values")]
 
 
 def _values(path: str, known: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -178,8 +171,14 @@ def left(
 
 def blocks(folder: Path) -> int:
     """The last block that has a result; a plan may have been extended."""
-    numbers = [path.parent.name for path in folder.glob("*/*/result.json")]
-    return max((int(number) for number in numbers if number.isdigit() and len(number) < 4), default=0)
+    last = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as patterns:
+        for pattern in patterns:
+            for number in os.listdir(pattern) if pattern.is_dir() else ():
+                later = number.isdigit() and len(number) < 4 and int(number) > last
+                if later and os.path.exists(os.path.join(pattern, number, "result.json")):
+                    last = int(number)
+    return last
 
 
 def as_dict(row: Row) -> dict[str, Any]:
@@ -192,18 +191,24 @@ def as_dict(row: Row) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, found: Iterable[Row]) -> tuple[Path, Path]:
-    """Write the index (a JSON object a line) and the same as CSV."""
-    found = list(found)
+def save(folder: Path, found: Sequence[Row]) -> None:
+    """Write the index and the same as CSV, where they do not have just that."""
+    table = folder / "results.csv"
+    before = index.lines(folder)
+    if table.exists() and len(before) == len(found) and all(map(_says, before, found)):
+        return
     lines = [as_dict(row) for row in found]
-    index, table = folder / INDEX, folder / "results.csv"
     kept = [{**line, "values": row.values} for line, row in zip(lines, found, strict=True)]
-    write(str(index), "\n".join(json.dumps(line) for line in kept))
+    write(str(folder / index.NAME), "\n".join(json.dumps(line) for line in kept))
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(lines[0]) if lines else [])
         writer.writeheader()
         writer.writerows(lines)
-    return index, table
+
+
+def _says(line: Mapping[str, Any], row: Row) -> bool:
+    """Whether a line of the index is this row."""
+    return all(line.get(name) == value for name, value in row._asdict().items())
 
 
 def save_parquet(folder: Path, found: Iterable[Row]) -> None:

@@ -58,7 +58,10 @@ def save(planned: Schedule, folder: Path, command: Sequence[str] = (), options: 
     between it and its `options`. Without one, the last that did is kept.
     """
     place = folder / SCHEDULE
+    before = read(place) or {}
     words = {"command": shlex.join(command), "options": shlex.join(options)}
     if not command:
-        words = {name: value for name, value in (read(place) or {}).items() if name in words}
-    write(str(place), json.dumps({**as_dict(planned), **words}, indent=1))
+        words = {name: value for name, value in before.items() if name in words}
+    now = {**as_dict(planned), **words}
+    if now != before:
+        write(str(place), json.dumps(now, indent=1))
