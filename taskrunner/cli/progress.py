@@ -11,6 +11,8 @@ from taskrunner.experiments import results
 from taskrunner.experiments.schedule import Schedule
 from taskrunner.experiments.sweep.steps import measuring
 
+CENTS_BELOW = 10.0
+"""Of the currency of `price_per_hour`: a smaller sum is shown with its cents."""
 SHOWN = {"ttft": "TTFT", "tpot": "TPOT", "e2e_latency": "E2E"}
 
 
@@ -49,9 +51,13 @@ class Progress:
 
 def what_is_left(schedule: Schedule, left: results.Left) -> str:
     """What a sweep still has to do, by the plan's estimates and what was measured."""
-    text = f"{left.measurements} measurements and {left.starts} starts are left"
+    every = sum(len(start.patterns) for start in schedule.starts)
+    text = (
+        f"{left.measurements} of {every} measurements and {left.starts} of {len(schedule.starts)} starts left"
+    )
     if not left.measurements:
         return text
     price: float | None = schedule.plan.file.price_per_hour
-    cost = f", {price * schedule.nodes * left.seconds / 3600:.0f} to pay" if price else ""
-    return f"{text}: about {duration(left.seconds)}{cost}"
+    cost = (price or 0.0) * schedule.nodes * left.seconds / 3600
+    to_pay = f", {cost:.{0 if cost >= CENTS_BELOW else 2}f} to pay" if price else ""
+    return f"{text}: about {duration(left.seconds)}{to_pay}"
