@@ -49,11 +49,10 @@ class Allocated(NamedTuple):
         ]
 
     def check(self) -> None:
-        """Raise Gone where the job has ended or does not have the node, Lost while it waits."""
-        try:
-            state, nodes = client.placed(self.job)
-        except StateError as error:
-            raise Lost(f"{self}: {error}") from error
+        """Raise Gone where the job has ended or does not have the node, Lost where it is not running,
+        StateError where Slurm does not answer.
+        """
+        state, nodes = client.placed(self.job)
         if not state or state in ENDED:
             raise Gone(f"{self}: the job has ended, or never was", "`squeue --me` lists your jobs")
         if state != "RUNNING":
@@ -96,19 +95,28 @@ class SlurmDialer:
 
     def dial(self) -> socket.socket:
         self.close()
-        self.node.check()
+        try:
+            self.node.check()
+            step = self.node.step()
+        except StateError as error:
+            raise Lost(f"{self.node}: {error}") from error
         ours, theirs = socket.socketpair()
         with theirs:
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - it is read when the step has ended
-            self._channel, self._errors = ours, errors
-            self._process = subprocess.Popen(
-                [*self.node.step(), "sh", "-c", server(self.python)],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=errors,
-                env=environment(),
-                start_new_session=True,  # Ctrl-C is for us
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [*step, "sh", "-c", server(self.python)],
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr=errors,
+                    env=environment(),
+                    start_new_session=True,  # Ctrl-C is for us
+                )
+            except OSError as error:
+                ours.close()
+                errors.close()
+                raise Lost(f"{self.node}: {step[0]}: {error.strerror}") from error
+        self._channel, self._errors = ours, errors
         return ours
 
     def connected(self) -> bool:
@@ -132,10 +140,19 @@ class SlurmDialer:
         try:
             self._process.wait(ENDING)
         except subprocess.TimeoutExpired:
-            self._process.terminate()
-            self._process.wait()
+            _end(self._process)
         self._errors.close()
         self._process = self._channel = self._errors = None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End srun; one that waits for a node that is down does not end by itself."""
+    process.terminate()
+    try:
+        process.wait(ENDING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def last_words(errors: IO[bytes]) -> bytes:

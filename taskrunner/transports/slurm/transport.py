@@ -31,7 +31,7 @@ class SlurmTransport(StreamTransport):
     `target` is `slurm://JOB/NODE`. `python` is the node's interpreter (3.8 or later), `state` the folder of
     its state root (default: that of the user there). `connect_timeout` and `reconnect_timeout`, in seconds,
     are for the first step and for getting back one that was lost. Each run is a step of its own, which lasts
-    until all that the run has started has ended; the job's end ends it.
+    until all that the run has started has ended, the job ends, or its srun process is killed on its own.
 
     One transport is for one thread at a time, but for `cancel`.
     """
@@ -54,17 +54,21 @@ class SlurmTransport(StreamTransport):
         """Start the engine in a step of its own: what a step has started ends with it, and the one with which
         we talk ends with the conversation.
         """
+        _reap()
+        step = self.dialer.node.step("--output=/dev/null", "--error=/dev/null")
+        step += ["sh", "-c", server(self.dialer.python)]
         self._ask("prepare", run=run, plan=plan)
         with tempfile.TemporaryFile() as words, tempfile.TemporaryFile() as errors:
             words.write(program(self.dialer.state, run))
             words.seek(0)
-            step = self.dialer.node.step("--output=/dev/null", "--error=/dev/null")
-            step += ["sh", "-c", server(self.dialer.python)]
-            pid = processes.spawn(step, environment(), words.fileno(), errors.fileno())
-            _steps.add(pid)
+            try:
+                pid = processes.spawn(step, environment(), words.fileno(), errors.fileno())
+            except OSError as error:
+                self.discard(run)
+                raise TargetError(f"{self.dialer.name}: {step[0]}: {error.strerror}") from error
             deadline = time.monotonic() + self.dialer.timeout
             while self.info(run) is None:
-                status = _reaped().get(pid)
+                status = _ended(pid)
                 if status == 0:
                     return  # its log says why it could not begin: who follows the run hears of it
                 if status is not None or time.monotonic() > deadline:
@@ -72,23 +76,27 @@ class SlurmTransport(StreamTransport):
                     said = last_words(errors).decode("utf-8", "replace").splitlines()[-1:]
                     if status is None:
                         os.kill(pid, signal.SIGTERM)
+                        _steps.add(pid)
                     self.discard(run)
                     raise TargetError(
                         f"{self.dialer.name}: the engine failed to start: {': '.join([what, *said])}",
                         self.dialer.unanswered,
                     )
                 time.sleep(POLL_S)
+            _steps.add(pid)
 
 
-def _reaped() -> dict[int, int]:
-    """The exit statuses of steps that have ended since it was asked last."""
-    ended = {}
+def _ended(pid: int) -> int | None:
+    """The exit status of a child; None while it runs, 0 where somebody else has asked for it."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _reap() -> None:
+    """Forget the steps that have ended."""
     for pid in list(_steps):
-        try:
-            found, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            found, status = pid, 0
-        if found:
+        if _ended(pid) is not None:
             _steps.discard(pid)
-            ended[pid] = os.waitstatus_to_exitcode(status)
-    return ended
