@@ -24,7 +24,7 @@ class Durations(NamedTuple):
 
 def read(folder: Path) -> Durations:
     """Those of the results in a plan's folder; none without an index."""
-    rows = sorted(filter(_tells, index.lines(folder)), key=lambda row: float(row["began"]))
+    rows = sorted(filter(_tells, index.lines(folder)), key=lambda row: row["began"])
     starts: dict[str, list[float]] = defaultdict(list)
     patterns: dict[str, list[float]] = defaultdict(list)
     last: dict[Any, dict[str, Any]] = {}
@@ -45,7 +45,6 @@ def read(folder: Path) -> Durations:
 
 def _tells(row: Mapping[str, Any]) -> bool:
     """Whether a line of the index says what a measurement has taken."""
-    named = row.get("valid") and isinstance(row.get("pattern"), str)
-    return bool(named) and all(
-        isinstance(row.get(name), (int, float)) for name in ("began", "ended", "start")
-    )
+    named = row.get("valid") and all(isinstance(row.get(name), str) for name in ("pattern", "mode"))
+    timed = all(index.number(row.get(name)) is not None for name in ("began", "ended", "start"))
+    return bool(named and timed) and isinstance(row.get("host"), (str, type(None)))

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 NAME = "index.jsonl"
+LARGEST = 1e300
+"""What a number is below."""
 
 
 def lines(folder: Path) -> Sequence[dict[str, Any]]:
-    """What the index in a plan's folder has; nothing without one. A line that is none is left out."""
+    """The index in a plan's folder; nothing without one. Lines that are not JSON objects are skipped."""
     path = folder / NAME
     try:
         about = os.stat(path)
@@ -28,12 +30,19 @@ def _read(path: Path, changed: int, size: int) -> Sequence[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ()
-    found = []
+    objects = []
     for line in text.splitlines():
         try:
             one = json.loads(line)
         except ValueError:
             continue
         if isinstance(one, dict):
-            found.append(one)
-    return tuple(found)
+            objects.append(one)
+    return tuple(objects)
+
+
+def number(value: Any) -> float | None:
+    """The value if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) < LARGEST else None  # which NaN is not

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import io
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ FIGURES = ("ttft", "tpot", "e2e_latency")
 UNITS = {"latency_us": "µs", "bandwidth_gbps": "Gbit/s", "max_busbw_gbytes_s": "GB/s"}
 STATISTICS = ("mean", "p50", "p95")
 RESULTS = ("throughput_rps", "throughput_tps", "completed", "failed")
-ABOUT = ("mode", "began", "ended")
+TIMES = ("began", "ended")
 TOOL_FIGURES = ("latency_us", "bandwidth_gbps", "transfer_time_ms", "max_busbw_gbytes_s")
 
 
@@ -51,13 +51,20 @@ def rows(schedule: Schedule, folder: Path) -> list[Row]:
     Of a result that has not changed since the index was written, the index tells.
     """
     before = index.lines(folder / schedule.name)
-    known = {line["path"]: line for line in before if "path" in line and line.get("values")}
+    known = {line["path"]: line for line in before if _is_whole(line)}
     tools = [of_tool(schedule, run, folder, known) for run in schedule.tool_runs]
     return tools + [of_cell(schedule, cell, folder, known) for cell in cells.cells(schedule)]
 
 
 Known = Mapping[str, Mapping[str, Any]]
 """Lines of the index by the paths of results."""
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the index has all that `digest` takes from a result today."""
+    values = line.get("values")
+    whole = isinstance(values, dict) and values.keys() == {*digest({}), "stamp"}
+    return whole and isinstance(line.get("path"), str)
 
 
 def of_tool(schedule: Schedule, run: Run, folder: Path, known: Known | None = None) -> Row:
@@ -110,14 +117,15 @@ def digest(record: Mapping[str, Any]) -> dict[str, Any]:
         "of": of,
         "problem": why_not(record, of),
         **{
-            f"{name}_{each}_ms": _number(_part(results, name).get(each))
+            f"{name}_{each}_ms": index.number(_part(results, name).get(each))
             for name in FIGURES
             for each in STATISTICS
         },
-        **{name: _number(results.get(name)) for name in RESULTS},
-        **{name: metadata.get(name) for name in ABOUT},
-        "host": hosts[0] if isinstance(hosts, list) and hosts else None,
-        **{name: _number(summary.get(name)) for name in TOOL_FIGURES},
+        **{name: index.number(results.get(name)) for name in RESULTS},
+        **{name: index.number(metadata.get(name)) for name in TIMES},
+        "mode": _text(metadata.get("mode")),
+        "host": _text(hosts[0]) if isinstance(hosts, list) and hosts else None,
+        **{name: index.number(summary.get(name)) for name in TOOL_FIGURES},
     }
 
 
@@ -126,8 +134,8 @@ def _part(record: Any, name: str) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _why(values: Mapping[str, Any] | None, wanted: str) -> str:
@@ -172,13 +180,19 @@ def left(
 def blocks(folder: Path) -> int:
     """The last block that has a result; a plan may have been extended."""
     last = 0
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as patterns:
-        for pattern in patterns:
-            for number in os.listdir(pattern) if pattern.is_dir() else ():
-                later = number.isdigit() and len(number) < 4 and int(number) > last
-                if later and os.path.exists(os.path.join(pattern, number, "result.json")):
-                    last = int(number)
+    for pattern in _listed(folder):
+        for number in _listed(folder / pattern):
+            later = number.isascii() and number.isdigit() and len(number) < 4 and int(number) > last
+            if later and (folder / pattern / number / "result.json").exists():
+                last = int(number)
     return last
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def as_dict(row: Row) -> dict[str, Any]:
@@ -192,23 +206,19 @@ def as_dict(row: Row) -> dict[str, Any]:
 
 
 def save(folder: Path, found: Sequence[Row]) -> None:
-    """Write the index and the same as CSV, where they do not have just that."""
-    table = folder / "results.csv"
-    before = index.lines(folder)
-    if table.exists() and len(before) == len(found) and all(map(_says, before, found)):
-        return
+    """Write the index and the same as CSV, unless both are up to date."""
     lines = [as_dict(row) for row in found]
     kept = [{**line, "values": row.values} for line, row in zip(lines, found, strict=True)]
+    table = folder / "results.csv"
+    if table.exists() and kept == list(index.lines(folder)):
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    # The index comes last: with it, the table is up to date.
+    write(str(table), text.getvalue().rstrip("\n"))
     write(str(folder / index.NAME), "\n".join(json.dumps(line) for line in kept))
-    with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]) if lines else [])
-        writer.writeheader()
-        writer.writerows(lines)
-
-
-def _says(line: Mapping[str, Any], row: Row) -> bool:
-    """Whether a line of the index is this row."""
-    return all(line.get(name) == value for name, value in row._asdict().items())
 
 
 def save_parquet(folder: Path, found: Iterable[Row]) -> None:
