@@ -9,7 +9,7 @@ from typing import Any
 from taskrunner.cli.output.format import duration
 from taskrunner.experiments import results
 from taskrunner.experiments.schedule import Schedule
-from taskrunner.experiments.sweep.steps import measuring
+from taskrunner.experiments.sweep.steps import ROUNDS, key_of, measuring
 
 CENTS_BELOW = 10.0
 """Of the currency of `price_per_hour`: a smaller sum is shown with its cents."""
@@ -21,23 +21,25 @@ class Progress:
     those, what was measured before `since` is measured again.
     """
 
-    def __init__(self, schedule: Schedule, folder: Path, since: float = 0.0) -> None:
-        self._schedule, self._folder = schedule, folder
+    def __init__(self, schedule: Schedule, folder: Path, pairs: int = 1, since: float = 0.0) -> None:
+        self._schedule, self._folder, self._pairs = schedule, folder, pairs
         self._cells = measuring(schedule)
         self._left = results.missing(results.rows(schedule, folder), since)
+        self._starts = {key_of(start, again): start.number for start in schedule.starts for again in ROUNDS}
+        self._begun: dict[int, float] = {}
+        """When the first step of a start began."""
         self._taken: dict[int, float] = {}
-        """Minutes from the end of what was before a start to its first measurement."""
-        self._before = 0.0
+        """Minutes from then to the first measurement of the start."""
 
     def __call__(self, event: Any) -> str:
-        if event["type"] == "run.started":
-            self._before = event["time"]
-        cell = self._cells.get(event.get("step", ""))
+        step = event.get("step", "")
+        if (start := self._starts.get(step.partition("-")[0])) is not None:
+            self._begun.setdefault(start, event["time"])
+        cell = self._cells.get(step)
         if cell is None or event["type"] != "step.finished":
             return ""
-        began = event["time"] - event["duration"]
-        self._taken.setdefault(cell.start.number, max(0.0, began - self._before) / 60)
-        self._before = event["time"]
+        took = event["time"] - event["duration"] - self._begun[cell.start.number]
+        self._taken.setdefault(cell.start.number, max(0.0, took) / 60)
         row = results.of_cell(self._schedule, cell, self._folder)
         if not row.why:
             self._left.discard((cell.pattern.id, cell.start.number))
@@ -45,12 +47,12 @@ class Progress:
         doubt = [f"does not count: {row.why}"] if row.why else []
         a_start = statistics.fmean(self._taken.values())
         left = results.left(self._schedule, self._left, cell.start.number, a_start)
-        said = ", ".join([*figures, *doubt])
-        return f"{cell.pattern.id}, block {cell.block}: {said}; {what_is_left(self._schedule, left)}"
+        rest = what_is_left(self._schedule, left, self._pairs)
+        return f"{cell.pattern.id}, block {cell.block}: {', '.join([*figures, *doubt])}; {rest}"
 
 
-def what_is_left(schedule: Schedule, left: results.Left) -> str:
-    """What a sweep still has to do, by the plan's estimates and what was measured."""
+def what_is_left(schedule: Schedule, left: results.Left, pairs: int) -> str:
+    """What `pairs` of nodes still have to do, by the plan's estimates and what was measured."""
     every = sum(len(start.patterns) for start in schedule.starts)
     text = (
         f"{left.measurements} of {every} measurements and {left.starts} of {len(schedule.starts)} starts left"
@@ -60,4 +62,4 @@ def what_is_left(schedule: Schedule, left: results.Left) -> str:
     price: float | None = schedule.plan.file.price_per_hour
     cost = (price or 0.0) * schedule.nodes * left.seconds / 3600
     to_pay = f", {cost:.{0 if cost >= CENTS_BELOW else 2}f} to pay" if price else ""
-    return f"{text}: about {duration(left.seconds)}{to_pay}"
+    return f"{text}: about {duration(left.seconds / pairs)}{to_pay}"

@@ -101,7 +101,7 @@ def start(args: typed.Experiment, planned: Schedule, among: Sequence[Pair], sinc
     from taskrunner.cli.commands.run import run as run_one
 
     files = write_files(args, planned, max(1, len(among[0])), len(among), since)
-    args = typed.changed(args, remark=Progress(planned, FOLDER, since))
+    args = typed.changed(args, remark=Progress(planned, FOLDER, len(among), since))
     if not among[0]:
         return run_one(as_run(args, str(files[0][NODE1]), ""))
     work = [

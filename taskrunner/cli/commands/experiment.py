@@ -202,7 +202,8 @@ def _status(args: typed.Experiment) -> int:
         print(f"under way {line}")
     if found:
         missing = results.missing(results.rows(planned, FOLDER))
-        print(what_is_left(planned, results.left(planned, missing)))
+        pairs = 1 if args.scheduler else len(sweeps.pairs(args, planned))
+        print(what_is_left(planned, results.left(planned, missing), pairs))
     return _report(args, planned)
 
 
@@ -234,7 +235,7 @@ def _attach(args: typed.Experiment) -> int:
         for name, run in sweeps.live(args, planned, [node for pair in pairs for node in pair])
     }
     status = 0
-    args = typed.changed(args, remark=Progress(planned, FOLDER))
+    args = typed.changed(args, remark=Progress(planned, FOLDER, len(pairs)))
     if len(live) == 1:
         ((name, run),) = live.items()
         status = attach_one(typed.changed(sweeps.as_run(args, None, name), run=run))
