@@ -183,7 +183,7 @@ def locked(path: str) -> int:
 
 
 def _continued(path: str, offset: int) -> int:
-    """A descriptor to go on with a file that has so many bytes. Raises BlockingIOError, OSError."""
+    """A descriptor to resume a file of at least `offset` bytes. Raises BlockingIOError, OSError."""
     fd = locked(path)
     size = os.fstat(fd).st_size
     if size >= offset:
