@@ -6,6 +6,7 @@ example proxy ("python toy_proxy_server.py").
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import socket
@@ -37,8 +38,8 @@ def _proxies() -> dict[str, list[str]]:
 
 
 def proxy(folder: Path) -> None:
-    """TTFT through proxies, prefill 5 ms and decode 20 ms. A proxy adds what is left of it without the servers' own
-    times, and without what the client and such servers are late where no proxy is between them.
+    """TTFT through proxies, prefill 5 ms and decode 20 ms. What a proxy adds is measured against a client that calls
+    two such servers itself, one after the other.
     """
     print(
         "| proxy | streams | TTFT p50 | p90 | p99, ms | p50 without the servers' own | it adds | processor time a chunk, µs |\n"
@@ -123,14 +124,14 @@ def _row_of_proxy(
     chunk = f"{(_spent(pid) - before) / (requests * TOKENS) * 1e6:.0f}" if pid else ""
     if not result["results"]["completed"]:
         print(f"| {name} | {streams} | none of the requests succeeded | | | | | |")
-        return 0.0
+        return math.nan
     ttft = times(result)["ttft"]
     own = [[entry["sent"][0] - entry["first"] for entry in log(server)[-requests:]] for server in servers]
     left = percentile(ttft, 0.5) - sum(percentile(each, 0.5) for each in own)
     cells = [percentile(ttft, at) for at in (0.5, 0.9, 0.99)]
-    told = " | ".join(f"{cell * 1e3:.1f}" for cell in [*cells, left])
+    figures = " | ".join(f"{cell * 1e3:.1f}" for cell in [*cells, left])
     added = "" if late is None else f"{(left - late) * 1e3:.1f}"
-    print(f"| {name} | {streams} | {told} | {added} | {chunk} |")
+    print(f"| {name} | {streams} | {figures} | {added} | {chunk} |")
     return left
 
 
