@@ -77,14 +77,16 @@ def await_initiator(values: Mapping[str, Any]) -> list[str]:
 
 def initiate(argv: list[str], values: Mapping[str, Any]) -> tuple[int | None, str, str]:
     """Run the initiator against the target that waits at `peer`: status, stdout and stderr, as `output_of`
-    has them. A target that is not there yet is a refused connection.
+    has them. A target that is not there yet is a refused connection. Raises PairingError.
     """
+    meeting = values["port"] + 1
+    if (owner := processes.listeners((meeting,)).get(meeting)) is not None:
+        taken = f"port {meeting}, where nixlbench's processes meet, is taken by process {owner}"
+        raise PairingError(f"{taken}; choose a port whose next one is free")
     try:
         with socket.create_connection((values["peer"], values["port"]), READY_WITHIN_S) as target:
             argv = [*argv, *_meeting(values, target.getsockname()[0])]
-            return output_of(
-                argv, values["timeout"], started=lambda pid: _say_when_up(pid, values["port"] + 1, target)
-            )
+            return output_of(argv, values["timeout"], started=lambda pid: _say_when_up(pid, meeting, target))
     except OSError as error:
         return 1, "", f"{values['peer']} port {values['port']}: {error.strerror or error}"
 

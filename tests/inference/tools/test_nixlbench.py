@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -169,3 +170,15 @@ def test_it_is_built_for_the_nixl_that_vllm_uses(tmp_path: Path, monkeypatch: py
     assert result.status == "ok", [event["tail"] for event in result.failures]
     assert f"-Wl,-rpath,{libraries}" in (tools / "bin" / "nixlbench").read_text()
     assert run("setup-low-level", env=env, only=steps).ok == 0
+
+
+def test_a_port_that_is_taken_is_named_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        meeting = taken.getsockname()[1]
+        began = time.monotonic()
+        done = client(TOOL="nixlbench", PORT=meeting - 1, SIZE="4K", ITERATIONS=5)
+    assert done.returncode == 1
+    assert (
+        f"port {meeting}, where nixlbench's processes meet, is taken by process {os.getpid()}" in done.stdout
+    )
+    assert time.monotonic() - began < 20
