@@ -38,8 +38,8 @@ def _proxies() -> dict[str, list[str]]:
 
 
 def proxy(folder: Path) -> None:
-    """TTFT through proxies, prefill 5 ms and decode 20 ms. What a proxy adds is measured against a client that calls
-    two such servers itself, one after the other.
+    """TTFT through proxies, prefill 5 ms and decode 20 ms. What a proxy adds is measured against the sum of
+    two such servers, each called directly.
     """
     print(
         "| proxy | streams | TTFT p50 | p90 | p99, ms | p50 without the servers' own | it adds | processor time a chunk, µs |\n"
