@@ -5,18 +5,17 @@ result is not valid or doubtful, and for the fault's own reason; and how often w
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.inference import TASKRUNNER, truth
+from benchmarks.inference import TASKRUNNER, bench, truth
 from benchmarks.sweeps import ENV_DIR
+from tests.helpers import wait_for
 from tests.sshd import free_ports
 
 RUNS = 20
@@ -72,15 +71,8 @@ def _row(folder: Path, fault: str, words: Sequence[str]) -> None:
 
 def _bench(folder: Path, words: Sequence[str]) -> str:
     """Why a result is not valid or doubtful."""
-    out = folder / "planted.json"
-    out.unlink(missing_ok=True)
-    subprocess.run(
-        [TASKRUNNER, "bench", *words, *OPTIONS.split(), "-o", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    results = json.loads(out.read_text())["results"]
+    url, *options = words
+    results = bench(url, folder, " ".join([*options, OPTIONS]))["results"]
     return "; ".join([*results["invalid_because"], *results["doubtful_because"]])
 
 
@@ -88,7 +80,7 @@ def _bench(folder: Path, words: Sequence[str]) -> str:
 def _serving(folder: Path, pack: str, ports: dict[str, int], **more: str) -> Iterator[None]:
     """The servers of a pack, after a first measurement."""
     env = {**os.environ, "TASKRUNNER_HOME": str(folder / "state")}
-    given = {
+    variables = {
         "ENV_DIR": ENV_DIR,
         "PROMPT_TOKENS": 240,
         "REQUESTS": 1,
@@ -97,7 +89,7 @@ def _serving(folder: Path, pack: str, ports: dict[str, int], **more: str) -> Ite
         **ports,
         **more,
     }
-    words = [f"--env={name}={value}" for name, value in given.items()]
+    words = [f"--env={name}={value}" for name, value in variables.items()]
     try:
         subprocess.run([TASKRUNNER, pack, *words], cwd=folder, env=env, stdout=subprocess.DEVNULL, check=True)
         yield
@@ -113,13 +105,14 @@ def _proxy(prefill: Sequence[str], decode: str) -> Iterator[str]:
     words = ["--port", str(port), "--decode", decode, *(f"--prefill={url}" for url in prefill)]
     process = subprocess.Popen([TASKRUNNER, "proxy", *words], stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
+
+    def healthy() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+        return False
+
     try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
-                break
-            time.sleep(0.1)
-        else:
-            raise SystemExit(f"{url}: the proxy is not healthy")
+        wait_for(healthy, what="a healthy proxy")
         yield url
     finally:
         process.terminate()

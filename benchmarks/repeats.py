@@ -85,9 +85,9 @@ def repeats(folder: Path, sweeps: int = SWEEPS) -> None:
         cells = []
         for metric in METRICS:
             judged = [_compared(_slower(each, metric, effect), metric) for each in complete]
-            found = sum(one["verdict"] == verdicts.DIFFERS for one in judged)
+            differing = sum(one["verdict"] == verdicts.DIFFERS for one in judged)
             held = sum(one["interval"][0] <= 1 + effect <= one["interval"][1] for one in judged)
-            cells.append(f"{found}, {held} of {len(complete)}")
+            cells.append(f"{differing}, {held} of {len(complete)}")
         print(f"| {effect:.0%} | {' | '.join(cells)} |")
     print()
 

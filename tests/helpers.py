@@ -42,11 +42,11 @@ def kill_all(folder: str, but: int = 0) -> None:
     """End what was started with this state folder, as a power cut does; `but` is the pid of one that stays."""
 
     def gone() -> bool:
-        found = [pid for pid in sorted(started_with(folder)) if pid != but]  # a shell before its command
-        for pid in found:
+        living = [pid for pid in sorted(started_with(folder)) if pid != but]  # a shell before its command
+        for pid in living:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not found
+        return not living
 
     wait_for(gone)  # what is forked while it looks is found the next time
 

@@ -134,10 +134,10 @@ class Cluster:
     def allocate(self) -> str:
         """A job that holds two nodes and runs nothing: its id."""
         words = ["salloc", "--no-shell", "--nodes=2", "--exclusive"]
-        made = completed(words, env={**os.environ, "SLURM_CONF": str(self.conf)}, timeout=60)
-        found = re.search(r"job allocation (\d+)", made.stderr)
-        assert found, made.stderr
-        return found[1]
+        done = completed(words, env={**os.environ, "SLURM_CONF": str(self.conf)}, timeout=60)
+        granted = re.search(r"job allocation (\d+)", done.stderr)
+        assert granted, done.stderr
+        return granted[1]
 
     def stop(self) -> None:
         self.ask("scancel", "--full", f"--user={self.user}")

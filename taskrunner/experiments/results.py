@@ -63,8 +63,8 @@ Known = Mapping[str, Mapping[str, Any]]
 def _is_whole(line: Mapping[str, Any]) -> bool:
     """Whether a line of the index has all that `digest` takes from a result today."""
     values = line.get("values")
-    whole = isinstance(values, dict) and values.keys() == {*digest({}), "stamp"}
-    return whole and isinstance(line.get("path"), str)
+    complete = isinstance(values, dict) and values.keys() == {*NO_VALUES, "stamp"}
+    return complete and isinstance(line.get("path"), str)
 
 
 def of_tool(schedule: Schedule, run: Run, folder: Path, known: Known | None = None) -> Row:
@@ -138,6 +138,10 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+NO_VALUES: Mapping[str, Any] = digest({})
+"""What the table has where there is no result."""
+
+
 def _why(values: Mapping[str, Any] | None, wanted: str) -> str:
     if values is None:
         return MISSING
@@ -198,7 +202,7 @@ def _listed(folder: Path) -> list[str]:
 def as_dict(row: Row) -> dict[str, Any]:
     """A row for machines, without requests and raw values."""
     about = row._asdict() | {"valid": not row.why}
-    values = about.pop("values") or digest({})
+    values = about.pop("values") or NO_VALUES
     return {
         **about,
         **{name: value for name, value in values.items() if name not in ("of", "problem", "stamp")},

@@ -36,18 +36,18 @@ def test_what_is_up_to_date_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ODD, ids=[str(number) for number in range(len(ODD))])
 def test_odd_values_of_a_result_are_left_out(tmp_path: Path, value: Any) -> None:
     about = dict.fromkeys(("began", "ended", "mode"), value)
-    found = results.digest({"metadata": {**about, "hostnames": [value]}, "results": {"failed": value}})
-    times = [found[name] for name in ("began", "ended", "failed")]
+    values = results.digest({"metadata": {**about, "hostnames": [value]}, "results": {"failed": value}})
+    times = [values[name] for name in ("began", "ended", "failed")]
     assert times == [None] * 3
-    assert {type(found[name]) for name in ("mode", "host")} <= {str, type(None)}
-    json.dumps(found, allow_nan=False)
+    assert {type(values[name]) for name in ("mode", "host")} <= {str, type(None)}
+    json.dumps(values, allow_nan=False)
 
 
 @pytest.mark.parametrize("name", ["began", "mode", "host", "start", "pattern", "path", "values"])
 @pytest.mark.parametrize("value", ODD, ids=[str(number) for number in range(len(ODD))])
 def test_an_index_that_was_changed_by_hand_does_no_harm(tmp_path: Path, name: str, value: Any) -> None:
-    whole = {**results.as_dict(ROW), "values": ROW.values, "mode": "unified", "began": 1.0, "ended": 2.0}
-    text = json.dumps({**whole, name: value})
+    line = {**results.as_dict(ROW), "values": ROW.values, "mode": "unified", "began": 1.0, "ended": 2.0}
+    text = json.dumps({**line, name: value})
     (tmp_path / index.NAME).write_text(f"{text}\nnot JSON\n[]\n")
     durations.read(tmp_path)
     assert json.loads(saved(tmp_path)[0])["path"] == ROW.path

@@ -36,10 +36,10 @@ def job(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A job that holds two nodes and runs nothing; they share a home."""
     monkeypatch.setenv("SLURM_CONF", str(slurm.conf))
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = slurm.allocate()
-    yield found
-    slurm.ask("scancel", found)
-    wait_for(lambda: not slurm.ask("squeue", "-h", "-j", found).strip(), 60, "the end of the job")
+    allocated = slurm.allocate()
+    yield allocated
+    slurm.ask("scancel", allocated)
+    wait_for(lambda: not slurm.ask("squeue", "-h", "-j", allocated).strip(), 60, "the end of the job")
 
 
 def step_processes(slurm: Cluster) -> list[int]:

@@ -137,10 +137,10 @@ def _summary(planned: Schedule) -> str:
     return f"{planned.plan.name}: {', '.join(f'{n} {what}' for n, what in counts if n)}{more}"
 
 
-def _report(args: typed.Experiment, planned: Schedule) -> int:
-    """The table of what is measured, and the command for what is not."""
+def _report(args: typed.Experiment, planned: Schedule, found: list[results.Row] | None = None) -> int:
+    """The table of what is measured, and the command for what is not. `found` are its rows, where known."""
     whole = _scheduled(args, []) if args.names else planned
-    found = results.rows(planned, FOLDER)
+    found = results.rows(planned, FOLDER) if found is None else found
     every = results.rows(whole, FOLDER) if args.names else found
     results.save(FOLDER / planned.name, every)
     words = (_words(args), _options(args)) if args.verb in ("run", "extend") else ()
@@ -197,21 +197,24 @@ def _nodes(args: typed.Experiment, planned: Schedule) -> list[Node]:
 
 def _status(args: typed.Experiment) -> int:
     planned = _scheduled(args, args.names)
-    found = [] if args.json else list(_under_way(args, planned))
-    for line in found:
+    pairs: list[sweeps.Pair] = [[]] if args.json or args.scheduler else sweeps.pairs(args, planned)
+    rows = results.rows(planned, FOLDER)
+    under_way = (
+        [] if args.json else list(_under_way(args, planned, [node for pair in pairs for node in pair]))
+    )
+    for line in under_way:
         print(f"under way {line}")
-    if found:
-        missing = results.missing(results.rows(planned, FOLDER))
-        pairs = 1 if args.scheduler else len(sweeps.pairs(args, planned))
-        print(what_is_left(planned, results.left(planned, missing), pairs))
-    return _report(args, planned)
+    if under_way:
+        left = results.left(planned, results.missing(rows))
+        print(what_is_left(planned, left, len(pairs)))
+    return _report(args, planned, rows)
 
 
-def _under_way(args: typed.Experiment, planned: Schedule) -> Iterator[str]:
+def _under_way(args: typed.Experiment, planned: Schedule, nodes: Sequence[Node]) -> Iterator[str]:
     if args.scheduler:
         yield from (f"as job {job}: {state.lower()}" for job, state in batch.live(planned))
     else:
-        for name, run in sweeps.live(args, planned, _nodes(args, planned)):
+        for name, run in sweeps.live(args, planned, nodes):
             yield f"{f'on {name}' if name else 'here'}: {described(run)}"
 
 

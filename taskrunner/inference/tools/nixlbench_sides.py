@@ -81,8 +81,8 @@ def initiate(argv: list[str], values: Mapping[str, Any]) -> tuple[int | None, st
     """
     meeting = values["port"] + 1
     if (owner := processes.listeners((meeting,)).get(meeting)) is not None:
-        taken = f"port {meeting}, where nixlbench's processes meet, is taken by process {owner}"
-        raise PairingError(f"{taken}; choose a port whose next one is free")
+        problem = f"port {meeting}, where nixlbench's processes meet, is taken by process {owner}"
+        raise PairingError(f"{problem}; choose a port whose next one is free")
     try:
         with socket.create_connection((values["peer"], values["port"]), READY_WITHIN_S) as target:
             argv = [*argv, *_meeting(values, target.getsockname()[0])]
