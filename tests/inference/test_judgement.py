@@ -206,7 +206,7 @@ def measured_while_stopped(url: str, out: Path, stop_ms: int, every_s: float) ->
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize(("stop_ms", "every_s"), [(40, 0.5), (100, 1.5)])
+@pytest.mark.parametrize(("stop_ms", "every_s"), [(40, 0.5), (60, 0.7), (100, 1.5)])
 def test_a_client_that_is_stopped_now_and_then_says_so(
     truth: Start, tmp_path: Path, stop_ms: int, every_s: float
 ) -> None:
